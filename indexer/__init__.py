@@ -1,0 +1,1 @@
+"""What building an index needs: sources, decoding, the pipeline, and the build itself."""

@@ -1,0 +1,1 @@
+"""Bytes to pixels or text, with every limit and every error."""

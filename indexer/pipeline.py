@@ -1,0 +1,96 @@
+"""Read, decode and preprocess ahead of the model, on a few threads, a bounded way: memory has a limit, the model no wait.
+
+Decoders release Python's lock, so threads are enough. Results come in the order of the records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from indexer.media.image import DecodedImage, decode_image
+from indexer.media.text import caption_lines, decode_text, passages
+from indexer.sources import Record, read_bytes
+from retrieval.errors import MediaError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """One record, ready for the model: `pixels` of a picture, `texts` of a document, or the `failure`.
+
+    A picture whose content the index holds already has neither pixels nor decoded facts: its row is copied.
+    """
+
+    record: Record
+    sha256: str = ""
+    decoded: DecodedImage | None = None
+    pixels: NDArray[np.float32] | None = None
+    texts: tuple[tuple[str, str], ...] = ()
+    failure: MediaError | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What the workers need of the model: its preprocessing, the side that it wants, and which contents are known."""
+
+    preprocess: Callable[[Image], NDArray[np.float32]]
+    least_side: int
+    known: frozenset[str] | Callable[[str], bool]
+
+    def holds(self, sha256: str) -> bool:
+        """Whether the index holds a picture of this content."""
+        return sha256 in self.known if isinstance(self.known, frozenset) else self.known(sha256)
+
+
+def prepare(records: Iterable[Record], how: Preparation, workers: int, ahead: int) -> Iterator[Prepared]:
+    """Prepare records on `workers` threads, at most `ahead` of them before they are asked for, in their order."""
+    waiting: deque[Future[Prepared]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        for record in records:
+            waiting.append(pool.submit(_prepare, record, how))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepare(record: Record, how: Preparation) -> Prepared:
+    try:
+        if record.failure is not None:
+            return Prepared(record=record, failure=record.failure)
+        if record.texts:
+            return Prepared(record=record, texts=record.texts)
+        data = record.data if record.data is not None else read_bytes(record.source.path)
+        if record.source.kind in ("document", "sidecar"):
+            return _prepare_text(record, data)
+        digest = hashlib.sha256(data).hexdigest()
+        if how.holds(digest):
+            return Prepared(record=_light(record), sha256=digest)
+        decoded = decode_image(data, how.least_side)
+        return Prepared(record=_light(record), sha256=digest, decoded=decoded, pixels=how.preprocess(decoded.rgb))
+    except MediaError as error:
+        return Prepared(record=_light(record), failure=error)
+
+
+def _prepare_text(record: Record, data: bytes) -> Prepared:
+    text = decode_text(data)
+    about = record.source.about
+    found = caption_lines(text) if about else passages(text)
+    if not found:
+        raise MediaError("decode", "holds no text")
+    return Prepared(record=record, texts=tuple((about or record.path, passage) for passage in found))
+
+
+def _light(record: Record) -> Record:
+    """The record without its bytes, which nothing needs any more."""
+    return record if record.data is None else Record(path=record.path, source=record.source)

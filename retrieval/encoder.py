@@ -1,0 +1,82 @@
+"""Encoder: texts and images to unit rows, with the model's own preprocessing and tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.models import LoadedModel, load_model
+from retrieval.types import ModelSpec
+from retrieval.weights import Resolved
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Encoder:
+    """One loaded model. `preprocess` may run on any thread; the encode calls belong to one thread."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+
+    @staticmethod
+    def load(name: str | Resolved, device: str = "auto", precision: str = "auto") -> Encoder:
+        """Load a model by NAME; raises `ModelError` as `load_model` does."""
+        return Encoder(load_model(name, device, precision))
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What identifies the model."""
+        return self._loaded.spec
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda[:N]`."""
+        return self._loaded.device
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `bf16` or `fp16`: what was chosen."""
+        return self._loaded.precision
+
+    def preprocess(self, image: Image) -> NDArray[np.float32]:
+        """An RGB image to `(3, s, s) float32`, resized, cropped and normalised as the model was trained."""
+        return self._loaded.preprocess(image).numpy()
+
+    def encode_pixels(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Preprocessed images `(3, s, s)` to `(n, d) float32`, unit rows. Raises `FloatingPointError` on NaN."""
+        import torch
+
+        model = self._loaded.model
+        batch = torch.from_numpy(np.stack(pixels)).to(self._loaded.device, next(model.parameters()).dtype)
+        with torch.inference_mode():
+            return _unit(model.encode_image(batch.contiguous(memory_format=torch.channels_last)).float().cpu().numpy())
+
+    def encode_images(self, images: Sequence[Image], batch_size: int = 32) -> NDArray[np.float32]:
+        """RGB images to `(n, d) float32`, unit rows."""
+        rows = [np.empty((0, self.spec.dim), np.float32)]
+        for start in range(0, len(images), batch_size):
+            rows.append(self.encode_pixels([self.preprocess(image) for image in images[start : start + batch_size]]))
+        return np.concatenate(rows)
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
+        """Texts to `(n, d) float32`, unit rows; a text longer than the model's context is cut."""
+        import torch
+
+        rows = [np.empty((0, self.spec.dim), np.float32)]
+        for start in range(0, len(texts), batch_size):
+            ids = torch.from_numpy(self._loaded.tokenizer.encode(texts[start : start + batch_size]))
+            with torch.inference_mode():
+                encoded = self._loaded.model.encode_text(ids.to(self._loaded.device))
+            rows.append(_unit(encoded.float().cpu().numpy()))
+        return np.concatenate(rows)
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.isfinite(norms).all() or (norms == 0).any():
+        raise FloatingPointError("the model gave an embedding that is not finite")
+    return np.asarray(rows / norms, np.float32)

@@ -1,0 +1,209 @@
+"""The manifest: the one file that says what an index is. Written last and atomically, so it is always whole.
+
+Nothing here knows Parquet or Faiss: the manifest names their files, with rows and checksums.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import FormatError, IndexNotFoundError, MmsearchError
+from retrieval.types import KINDS, Kind, ModelSpec
+
+FORMAT_VERSION = 1
+METRIC = "cosine"
+Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """A Parquet file of one kind of item. `dead` holds half-open ranges of rows that no search may return."""
+
+    file: str
+    kind: Kind
+    rows: int
+    sha256: str
+    bytes: int
+    dead: Ranges = ()
+
+    @property
+    def alive(self) -> int:
+        """Rows that a search may return."""
+        return self.rows - sum(stop - start for start, stop in self.dead)
+
+    def dead_rows(self) -> NDArray[np.int64]:
+        """`(m,) int64`, ascending."""
+        if not self.dead:
+            return np.empty(0, np.int64)
+        return np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in self.dead])
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorEntry:
+    """A Faiss file over consecutive shards of one kind; row i of it is row i of their concatenation."""
+
+    file: str
+    type: str
+    kind: Kind
+    shards: tuple[str, ...]
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """`journal` is the number of the last journal part that these shards contain."""
+
+    model: ModelSpec
+    shards: tuple[ShardEntry, ...] = ()
+    vectors: tuple[VectorEntry, ...] = ()
+    journal: int = 0
+    generation: int = 0
+
+    def of_kind(self, kind: Kind) -> tuple[ShardEntry, ...]:
+        """The shards of one kind, in order."""
+        return tuple(shard for shard in self.shards if shard.kind == kind)
+
+    def alive(self, kind: Kind) -> int:
+        """Searchable rows of one kind."""
+        return sum(shard.alive for shard in self.of_kind(kind))
+
+
+def to_ranges(rows: NDArray[np.int64]) -> Ranges:
+    """Sorted unique row numbers as half-open ranges."""
+    if not len(rows):
+        return ()
+    breaks = np.flatnonzero(np.diff(rows) != 1)
+    starts = np.concatenate(([0], breaks + 1))
+    stops = np.concatenate((breaks, [len(rows) - 1]))
+    return tuple((int(rows[a]), int(rows[b]) + 1) for a, b in zip(starts, stops, strict=True))
+
+
+def bury(shard: ShardEntry, rows: NDArray[np.int64]) -> ShardEntry:
+    """The same shard with these rows dead as well."""
+    return replace(shard, dead=to_ranges(np.union1d(shard.dead_rows(), rows)))
+
+
+def find_index(given: str | os.PathLike[str] | None, environ: Mapping[str, str], here: Path) -> Path:
+    """The index folder that a command means: as given, from `MMSEARCH_INDEX`, or the nearest one upwards.
+
+    Raises `IndexNotFoundError` with the places that were tried.
+    """
+    wanted = given if given is not None else environ.get("MMSEARCH_INDEX") or None
+    if wanted is not None:
+        folder = Path(os.path.abspath(Path(wanted).expanduser()))
+        for candidate in (folder, folder / ".mmsearch"):
+            if (candidate / "manifest.json").is_file():
+                return candidate
+        raise IndexNotFoundError(f"no index at {folder}; make one with: mmsearch index FOLDER")
+    for folder in (here, *here.parents):
+        if (folder / ".mmsearch" / "manifest.json").is_file():
+            return folder / ".mmsearch"
+    raise IndexNotFoundError(
+        f"no index in {here} or above it; make one with: mmsearch index FOLDER, or name one with --index"
+    )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The committed state of an index. `FormatError` when it is later than this program or not readable."""
+    file = folder / "manifest.json"
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise IndexNotFoundError(f"no index at {folder}; make one with: mmsearch index FOLDER") from error
+    except OSError as error:
+        raise MmsearchError(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise FormatError(f"{file} is damaged ({error}); move the folder away and index again") from error
+    try:
+        version = value["format_version"]
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise FormatError(
+                f"{folder} has format version {version}, this program reads up to {FORMAT_VERSION}; update mmsearch"
+            )
+        return Manifest(
+            model=ModelSpec.from_json(value["model"]),
+            shards=tuple(
+                ShardEntry(
+                    file=str(entry["file"]),
+                    kind=_kind(entry["kind"]),
+                    rows=int(entry["rows"]),
+                    sha256=str(entry["sha256"]),
+                    bytes=int(entry["bytes"]),
+                    dead=tuple((int(a), int(b)) for a, b in value["tombstones"].get(entry["file"], [])),
+                )
+                for entry in value["shards"]
+            ),
+            vectors=tuple(
+                VectorEntry(
+                    file=str(entry["file"]),
+                    type=str(entry["type"]),
+                    kind=_kind(entry["kind"]),
+                    shards=tuple(str(name) for name in entry["shards"]),
+                    rows=int(entry["rows"]),
+                    bytes=int(entry["bytes"]),
+                )
+                for entry in value["vectors"]
+            ),
+            journal=int(value["journal"]),
+            generation=int(value["generation"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(f"{file} is damaged ({error!r}); move the folder away and index again") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Publish `manifest`: after this returns it is what every new reader sees, even after a power cut."""
+    value = {
+        "format_version": FORMAT_VERSION,
+        "generation": manifest.generation,
+        "model": manifest.model.to_json(),
+        "metric": METRIC,
+        "journal": manifest.journal,
+        "shards": [
+            {"file": s.file, "kind": s.kind, "rows": s.rows, "bytes": s.bytes, "sha256": s.sha256}
+            for s in manifest.shards
+        ],
+        "vectors": [
+            {"file": v.file, "type": v.type, "kind": v.kind, "shards": list(v.shards), "rows": v.rows, "bytes": v.bytes}
+            for v in manifest.vectors
+        ],
+        "tombstones": {s.file: [list(pair) for pair in s.dead] for s in manifest.shards if s.dead},
+    }
+    write_atomically(folder / "manifest.json", (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_atomically(file: Path, data: bytes) -> None:
+    """Replace `file` by `data` through a temporary name in the same folder, synced to disk."""
+    scratch = file.with_name(file.name + ".partial")
+    with open(scratch, "wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(scratch, file)
+    sync_folder(file.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable, where the system can (not on Windows)."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _kind(value: object) -> Kind:
+    for kind in KINDS:
+        if value == kind:
+            return kind
+    raise ValueError(f"unknown kind {value!r}")

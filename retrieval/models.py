@@ -1,0 +1,230 @@
+"""From a model's files to a model in memory: architecture, weights, preprocessing, tokenizer, device and precision."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retrieval.errors import ModelError
+from retrieval.tokens import TextTokenizer, TokenRules
+from retrieval.types import ModelSpec
+from retrieval.weights import Resolved, resolve, weights_sha256
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+# The least cosine between an embedding in lower precision and the same in float32, below which float32 is used.
+LEAST_COSINE = 0.999
+_MULTI_WEIGHTS = (RuntimeError, ValueError, KeyError, OSError, EOFError, AttributeError, TypeError)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to encode. `preprocess` turns a PIL image into `(3, s, s) float32`; `precision` is what it runs in."""
+
+    spec: ModelSpec
+    model: Any
+    preprocess: Callable[[Image], torch.Tensor]
+    tokenizer: TextTokenizer
+    device: str
+    precision: str
+
+
+def load_model(name: str | Resolved, device: str = "auto", precision: str = "auto") -> LoadedModel:
+    """Load a model by NAME for `device` (`auto`, `cpu`, `cuda[:N]`) in `precision` (`auto`, `fp32`, `bf16`, `fp16`).
+
+    Raises `ModelError` when it is not here, does not fit its architecture, or the device is absent.
+    """
+    found = resolve(name) if isinstance(name, str) else name
+    place = choose_device(device)
+    with _quiet():
+        try:
+            loaded = _load_mini(found) if found.architecture == "ConvCoCa" else _load_open_clip(found)
+        except ModelError:
+            raise
+        except _MULTI_WEIGHTS as error:
+            raise ModelError(f"cannot load {found.name} from {found.weights}: {_line(error)}") from error
+        except Exception as error:
+            # What unpickling and safetensors raise has no common parent; all of it means the file is not plain weights.
+            raise ModelError(f"{found.weights} is not a file of plain weights: {_line(error)}") from error
+    model = loaded.model.eval()
+    chosen = _apply_precision(model, loaded.spec, place, precision)
+    return LoadedModel(loaded.spec, model, loaded.preprocess, loaded.tokenizer, place, chosen)
+
+
+def choose_device(device: str) -> str:
+    """The device a name means on this machine; `ModelError` when it is not there."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return device
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise ModelError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise ModelError(f"{device} was asked for, but torch sees no CUDA device here; use --device cpu")
+    if number and int(number) >= torch.cuda.device_count():
+        raise ModelError(f"there is no {device}; this machine has {torch.cuda.device_count()} CUDA device(s)")
+    return device
+
+
+def _apply_precision(model: Any, spec: ModelSpec, device: str, precision: str) -> str:
+    """Move `model` to its device in the precision asked for, or the fastest one that keeps its embeddings."""
+    import torch
+
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in ("auto", *types):
+        raise ModelError(f"unknown precision {precision!r}; use auto, fp32, bf16 or fp16")
+    model.to(device)
+    if precision == "auto":
+        if device.startswith("cuda"):
+            wanted = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        else:
+            wanted = "bf16" if cpu_has_bf16() else "fp32"
+        if wanted == "fp32":
+            return wanted
+        rng = torch.Generator().manual_seed(3)
+        probe = torch.randn(4, 3, spec.image_size, spec.image_size, generator=rng).to(device)
+        with torch.inference_mode():
+            before = model.encode_image(probe, normalize=True).float()
+            # From half precision back to float32 would lose bits, so the original is set aside until the probe agrees.
+            kept = {key: value.clone() for key, value in model.state_dict().items()}
+            model.to(types[wanted])
+            after = torch.nn.functional.normalize(model.encode_image(probe.to(types[wanted])).float(), dim=-1)
+        if float((before * after).sum(-1).min()) >= LEAST_COSINE:
+            return wanted
+        model.to(torch.float32)
+        model.load_state_dict(kept)
+        return "fp32"
+    model.to(types[precision])
+    return precision
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 natively (AVX512-BF16 or AMX); elsewhere bfloat16 is slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _load_open_clip(found: Resolved) -> LoadedModel:
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    if found.folder is not None:
+        model = open_clip.create_model(f"local-dir:{found.folder}", weights_only=True)
+        config = json.loads((found.folder / "open_clip_config.json").read_text("utf-8"))["model_cfg"]
+        own = open_clip.get_tokenizer(f"local-dir:{found.folder}")
+    else:
+        tag = get_pretrained_cfg(found.architecture, found.tag) if found.tag else {}
+        pixels = {key: tag[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in tag}
+        model = open_clip.create_model(
+            found.architecture,
+            pretrained=str(found.weights),
+            force_quick_gelu=bool(tag.get("quick_gelu", False)),
+            force_preprocess_cfg=pixels,
+            weights_only=True,
+        )
+        config = open_clip.get_model_config(found.architecture) or {}
+        own = open_clip.get_tokenizer(found.architecture)
+    pre = PreprocessCfg(**model.visual.preprocess_cfg)
+    size = pre.size if isinstance(pre.size, int) else pre.size[0]
+    tokenizer = tokenizer_of(own, str(config.get("text_cfg", {}).get("hf_tokenizer_name", "")) or "clip-bpe")
+    spec = _spec(found, int(config["embed_dim"]), size, pre, tokenizer.rules)
+    return LoadedModel(spec, model, image_transform_v2(pre, is_train=False), tokenizer, "cpu", "fp32")
+
+
+def _load_mini(found: Resolved) -> LoadedModel:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from safetensors.torch import load_file
+
+    from retrieval.convcoca import ConvCoCa, ConvCoCaConfig
+
+    folder = found.folder or found.weights.parent
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    sizes = ConvCoCaConfig(**{**config["model"], "blocks": tuple(config["model"]["blocks"])})
+    model = ConvCoCa(sizes)
+    model.load_state_dict({name: value.float() for name, value in load_file(found.weights).items()})
+    pre = PreprocessCfg(size=sizes.image_size, **config["preprocessing"])
+    tokenizer = TextTokenizer.open(folder)
+    spec = _spec(found, sizes.embed_dim, sizes.image_size, pre, tokenizer.rules)
+    return LoadedModel(spec, model, image_transform_v2(pre, is_train=False), tokenizer, "cpu", "fp32")
+
+
+def _spec(found: Resolved, dim: int, size: int, pre: Any, rules: TokenRules) -> ModelSpec:
+    return ModelSpec(
+        name=found.name,
+        architecture=found.architecture,
+        weights_sha256=weights_sha256(found.weights),
+        dim=dim,
+        image_size=size,
+        mean=tuple(round(float(value), 8) for value in pre.mean),  # type: ignore[arg-type]
+        std=tuple(round(float(value), 8) for value in pre.std),  # type: ignore[arg-type]
+        interpolation=pre.interpolation,
+        resize_mode=pre.resize_mode,
+        tokenizer=rules.name,
+        context_length=rules.length,
+        clean=rules.clean,
+    )
+
+
+def tokenizer_of(own: Any, name: str) -> TextTokenizer:
+    """open_clip's tokenizer as a `TextTokenizer` that gives the same ids (a test holds the two side by side)."""
+    import tokenizers
+    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, _clean_canonicalize, _clean_whitespace
+
+    known = {_clean_canonicalize: "canonicalize", _clean_whitespace: "whitespace"}
+    how = known.get(own.clean_fn, "lower")
+    if isinstance(own, SimpleTokenizer):
+        from tokenizers import Regex, decoders, models, pre_tokenizers
+
+        merges = sorted(own.bpe_ranks, key=own.bpe_ranks.__getitem__)
+        bpe = models.BPE(vocab=own.encoder, merges=merges, end_of_word_suffix="</w>", fuse_unk=False)
+        built = tokenizers.Tokenizer(bpe)
+        words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+        built.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(words, "removed", invert=True), pre_tokenizers.ByteLevel(False, use_regex=False)]
+        )
+        built.decoder = decoders.ByteLevel()
+        start, end = own.sot_token_id, own.eot_token_id
+        rules = TokenRules(name=name, clean=how, length=own.context_length, prefix=(start,), suffix=(end,))
+        return TextTokenizer(rules, built)
+    if isinstance(own, HFTokenizer) and own.tokenizer.is_fast and not own.tokenizer_mode:
+        inner = own.tokenizer
+        built = tokenizers.Tokenizer.from_str(inner.backend_tokenizer.to_str())
+        erase = inner.sep_token_id if own.strip_sep_token and inner.sep_token_id is not None else -1
+        rules = TokenRules(
+            name=name, clean=how, length=own.context_length, pad=inner.pad_token_id or 0, added=True, erase=erase
+        )
+        return TextTokenizer(rules, built)
+    raise ModelError(f"the tokenizer of {name} is of a kind that mmsearch does not read yet ({type(own).__name__})")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' warnings about their own internals off the user's terminal while a model loads."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return (text[:240] + "…") if len(text) > 240 else text or type(error).__name__

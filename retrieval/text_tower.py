@@ -1,0 +1,184 @@
+"""A text tower in ONNX Runtime: what answers a query without importing torch or open_clip.
+
+`export_text_tower` writes one folder for each set of weights in the cache; `TextTower.find` opens it. Weights are
+8-bit where that keeps the embeddings within cosine 0.999 of the original, and float32 otherwise. Run as a program
+(`python -m retrieval.text_tower NAME`) it exports in a process of its own, whose memory ends with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import MmsearchError, ModelError
+from retrieval.tokens import TextTokenizer
+from retrieval.weights import cache_dir, resolve, weights_sha256
+
+if TYPE_CHECKING:
+    from retrieval.models import LoadedModel
+
+FORMAT = 1
+# Everyday sentences of different lengths, on which an exported tower must agree with its original.
+PROBES = (
+    "a dog",
+    "two children playing football on a wet field",
+    "a red car parked in front of an old stone house",
+    "People sitting around a table at night, laughing",
+    "a close-up photo of a slice of lemon cake on a white plate with a fork and some mint leaves beside it",
+    "1998",
+    "snow",
+    "an aerial view of a harbour with many small boats",
+)
+
+
+class TextTower:
+    """Texts to `(n, d) float32`, unit rows, on the CPU."""
+
+    def __init__(self, folder: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = os.cpu_count() or 1
+        # The graph was optimised when it was exported; doing it again on every start costs more than it saves.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self.tokenizer = TextTokenizer.open(folder)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(folder / "text.onnx"), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no public parent
+            raise ModelError(f"{folder}: cannot read the exported text tower: {error}") from error
+
+    @staticmethod
+    def find(sha256: str) -> TextTower | None:
+        """The tower exported for these weights, if there is one."""
+        folder = tower_folder(sha256)
+        return TextTower(folder) if (folder / "tower.json").is_file() else None
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """`(n, d) float32`, unit rows."""
+        rows = [self._session.run(None, {"ids": ids[None]})[0] for ids in self.tokenizer.encode(texts)]
+        return np.concatenate(rows).astype(np.float32)
+
+
+def tower_folder(sha256: str) -> Path:
+    """Where the tower of these weights is, or would be."""
+    return cache_dir() / "text" / f"v{FORMAT}-{sha256[:32]}"
+
+
+def ensure_text_tower(name: str, sha256: str) -> str | None:
+    """Export the tower of `name` in a child process unless it is there; returns a reason where that failed."""
+    if (tower_folder(sha256) / "tower.json").is_file():
+        return None
+    done = subprocess.run(
+        [sys.executable, "-m", "retrieval.text_tower", name], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        return None
+    return (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+
+
+def export_text_tower(loaded: LoadedModel) -> Path:
+    """Write the text tower of a float32 model on the CPU to the cache; returns its folder.
+
+    Raises `ModelError` when the exported tower does not agree with the original.
+    """
+    import torch
+
+    class Tower(torch.nn.Module):
+        def __init__(self, model: Any) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.normalize(self.inner.encode_text(ids), dim=-1)
+
+    final = tower_folder(loaded.spec.weights_sha256)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".export-", dir=final.parent))
+    try:
+        ids = torch.from_numpy(loaded.tokenizer.encode(PROBES))
+        plain = scratch / "float.onnx"
+        torch.backends.mha.set_fastpath_enabled(False)
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            wanted = torch.cat([Tower(loaded.model)(row[None]) for row in ids]).numpy()
+            torch.onnx.export(
+                Tower(loaded.model).eval(),
+                (ids[:1],),
+                str(plain),
+                input_names=["ids"],
+                output_names=["embedding"],
+                opset_version=17,
+                dynamo=False,
+            )
+        loaded.tokenizer.save(scratch)
+        precision, cosine = _finish(scratch, plain, wanted)
+        (scratch / "tower.json").write_text(
+            json.dumps({"format": FORMAT, "name": loaded.spec.name, "precision": precision, "cosine": cosine}), "utf-8"
+        )
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(scratch, final)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return final
+
+
+def _finish(folder: Path, plain: Path, wanted: NDArray[np.float32]) -> tuple[str, float]:
+    """Optimise and quantise `plain` to `text.onnx`, choosing the smallest form that agrees with `wanted`."""
+    import onnxruntime
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folder / "basic.onnx")
+    onnxruntime.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
+    plain.unlink()
+    small = folder / "int8.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantize_dynamic(folder / "basic.onnx", small, per_channel=True, weight_type=QuantType.QInt8)
+    cosine = 0.0
+    for precision, file in (("int8", small), ("fp32", folder / "basic.onnx")):
+        extended = onnxruntime.SessionOptions()
+        extended.log_severity_level = 3
+        extended.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        extended.optimized_model_filepath = str(folder / "text.onnx")
+        onnxruntime.InferenceSession(str(file), extended, providers=["CPUExecutionProvider"])
+        cosine = float((TextTower(folder).encode_texts(PROBES) * wanted).sum(1).min())
+        if cosine >= 0.999:
+            (folder / "basic.onnx").unlink()
+            small.unlink(missing_ok=True)
+            return precision, round(cosine, 6)
+    raise ModelError(f"the exported text tower differs from its original (cosine {cosine:.4f})")
+
+
+def main(name: str) -> int:
+    """Export the tower of one model; the program that `ensure_text_tower` starts."""
+    from retrieval.models import load_model
+
+    try:
+        found = resolve(name)
+        if not (tower_folder(weights_sha256(found.weights)) / "tower.json").is_file():
+            export_text_tower(load_model(found, "cpu", "fp32"))
+    except (MmsearchError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1]))

@@ -1,0 +1,101 @@
+"""Text to token ids and back, without torch: open_clip's cleaning, then a `tokenizers` model from a JSON file.
+
+The same object serves indexing and the cold query path, so a query is always cut up as the passages were.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import string
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import ModelError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRules:
+    """How ids become a row: `prefix` and `suffix` around them, cut to `length` keeping the suffix, padded with `pad`.
+
+    `clean` is open_clip's normalisation: `lower`, `whitespace` or `canonicalize`. `added` says that the tokenizer adds
+    its own special tokens; `erase` is an id that becomes 0, or -1.
+    """
+
+    name: str
+    clean: str
+    length: int
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+    pad: int = 0
+    added: bool = False
+    erase: int = -1
+
+
+class TextTokenizer:
+    """Texts to `(n, length) int64`, and ids back to text."""
+
+    def __init__(self, rules: TokenRules, model: tokenizers.Tokenizer) -> None:
+        self.rules = rules
+        self._model = model
+        model.no_padding()
+        model.no_truncation()
+
+    @staticmethod
+    def open(folder: Path) -> TextTokenizer:
+        """Read `tokenizer.json` and `tokenizer_rules.json` from a folder."""
+        import tokenizers
+
+        try:
+            rules = json.loads((folder / "tokenizer_rules.json").read_text("utf-8"))
+            rules["prefix"], rules["suffix"] = tuple(rules["prefix"]), tuple(rules["suffix"])
+            return TextTokenizer(TokenRules(**rules), tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")))
+        except Exception as error:  # `tokenizers` raises bare Exception
+            raise ModelError(f"{folder}: cannot read the tokenizer: {error}") from error
+
+    def save(self, folder: Path) -> None:
+        """Write what `open` reads."""
+        self._model.save(str(folder / "tokenizer.json"), pretty=False)
+        (folder / "tokenizer_rules.json").write_text(json.dumps(asdict(self.rules)), "utf-8")
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """`(n, length) int64`; a long text is cut, keeping its end marker."""
+        rules = self.rules
+        out = np.full((len(texts), rules.length), rules.pad, np.int64)
+        cleaned = [clean(text, rules.clean) for text in texts]
+        if rules.added:
+            self._model.enable_truncation(rules.length)
+        for row, encoded in enumerate(self._model.encode_batch(cleaned, add_special_tokens=rules.added)):
+            room = rules.length - len(rules.prefix) - len(rules.suffix)
+            ids = [*rules.prefix, *encoded.ids[:room], *rules.suffix]
+            out[row, : len(ids)] = ids
+        if rules.erase >= 0:
+            out[out == rules.erase] = 0
+        return out
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids back to text, special tokens left out."""
+        special = {*self.rules.prefix, *self.rules.suffix, self.rules.pad}
+        kept = [one for one in ids if one not in special]
+        return str(self._model.decode(kept)).strip()
+
+
+def clean(text: str, how: str) -> str:
+    """open_clip's text normalisations, character for character."""
+    import ftfy
+
+    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    if how == "canonicalize":
+        return " ".join(text.replace("_", " ").translate(_PUNCTUATION).lower().split())
+    text = " ".join(text.split())
+    return text.lower() if how == "lower" else text

@@ -1,0 +1,148 @@
+"""The plain values that flow between the stages: frozen, keyword-only, and free of behaviour beyond their own shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["KINDS", "Hit", "Item", "Kind", "ModelSpec", "Query"]
+
+Kind: TypeAlias = Literal["image", "video", "text"]
+KINDS: tuple[Kind, ...] = ("image", "video", "text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Which model made a set of embeddings: two specs that compare equal give comparable vectors.
+
+    `mean` and `std` are per channel, of pixels in 0..1. `tokenizer` names the vocabulary; `clean` the text
+    normalisation that precedes it (`lower`, `whitespace` or `canonicalize`, as in open_clip).
+    """
+
+    name: str
+    architecture: str
+    weights_sha256: str
+    dim: int
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+    resize_mode: str
+    tokenizer: str
+    context_length: int
+    clean: str
+
+    def to_json(self) -> dict[str, object]:
+        """The form that a manifest holds."""
+        return {
+            "name": self.name,
+            "architecture": self.architecture,
+            "weights_sha256": self.weights_sha256,
+            "dim": self.dim,
+            "preprocessing": {
+                "size": self.image_size,
+                "mean": list(self.mean),
+                "std": list(self.std),
+                "interpolation": self.interpolation,
+                "resize_mode": self.resize_mode,
+            },
+            "tokenizer": {"name": self.tokenizer, "context_length": self.context_length, "clean": self.clean},
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, object]) -> ModelSpec:
+        """The inverse of `to_json`; `KeyError`, `TypeError` or `ValueError` when something is missing or odd."""
+        pixels, words = value["preprocessing"], value["tokenizer"]
+        if not isinstance(pixels, Mapping) or not isinstance(words, Mapping):
+            raise TypeError("preprocessing and tokenizer must be objects")
+        red, green, blue = (float(channel) for channel in pixels["mean"])
+        red_std, green_std, blue_std = (float(channel) for channel in pixels["std"])
+        return ModelSpec(
+            name=str(value["name"]),
+            architecture=str(value["architecture"]),
+            weights_sha256=str(value["weights_sha256"]),
+            dim=int(str(value["dim"])),
+            image_size=int(pixels["size"]),
+            mean=(red, green, blue),
+            std=(red_std, green_std, blue_std),
+            interpolation=str(pixels["interpolation"]),
+            resize_mode=str(pixels["resize_mode"]),
+            tokenizer=str(words["name"]),
+            context_length=int(words["context_length"]),
+            clean=str(words["clean"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One searchable row: a photo, a moment of a video, or a passage of text.
+
+    `path` is the media that the row is about and `source` the file that carried it: they differ for a member of a
+    tar or Parquet file and for a caption, whose `path` is its picture. Times are seconds from the start of a video.
+    `mtime_ns` belongs to `source`. `phash` is a 64-bit difference hash of the picture, as a signed integer.
+    """
+
+    id: str
+    path: str
+    source: str
+    kind: Kind
+    start: float | None = None
+    end: float | None = None
+    text: str | None = None
+    width: int | None = None
+    height: int | None = None
+    size: int = 0
+    mtime_ns: int = 0
+    sha256: str = ""
+    taken_at: str | None = None
+    camera: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    phash: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """What to look for: any mixture of words and pictures, less what it should not look like.
+
+    `kind` limits the answer; without it a search covers photos and videos, or passages where an index has no media.
+    """
+
+    text: str | None = None
+    images: tuple[Image, ...] = ()
+    negatives: tuple[str, ...] = ()
+    kind: Kind | None = None
+    k: int = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """One answer. Scores are cosine similarities unless re-ranked; higher is better. `rank` starts at 1."""
+
+    rank: int
+    score: float
+    first_stage_score: float
+    rerank_score: float | None
+    item: Item
+
+    def to_json(self) -> dict[str, object]:
+        """The contract's keys, every one always there."""
+        item = self.item
+        return {
+            "rank": self.rank,
+            "score": self.score,
+            "first_stage_score": self.first_stage_score,
+            "rerank_score": self.rerank_score,
+            "id": item.id,
+            "kind": item.kind,
+            "path": item.path,
+            "start": item.start,
+            "end": item.end,
+            "text": item.text,
+            "width": item.width,
+            "height": item.height,
+        }

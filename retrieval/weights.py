@@ -1,0 +1,260 @@
+"""From a model's NAME to files on this machine: caches, downloads, and the identity of weights.
+
+A cached model never touches the network. Only `download` does, and `auto` asks for it only after the hub has answered
+within three seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from retrieval.catalog import DEFAULT, curated
+from retrieval.errors import ModelError
+from retrieval.manifest import write_atomically
+
+NETWORK_WAIT = 3.0
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_WEIGHT_FILES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+)
+MINI = Path(__file__).with_name("mini")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A model's files. Exactly one of `tag` (open_clip's preprocessing for it) and `folder` may be set.
+
+    `notice` is a line for the user where the name asked for something else than what was found.
+    """
+
+    name: str
+    architecture: str
+    weights: Path
+    tag: str | None = None
+    folder: Path | None = None
+    notice: str | None = None
+
+
+def cache_dir() -> Path:
+    """Where mmsearch keeps what it can make again: `MMSEARCH_CACHE`, else the system's cache folder."""
+    given = os.environ.get("MMSEARCH_CACHE")
+    if given:
+        return Path(given).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "mmsearch"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "mmsearch" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmsearch"
+
+
+def resolve(name: str) -> Resolved:
+    """The files of a model that is here already, or for `auto` the default if it is here or can be fetched, else `mini`.
+
+    Raises `ModelError` for an unknown name, a missing file, or a model that is not in the cache.
+    """
+    if name == "auto":
+        return _resolve_auto()
+    if name == "mini":
+        return Resolved(name="mini", architecture="ConvCoCa", weights=_weights_in(MINI, "mini"), folder=MINI)
+    if name.startswith("local-dir:"):
+        return _resolve_folder(name, Path(name.removeprefix("local-dir:")).expanduser())
+    if name.startswith("hf-hub:"):
+        found = _cached_weights(name.removeprefix("hf-hub:"))
+        if found is None:
+            raise ModelError(f"{name} is not in the cache; fetch it with: mmsearch models pull {name}")
+        return _resolve_folder(name, found.parent)
+    if "@" in name:
+        architecture, _, file = name.partition("@")
+        weights = Path(file).expanduser()
+        if weights.suffix not in WEIGHT_SUFFIXES:
+            raise ModelError(f"{weights}: weights must be one of {', '.join(WEIGHT_SUFFIXES)}")
+        if not weights.is_file():
+            raise ModelError(f"{weights}: no such weights file")
+        check_architecture(architecture)
+        return Resolved(name=f"{architecture}@{weights.resolve()}", architecture=architecture, weights=weights)
+    repo = hub_repo(name)
+    weights_file = _cached_weights(repo)
+    if weights_file is None:
+        raise ModelError(f"{name} is not in the cache; fetch it with: mmsearch models pull {name}")
+    architecture, _, tag = name.rpartition("/")
+    return Resolved(name=name, architecture=architecture, weights=weights_file, tag=tag)
+
+
+def is_cached(name: str) -> bool:
+    """Whether a catalogued model's weights are here; looks at files only."""
+    entry = curated(name)
+    return entry is not None and (entry.repo is None or _cached_weights(entry.repo) is not None)
+
+
+def hub_repo(name: str) -> str:
+    """The repository that holds `ARCH/TAG` or `hf-hub:ORG/REPO`; `ModelError` with the valid choices if there is none."""
+    if name.startswith("hf-hub:"):
+        return name.removeprefix("hf-hub:")
+    entry = curated(name)
+    if entry is not None:
+        if entry.repo is None:
+            raise ModelError(f"{name} is part of the package; there is nothing to fetch")
+        return entry.repo
+    architecture, slash, tag = name.rpartition("/")
+    if not slash:
+        raise ModelError(f"unknown model {name!r}; use ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR, mini or auto")
+    check_architecture(architecture)
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    config = get_pretrained_cfg(architecture, tag)
+    if not config:
+        tags = ", ".join(list_pretrained_tags_by_model(architecture)) or "none"
+        raise ModelError(f"{architecture} has no weights called {tag!r}; it has: {tags}")
+    hub = str(config.get("hf_hub", "")).rsplit("/", 1)[0]
+    if not hub:
+        raise ModelError(f"{name} is not published on the hub; download its file and use {architecture}@FILE")
+    return hub
+
+
+def check_architecture(name: str) -> None:
+    """Raise `ModelError`, with the nearest names, when open_clip has no such architecture."""
+    import difflib
+
+    import open_clip
+
+    known = open_clip.list_models()
+    if name not in known:
+        near = ", ".join(difflib.get_close_matches(name, known, 3)) or "see open_clip.list_models()"
+        raise ModelError(f"open_clip has no architecture {name!r}; near it: {near}")
+
+
+def download(name: str) -> Path:
+    """Fetch a model's weights, configuration and tokenizer into the hub's cache, with a bar, resuming what is there.
+
+    Raises `ModelError` in one line when the hub cannot be reached.
+    """
+    repo = hub_repo(name)
+    if not hub_answers():
+        raise ModelError(f"cannot reach {_hub()[0]} within {NETWORK_WAIT:.0f} s; check the network and try again")
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    entry = curated(name)
+    try:
+        files = set(huggingface_hub.list_repo_files(repo))
+        chosen = next((file for file in _WEIGHT_FILES if file in files), None)
+        if chosen is None:
+            raise ModelError(f"{repo} holds no weights that can be loaded safely (safetensors or a plain state dict)")
+        wanted = {"open_clip_config.json", "config.json", "tokenizer.json", "tokenizer_config.json",
+                  "special_tokens_map.json", "vocab.json", "merges.txt"}  # fmt: skip
+        for file in sorted(wanted & files):
+            huggingface_hub.hf_hub_download(repo, file)
+        for extra in entry.extra_repos if entry else ():
+            huggingface_hub.snapshot_download(extra, allow_patterns=["*.json", "*.txt", "sentencepiece*"])
+        return Path(huggingface_hub.hf_hub_download(repo, chosen))
+    except (HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"cannot fetch {repo}: {reason}; run the same command again to resume") from error
+
+
+def hub_answers() -> bool:
+    """Whether a connection to the hub opens within three seconds, name look-up included."""
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return False
+    host, port = _hub()
+    answered = threading.Event()
+
+    def knock() -> None:
+        try:
+            with socket.create_connection((host, port), timeout=NETWORK_WAIT):
+                answered.set()
+        except OSError:
+            pass
+        finally:
+            done.set()
+
+    # A name look-up has no timeout of its own, so it runs aside and is left behind when it takes too long.
+    done = threading.Event()
+    threading.Thread(target=knock, daemon=True).start()
+    done.wait(NETWORK_WAIT)
+    return answered.is_set()
+
+
+def weights_sha256(file: Path) -> str:
+    """The SHA-256 of a weights file. Remembered by path, size and time of change: hashing 600 MB takes a second."""
+    stat = file.stat()
+    key = f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    memory = cache_dir() / "weights.json"
+    try:
+        known = json.loads(memory.read_text("utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    if key in known:
+        return str(known[key])
+    with open(file, "rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(memory, json.dumps({**known, key: digest}, indent=1).encode())
+    except OSError:
+        pass  # Only a shortcut: without it the next run hashes again.
+    return digest
+
+
+def _hub() -> tuple[str, int]:
+    parts = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    return parts.hostname or "huggingface.co", parts.port or (80 if parts.scheme == "http" else 443)
+
+
+def _resolve_auto() -> Resolved:
+    if is_cached(DEFAULT):
+        return resolve(DEFAULT)
+    if hub_answers():
+        try:
+            download(DEFAULT)
+            return resolve(DEFAULT)
+        except ModelError:
+            pass
+    mini = resolve("mini")
+    return Resolved(
+        name=mini.name,
+        architecture=mini.architecture,
+        weights=mini.weights,
+        folder=mini.folder,
+        notice=f"using the small built-in model mini: {DEFAULT} is not here and cannot be fetched; "
+        f"for better results, when online: mmsearch models pull {DEFAULT}",
+    )
+
+
+def _resolve_folder(name: str, folder: Path) -> Resolved:
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such model folder")
+    config = folder / "open_clip_config.json"
+    if not config.is_file():
+        raise ModelError(f"{folder}: has no open_clip_config.json")
+    shown = f"local-dir:{folder.resolve()}" if name.startswith("local-dir:") else name
+    return Resolved(name=shown, architecture=folder.name, weights=_weights_in(folder, name), folder=folder)
+
+
+def _weights_in(folder: Path, name: str) -> Path:
+    for file in _WEIGHT_FILES:
+        if (folder / file).is_file():
+            return folder / file
+    raise ModelError(f"{name}: no weights in {folder}; expected one of {', '.join(_WEIGHT_FILES)}")
+
+
+def _cached_weights(repo: str) -> Path | None:
+    import huggingface_hub
+
+    for file in _WEIGHT_FILES:
+        found = huggingface_hub.try_to_load_from_cache(repo, file)
+        if isinstance(found, str):
+            return Path(found)
+    return None

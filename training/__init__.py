@@ -1,0 +1,1 @@
+"""The recipe that makes the embedded model, and fine-tuning on a user's own captions."""

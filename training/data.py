@@ -1,0 +1,155 @@
+"""Training data in memory: images as uint8 arrays, captions as lists, and augmentation on whole batches."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+MEAN = (0.4815, 0.4578, 0.4082)
+STD = (0.2686, 0.2613, 0.2758)
+
+
+class DataError(Exception):
+    """A training file is missing or is not what the recipe expects."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledImages:
+    """`images (n, s, s, 3) uint8`, `labels (n,) int64`, and the name of each class."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedImages:
+    """`images (n, s, s, 3) uint8` and each image's captions."""
+
+    images: NDArray[np.uint8]
+    captions: tuple[tuple[str, ...], ...]
+
+
+def read_columns(files: Sequence[Path], columns: Sequence[str]) -> dict[str, list[object]]:
+    """The named columns of some Parquet files, one after the other; `DataError` names what is missing."""
+    found: dict[str, list[object]] = {name: [] for name in columns}
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"{file}: no such file; expected a Parquet table with the columns {', '.join(columns)}")
+        try:
+            table = pq.read_table(file, columns=list(columns))
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{file}: expected the columns {', '.join(columns)}: {error}") from error
+        for name in columns:
+            if name not in table.column_names:
+                raise DataError(f"{file}: has no column {name}; expected {', '.join(columns)}")
+            found[name].extend(table.column(name).to_pylist())
+    return found
+
+
+def decode_square(blobs: Sequence[bytes], side: int) -> NDArray[np.uint8]:
+    """Encoded images to `(n, side, side, 3) uint8`, resized where they have another size."""
+    out = np.empty((len(blobs), side, side, 3), np.uint8)
+    for row, blob in enumerate(blobs):
+        with Image.open(io.BytesIO(blob)) as image:
+            rgb = image.convert("RGB")
+            if rgb.size != (side, side):
+                rgb = rgb.resize((side, side), Image.Resampling.BICUBIC)
+            out[row] = np.asarray(rgb)
+    return out
+
+
+def load_labelled(files: Sequence[Path], side: int, names: Sequence[str] | None = None) -> LabelledImages:
+    """Images with class names. `names` fixes the order of the classes (a validation set follows its training set)."""
+    columns = read_columns(files, ("image", "label"))
+    texts = [str(label) for label in columns["label"]]
+    order = tuple(names) if names is not None else tuple(sorted(set(texts)))
+    index = {name: number for number, name in enumerate(order)}
+    unknown = sorted(set(texts) - set(order))
+    if unknown:
+        raise DataError(f"{files[0]}: the label {unknown[0]!r} is not among the {len(order)} classes")
+    blobs = [blob for blob in columns["image"] if isinstance(blob, bytes)]
+    labels = np.array([index[text] for text in texts], np.int64)
+    return LabelledImages(images=decode_square(blobs, side), labels=labels, names=order)
+
+
+def load_captioned(file: Path, side: int) -> CaptionedImages:
+    """Images with their lists of captions."""
+    columns = read_columns([file], ("image", "captions"))
+    blobs = [blob for blob in columns["image"] if isinstance(blob, bytes)]
+    captions = tuple(tuple(str(one) for one in many) for many in columns["captions"] if isinstance(many, list))
+    return CaptionedImages(images=decode_square(blobs, side), captions=captions)
+
+
+def normalise(images: NDArray[np.uint8], side: int) -> Tensor:
+    """Whole images `(n, s, s, 3) uint8` to `(n, 3, side, side) float32`, resized and normalised."""
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
+    if pixels.shape[-1] != side:
+        pixels = F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
+        pixels.clamp_(0, 1)
+    return _centre(pixels)
+
+
+def augment(
+    images: NDArray[np.uint8], side: int, rng: torch.Generator, smallest: float = 0.35, erase: float = 0.25
+) -> Tensor:
+    """Random resized crop, flip, light rotation, colour and erasing: `(n, 3, side, side) float32`, normalised.
+
+    `smallest` is the least share of the picture's area that a crop keeps, `erase` the chance of a blanked rectangle.
+    """
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
+    count = pixels.shape[0]
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(count, generator=rng) * (high - low) + low
+
+    area, aspect = uniform(smallest, 1.0), torch.exp(uniform(-0.25, 0.25))
+    half_w = torch.clamp(torch.sqrt(area * aspect), max=1.0)
+    half_h = torch.clamp(torch.sqrt(area / aspect), max=1.0)
+    flip = torch.where(torch.rand(count, generator=rng) < 0.5, -1.0, 1.0)
+    angle = uniform(-0.12, 0.12)
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0] = half_w * flip * torch.cos(angle)
+    theta[:, 0, 1] = -half_h * torch.sin(angle)
+    theta[:, 1, 0] = half_w * flip * torch.sin(angle)
+    theta[:, 1, 1] = half_h * torch.cos(angle)
+    theta[:, 0, 2] = uniform(-1, 1) * (1 - half_w)
+    theta[:, 1, 2] = uniform(-1, 1) * (1 - half_h)
+    # A crop that shrinks much would alias: average down first, so that the sampler sees about the output's size.
+    if pixels.shape[-1] >= 2 * side:
+        pixels = F.avg_pool2d(pixels, 2)
+    grid = F.affine_grid(theta, [count, 3, side, side], align_corners=False)
+    pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+    grey = pixels.mean(dim=1, keepdim=True)
+    pixels = grey + (pixels - grey) * uniform(0.6, 1.4)[:, None, None, None]
+    middle = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    pixels = middle + (pixels - middle) * uniform(0.7, 1.3)[:, None, None, None]
+    pixels = pixels * uniform(0.75, 1.25)[:, None, None, None]
+    pixels = pixels * (1 + (torch.rand(count, 3, 1, 1, generator=rng) - 0.5) * 0.16)
+    pixels = _centre(pixels.clamp_(0, 1))
+
+    size = torch.randint(side // 6, side // 2, (count, 2), generator=rng)
+    corner = torch.rand(count, 2, generator=rng)
+    chosen = torch.rand(count, generator=rng) < erase
+    for row in torch.nonzero(chosen).flatten().tolist():
+        height, width = int(size[row, 0]), int(size[row, 1])
+        top = int(corner[row, 0] * (side - height))
+        left = int(corner[row, 1] * (side - width))
+        pixels[row, :, top : top + height, left : left + width] = 0
+    return pixels
+
+
+def _centre(pixels: Tensor) -> Tensor:
+    mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+    return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
