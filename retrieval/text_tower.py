@@ -82,8 +82,14 @@ def ensure_text_tower(name: str, sha256: str) -> str | None:
     """Export the tower of `name` in a child process unless it is there; returns a reason where that failed."""
     if (tower_folder(sha256) / "tower.json").is_file():
         return None
+    # The child finds this package even where it runs from a source tree that is not installed.
+    home = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-m", "retrieval.text_tower", name], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "retrieval.text_tower", name],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": home},
     )
     if done.returncode == 0:
         return None

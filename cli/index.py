@@ -1,0 +1,106 @@
+"""`mmsearch index`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from cli.terminal import note, print_json, progress_bar, quiet_native_stderr, shown
+from retrieval.errors import IndexNotFoundError, MmsearchError
+
+if TYPE_CHECKING:
+    from indexer.build import BuildReport, IndexBuild
+    from retrieval.encoder import Encoder
+
+
+def index_command(
+    paths: Annotated[Optional[list[str]], typer.Argument(help="Folders, files, .tar or .parquet.", show_default=False)] = None,
+    index: Annotated[Optional[str], typer.Option(help="Where the index is or shall be.")] = None,
+    model: Annotated[str, typer.Option(help="ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR, mini or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 32,
+    workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one for each CPU.")] = 0,
+    fps: Annotated[Optional[float], typer.Option(help="Frames a second taken from a video.", hidden=True)] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try files that failed before again.")] = False,
+    rebuild_vectors: Annotated[
+        bool, typer.Option("--rebuild-vectors", help="Make the Faiss files anew from the shards; reads no media.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Index folders, files, webdataset tars and Parquet tables; run it again to bring an index up to date."""
+    from indexer.build import BuildConfig, IndexBuild
+    from indexer.run import index_folder, open_encoder
+    from indexer.sources import roots_of
+
+    given = paths or []
+    if not given:
+        raise typer.BadParameter("name at least one folder or file")
+    roots = roots_of(given)
+    folder = index_folder(index, roots)
+    if rebuild_vectors:
+        _rebuild(folder)
+        return
+    del fps
+    began = time.monotonic()
+    opened = open_encoder(folder, model, device, precision)
+    encoder = opened.encoder
+    for line in opened.notices:
+        note(line)
+    config = BuildConfig(batch_size=batch_size, workers=workers, retry_failed=retry_failed)
+    build = IndexBuild(roots, folder, encoder, config)
+    _run(build)
+    report = build.report
+    if report is None:
+        raise MmsearchError("the build ended without a report")
+    if as_json:
+        print_json(
+            {
+                "indexed": report.indexed,
+                "unchanged": report.unchanged,
+                "removed": report.removed,
+                "failed": report.failed,
+                "items": report.items,
+                "seconds": round(report.seconds, 3),
+                "images_per_second": round(report.images_per_second, 2),
+                "index": str(folder),
+                "model": encoder.spec.name,
+            }
+        )
+    else:
+        _tell(report, encoder, folder, time.monotonic() - began)
+
+
+def _run(build: IndexBuild) -> None:
+    with quiet_native_stderr() as stream, progress_bar(stream) as bar:
+        task = bar.add_task("indexing", total=None, rate="", file="")
+        began = time.monotonic()
+        for event in build:
+            rate = event.done / max(1e-6, time.monotonic() - began)
+            bar.update(
+                task, completed=event.done, total=event.total, rate=f"{rate:.1f}/s", file=shown(Path(event.path).name)[:48]
+            )
+
+
+def _tell(report: BuildReport, encoder: Encoder, folder: Path, seconds: float) -> None:
+    print(
+        f"{report.indexed} indexed, {report.unchanged} unchanged, {report.removed} removed, {report.failed} failed; "
+        f"{report.items} items searchable"
+    )
+    rate = f", {report.images_per_second:.1f} images/s" if report.encoded else ""
+    print(f"{seconds:.1f} s{rate}; {encoder.spec.name} on {encoder.device} in {encoder.precision}; index {shown(str(folder))}")
+    if report.failed:
+        print(f"what failed and why: mmsearch failures --index {shown(str(folder))}")
+
+
+def _rebuild(folder: Path) -> None:
+    from retrieval.writer import IndexWriter
+
+    if not (folder / "manifest.json").is_file():
+        raise IndexNotFoundError(f"no index at {folder}; make one with: mmsearch index FOLDER")
+    with IndexWriter(folder) as writer:
+        state = writer.rebuild_vectors()
+    print(f"{len(state.vectors)} vector file(s) made anew over {sum(s.alive for s in state.shards)} items")

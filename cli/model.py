@@ -1,0 +1,52 @@
+"""`mmsearch models` and `mmsearch models pull`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.terminal import shown, write_lines
+from retrieval.catalog import CURATED
+
+app = typer.Typer(invoke_without_command=True, help="The models to choose from; `models pull NAME` fetches one.")
+
+
+@app.callback()
+def models_command(
+    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="One JSON object a model.")] = False
+) -> None:
+    """List a curated set of models: role, size, licence, and whether each is cached here."""
+    if context.invoked_subcommand is not None:
+        return
+    from retrieval.weights import is_cached
+
+    rows = [
+        {
+            "name": model.name,
+            "role": model.role,
+            "parameters": model.parameters,
+            "license": model.license,
+            "cached": is_cached(model.name),
+            "dim": model.dim,
+            "notes": model.notes,
+        }
+        for model in CURATED
+    ]
+    if as_json:
+        write_lines(rows)
+        return
+    width = max(len(str(row["name"])) for row in rows)
+    for row in rows:
+        size = f"{int(str(row['parameters'])) / 1e6:.0f} M"
+        here = "cached" if row["cached"] else ""
+        print(f"{row['name']:<{width}}  {row['role']:<13}  {size:>6}  {here:<6}  {row['license']}: {row['notes']}")
+    print("any other open_clip model works, too: ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR")
+
+
+@app.command("pull")
+def pull_command(name: Annotated[str, typer.Argument(help="ARCH/TAG or hf-hub:ORG/REPO.")]) -> None:
+    """Fetch a model's weights into the cache; run it again to resume."""
+    from retrieval.weights import download
+
+    print(shown(str(download(name))))

@@ -1,0 +1,145 @@
+"""`mmsearch search`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from cli.terminal import file_url, inline_picture, note, quiet_native_stderr, read_picture, shown, write_lines
+from retrieval.errors import MediaError, MmsearchError, QueryError
+from retrieval.types import KINDS, Hit, Kind, Query
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def search_command(
+    query: Annotated[Optional[str], typer.Argument(help="Words to look for.", show_default=False)] = None,
+    image: Annotated[Optional[list[str]], typer.Option(help="A picture to look for; may be repeated.")] = None,
+    negative: Annotated[Optional[list[str]], typer.Option("--not", help="Words for what it should not be.")] = None,
+    index: Annotated[Optional[str], typer.Option(help="The index, or a folder that has one.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
+    kind: Annotated[Optional[str], typer.Option(help="image, video or text; without it photos and videos.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    html: Annotated[Optional[Path], typer.Option(help="Write a contact sheet to this file.")] = None,
+    open_best: Annotated[bool, typer.Option("--open", help="Open the best hit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a hit.")] = False,
+) -> None:
+    """Search by words, by pictures, or by both: mmsearch search "at night" --image a.jpg --not people."""
+    if k < 1:
+        raise QueryError(f"-k must be at least 1, not {k}")
+    wanted = Query(
+        text=query, images=_pictures(image or []), negatives=tuple(negative or ()), kind=_kind(kind), k=k
+    )
+    from retrieval.engine import Engine
+
+    with Engine.open(index, device=device) as engine:
+        hits = engine.search(wanted)
+    if as_json:
+        write_lines(hit.to_json() for hit in hits)
+    elif html is None:
+        _show(hits)
+    if html is not None:
+        from cli.sheet import write_sheet
+
+        write_sheet(html, _title(wanted), hits)
+        note(f"wrote {shown(str(html))}")
+    if open_best and hits:
+        _open(hits[0])
+
+
+def _kind(value: str | None) -> Kind | None:
+    if value is None:
+        return None
+    for kind in KINDS:
+        if value == kind:
+            return kind
+    raise typer.BadParameter(f"{value!r} is not one of {', '.join(KINDS)}", param_hint="--kind")
+
+
+def _pictures(files: list[str]) -> tuple[Image, ...]:
+    if not files:
+        return ()
+    from indexer.media.image import decode_image, register_decoders
+    from indexer.sources import read_bytes
+
+    register_decoders()
+    found = []
+    with quiet_native_stderr():
+        for file in files:
+            try:
+                found.append(decode_image(read_bytes(file), 512).rgb)
+            except MediaError as error:
+                raise QueryError(f"--image {shown(file)}: {error.reason}") from error
+    return tuple(found)
+
+
+def _title(query: Query) -> str:
+    parts = [query.text] if query.text else []
+    parts += [f"{len(query.images)} picture(s)"] if query.images else []
+    parts += [f"not {word}" for word in query.negatives]
+    return " · ".join(parts)
+
+
+def _show(hits: list[Hit]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not hits:
+        note("nothing found: the index has no such items")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column, justify in (("#", "right"), ("score", "right"), ("kind", "left"), ("path", "left")):
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "path")  # type: ignore[arg-type]
+    for hit in hits:
+        item = hit.item
+        label = shown(item.path)
+        if item.start is not None and item.end is not None:
+            label += f"  {item.start:.1f}–{item.end:.1f} s"
+        # Links only where a terminal shows them: in a pipe they would be noise around the path.
+        path = Text(label, style=f"link {file_url(item.source)}" if sys.stdout.isatty() else "")
+        if item.text is not None:
+            path = Text(f"{item.text[:200]}\n") + path
+        table.add_row(str(hit.rank), f"{hit.score:.4f}", item.kind, path)
+    console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 4096)
+    console.print(table)
+    _previews(hits[:4])
+
+
+def _previews(hits: list[Hit]) -> None:
+    """The first pictures themselves, where the terminal can draw them."""
+    if not sys.stdout.isatty() or not any(hit.item.kind == "image" for hit in hits):
+        return
+    from indexer.media.image import decode_image, register_decoders
+
+    register_decoders()
+    with quiet_native_stderr():
+        for hit in hits:
+            if hit.item.kind != "image":
+                continue
+            try:
+                codes = inline_picture(decode_image(read_picture(hit.item.path), 320).rgb)
+            except (MmsearchError, OSError):
+                continue
+            if codes is None:
+                return
+            sys.stdout.write(codes + "\n")
+
+
+def _open(hit: Hit) -> None:
+    """Hand the file to the desktop's own viewer."""
+    path = hit.item.source
+    if sys.platform == "win32":
+        os.startfile(path)
+        return
+    command = "open" if sys.platform == "darwin" else "xdg-open"
+    try:
+        subprocess.Popen([command, path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except OSError as error:
+        raise MmsearchError(f"cannot open {shown(path)}: {command} is not here") from error

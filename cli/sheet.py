@@ -1,0 +1,67 @@
+"""A contact sheet: one HTML file with the hits' pictures inside it, readable anywhere and without a network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from pathlib import Path
+
+from cli.terminal import file_url, quiet_native_stderr, read_picture, shown
+from retrieval.errors import MmsearchError
+from retrieval.types import Hit
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
+h1 { font-size: 1.25rem; font-weight: 600; }
+ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; list-style: none; padding: 0; }
+li { border: 1px solid var(--line); border-radius: .6rem; overflow: hidden; }
+img { display: block; width: 100%; height: 12rem; object-fit: cover; background: #8882; }
+div { padding: .5rem .75rem; overflow-wrap: anywhere; }
+small { opacity: .75; }
+blockquote { margin: .75rem; }
+"""
+
+
+def write_sheet(file: Path, title: str, hits: list[Hit]) -> None:
+    """Write the sheet; a picture that cannot be read is shown by its name. Raises `MmsearchError` on a bad path."""
+    from indexer.media.image import register_decoders
+
+    register_decoders()
+    with quiet_native_stderr():
+        cards = "\n".join(_card(hit) for hit in hits)
+    page = (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)} – mmsearch</title>\n<style>{_STYLE}</style>\n"
+        f"<h1>{html.escape(title)}</h1>\n<ol>\n{cards}\n</ol>\n</html>\n"
+    )
+    try:
+        file.write_text(page, "utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise MmsearchError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _card(hit: Hit) -> str:
+    item = hit.item
+    name = html.escape(shown(item.path.rsplit("/", 1)[-1]))
+    body = f"<blockquote>{html.escape(item.text)}</blockquote>" if item.text is not None else _image(hit, name)
+    return (
+        f'<li>{body}<div><a href="{html.escape(file_url(item.source))}">{name}</a>'
+        f"<br><small>{hit.rank} · {hit.score:.4f}</small></div></li>"
+    )
+
+
+def _image(hit: Hit, name: str) -> str:
+    from indexer.media.image import decode_image
+
+    try:
+        rgb = decode_image(read_picture(hit.item.path), 320).rgb
+    except (MmsearchError, OSError):
+        return ""
+    rgb.thumbnail((480, 480))
+    out = io.BytesIO()
+    rgb.save(out, "JPEG", quality=82)
+    data = base64.standard_b64encode(out.getvalue()).decode()
+    return f'<img alt="{name}" src="data:image/jpeg;base64,{data}">'

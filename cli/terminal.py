@@ -1,0 +1,131 @@
+"""What the commands share about terminals: streams, colours, links, pictures in the terminal, and progress bars."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+from collections.abc import Iterator
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from rich.progress import Progress
+
+
+def print_json(value: Mapping[str, object]) -> None:
+    """One JSON object on one line of standard output."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        sys.stdout.write(text + "\n")
+    except UnicodeEncodeError:
+        # A file name that is not valid UTF-8: escapes say it without loss.
+        sys.stdout.write(json.dumps(value) + "\n")
+
+
+def shown(path: str) -> str:
+    """A path for people: one line, no control characters, valid UTF-8."""
+    text = path.encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def file_url(path: str) -> str:
+    """A `file://` address, for OSC 8 links and pages."""
+    return "file://" + quote(os.fsencode(path))
+
+
+def note(message: str) -> None:
+    """A line on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def quiet_native_stderr() -> Iterator[TextIO]:
+    """Send what C libraries write to file descriptor 2 to nowhere, and give Python's own messages a stream past it.
+
+    libtiff, libpng and their kin warn on descriptor 2 from any thread; only the descriptor can be silenced.
+    """
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:
+        yield sys.stderr
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    before = sys.stderr
+    stream = open(kept, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+    sys.stderr = stream
+    try:
+        yield stream
+    finally:
+        stream.flush()
+        sys.stderr = before
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def progress_bar(stream: TextIO) -> Progress:
+    """Files, rate, remaining time and the current file; shows nothing where `stream` is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[file]}", markup=False),
+        console=Console(file=stream),
+        transient=True,
+        disable=not stream.isatty(),
+    )
+
+
+def inline_picture(rgb: Image, rows: int = 6) -> str | None:
+    """Escape codes that draw a picture `rows` lines high in kitty and iTerm2 (and what follows them), else None."""
+    if not sys.stdout.isatty():
+        return None
+    term, program = os.environ.get("TERM", ""), os.environ.get("TERM_PROGRAM", "")
+    if "kitty" in term or "ghostty" in term:
+        data = base64.standard_b64encode(_png(rgb)).decode()
+        chunks = [data[start : start + 4096] for start in range(0, len(data), 4096)]
+        parts = [
+            f"\x1b_G{'a=T,f=100,r=%d,' % rows if not number else ''}m={int(number + 1 < len(chunks))};{chunk}\x1b\\"
+            for number, chunk in enumerate(chunks)
+        ]
+        return "".join(parts)
+    if program in ("iTerm.app", "WezTerm", "mintty", "vscode") and program != "vscode":
+        data = base64.standard_b64encode(_png(rgb)).decode()
+        return f"\x1b]1337;File=inline=1;height={rows};preserveAspectRatio=1:{data}\x07"
+    return None
+
+
+def write_lines(lines: Iterable[Mapping[str, object]]) -> None:
+    """JSON Lines on standard output."""
+    for line in lines:
+        print_json(line)
+
+
+def _png(rgb: Image) -> bytes:
+    small = rgb.copy()
+    small.thumbnail((320, 320))
+    out = io.BytesIO()
+    small.save(out, "PNG")
+    return out.getvalue()
+
+
+def read_picture(path: str) -> bytes:
+    """The bytes of an item's picture, from a file or from a container that carries it (`file::member`)."""
+    from indexer.sources import read_member
+
+    return read_member(path) if not Path(path).is_file() else Path(path).read_bytes()

@@ -1,0 +1,71 @@
+"""From what a user names to a build: where the index goes, which model makes it, and the whole run in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexer.build import BuildConfig, BuildReport, IndexBuild
+from indexer.sources import roots_of
+from retrieval.encoder import Encoder
+from retrieval.errors import MmsearchError
+from retrieval.manifest import read_manifest
+from retrieval.text_tower import ensure_text_tower
+from retrieval.weights import resolve, weights_sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedEncoder:
+    """An encoder, and lines that the user should see about how it was chosen."""
+
+    encoder: Encoder
+    notices: tuple[str, ...]
+
+
+def index_folder(given: str | os.PathLike[str] | None, roots: Sequence[str]) -> Path:
+    """Where an index goes: as named, from `MMSEARCH_INDEX`, or `.mmsearch` in the first path that was given."""
+    wanted = given if given is not None else os.environ.get("MMSEARCH_INDEX") or None
+    if wanted is not None:
+        folder = Path(os.path.abspath(Path(wanted).expanduser()))
+        nested = folder / ".mmsearch"
+        return nested if (nested / "manifest.json").is_file() else folder
+    first = Path(roots[0])
+    return (first if first.is_dir() else first.parent) / ".mmsearch"
+
+
+def open_encoder(folder: Path, model: str, device: str, precision: str) -> OpenedEncoder:
+    """The model to index with: an index that is there keeps its own unless another is named. Raises `ModelError`."""
+    if model == "auto" and (folder / "manifest.json").is_file():
+        model = read_manifest(folder).model.name
+    found = resolve(model)
+    notices = [found.notice] if found.notice else []
+    # Before this process loads the model, so that the two never hold it at once.
+    reason = ensure_text_tower(found.name, weights_sha256(found.weights))
+    if reason is not None:
+        notices.append(f"text queries will load the whole model: its text tower could not be exported: {reason}")
+    return OpenedEncoder(encoder=Encoder.load(found, device, precision), notices=tuple(notices))
+
+
+def build_index(
+    paths: Sequence[str | os.PathLike[str]],
+    index: str | os.PathLike[str] | None = None,
+    *,
+    model: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 32,
+) -> BuildReport:
+    """Build an index over `paths`, or bring it up to date. Raises `MmsearchError`."""
+    roots = roots_of(paths)
+    if not roots:
+        raise MmsearchError("name at least one folder or file")
+    folder = index_folder(index, roots)
+    opened = open_encoder(folder, model, device, precision)
+    build = IndexBuild(roots, folder, opened.encoder, BuildConfig(batch_size=batch_size))
+    for _ in build:
+        pass
+    if build.report is None:
+        raise MmsearchError("the build ended without a report")
+    return build.report
