@@ -91,7 +91,7 @@ def _tell(report: BuildReport, encoder: Encoder, folder: Path, seconds: float) -
         f"{report.items} items searchable"
     )
     rate = f", {report.images_per_second:.1f} images/s" if report.encoded else ""
-    print(f"{seconds:.1f} s{rate}; {encoder.spec.name} on {encoder.device} in {encoder.precision}; index {shown(str(folder))}")
+    print(f"{seconds:.1f} s{rate}; {encoder.spec.name} {encoder.running_on}; index {shown(str(folder))}")
     if report.failed:
         print(f"what failed and why: mmsearch failures --index {shown(str(folder))}")
 

@@ -93,7 +93,6 @@ class IndexBuild:
         fresh = not (self._folder / "manifest.json").exists()
         if fresh and not any(isinstance(found, Source) for found in walk(self._roots)):
             raise IndexNotFoundError(f"nothing to index in {_shown(self._roots)}: no pictures or texts there")
-        began = time.monotonic()
         with IndexWriter(self._folder, self._encoder.spec) as writer:
             # Held open, so that the rows this run may copy stay on disk while it commits.
             with hold_open(self._folder):
@@ -105,7 +104,7 @@ class IndexBuild:
                     run.commit()
                     raise
                 run.finish()
-            self.report = run.report(time.monotonic() - began)
+            self.report = run.report()
             if not self.report.items and not self.report.indexed:
                 raise IndexNotFoundError(
                     f"nothing in {_shown(self._roots)} could be indexed; see: mmsearch failures --index {self._folder}"
@@ -128,7 +127,7 @@ class _Run:
         self._count: Counter[str] = Counter()
         self._buried: list[NDArray[np.bool_] | slice] = []
         self._changed_total = 0
-        self._committed_at = time.monotonic()
+        self._began = self._committed_at = time.monotonic()
         self._catalogue: Catalogue
         self._reader: ShardReader
         self._by_sha: NDArray[np.int64]
@@ -234,6 +233,8 @@ class _Run:
         if not self._changed_total:
             return
         config, side = self._config, self._encoder.spec.image_size
+        self._encoder.warm()
+        self._began = time.monotonic()
         how = Preparation(
             preprocess=self._encoder.preprocess, least_side=side, known=lambda sha: self._find(sha) is not None
         )
@@ -361,7 +362,7 @@ class _Run:
         self.commit(last=True)
         self._writer.mark_open([])
 
-    def report(self, seconds: float) -> BuildReport:
+    def report(self) -> BuildReport:
         """The counts of this run."""
         return BuildReport(
             indexed=self._count["indexed"],
@@ -370,7 +371,7 @@ class _Run:
             failed=self._count["failed"],
             items=sum(shard.alive for shard in self._writer.manifest.shards),
             encoded=self._count["encoded"],
-            seconds=seconds,
+            seconds=time.monotonic() - self._began,
         )
 
 

@@ -37,15 +37,18 @@ def index_folder(given: str | os.PathLike[str] | None, roots: Sequence[str]) -> 
 
 def open_encoder(folder: Path, model: str, device: str, precision: str) -> OpenedEncoder:
     """The model to index with: an index that is there keeps its own unless another is named. Raises `ModelError`."""
-    if model == "auto" and (folder / "manifest.json").is_file():
-        model = read_manifest(folder).model.name
-    found = resolve(model)
+    made_with = read_manifest(folder).model if (folder / "manifest.json").is_file() else None
+    found = resolve(made_with.name if made_with is not None and model == "auto" else model)
     notices = [found.notice] if found.notice else []
     # Before this process loads the model, so that the two never hold it at once.
     reason = ensure_text_tower(found.name, weights_sha256(found.weights))
     if reason is not None:
         notices.append(f"text queries will load the whole model: its text tower could not be exported: {reason}")
-    return OpenedEncoder(encoder=Encoder.load(found, device, precision), notices=tuple(notices))
+    if made_with is not None:
+        encoder = Encoder.deferred(found, made_with, device, precision)
+    else:
+        encoder = Encoder.load(found, device, precision)
+    return OpenedEncoder(encoder=encoder, notices=tuple(notices))
 
 
 def build_index(

@@ -29,7 +29,7 @@ class ConvCoCaConfig:
     blocks: tuple[int, ...] = (1, 1, 2)
     token_width: int = 512
     vocab_size: int = 8000
-    context_length: int = 32
+    context_length: int = 24
     text_width: int = 256
     text_heads: int = 4
     text_layers: int = 3

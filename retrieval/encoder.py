@@ -3,44 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.manifest import check_model
 from retrieval.models import LoadedModel, load_model
 from retrieval.types import ModelSpec
-from retrieval.weights import Resolved
+from retrieval.weights import Resolved, resolve, weights_sha256
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 class Encoder:
-    """One loaded model. `preprocess` may run on any thread; the encode calls belong to one thread."""
+    """One model. `preprocess` may run on any thread once `warm` was called; the encode calls belong to one thread."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        self._loaded = loaded
+    def __init__(self, found: Resolved, spec: ModelSpec, device: str, precision: str) -> None:
+        self.spec = spec
+        self._found = found
+        self._wanted = (device, precision)
+        self._model: LoadedModel | None = None
 
     @staticmethod
     def load(name: str | Resolved, device: str = "auto", precision: str = "auto") -> Encoder:
         """Load a model by NAME; raises `ModelError` as `load_model` does."""
-        return Encoder(load_model(name, device, precision))
+        found = resolve(name) if isinstance(name, str) else name
+        loaded = load_model(found, device, precision)
+        encoder = Encoder(found, loaded.spec, device, precision)
+        encoder._model = loaded
+        return encoder
+
+    @staticmethod
+    def deferred(found: Resolved, made_with: ModelSpec, device: str, precision: str) -> Encoder:
+        """The model that an index was made with, loaded when first needed: an unchanged folder then costs only a look.
+
+        Raises `ModelError` now when the weights are not those, and later as `load_model` does.
+        """
+        digest = weights_sha256(found.weights)
+        return Encoder(found, replace(made_with, name=found.name, weights_sha256=digest), device, precision)
+
+    def warm(self) -> None:
+        """Load the model if it is not loaded yet; `ModelError` when it is not what `spec` says."""
+        if self._model is None:
+            loaded = load_model(self._found, *self._wanted)
+            check_model(self.spec, loaded.spec)
+            self._model = loaded
 
     @property
-    def spec(self) -> ModelSpec:
-        """What identifies the model."""
-        return self._loaded.spec
+    def _loaded(self) -> LoadedModel:
+        self.warm()
+        if self._model is None:
+            raise AssertionError("warm() loads or raises")
+        return self._model
 
     @property
-    def device(self) -> str:
-        """`cpu` or `cuda[:N]`."""
-        return self._loaded.device
-
-    @property
-    def precision(self) -> str:
-        """`fp32`, `bf16` or `fp16`: what was chosen."""
-        return self._loaded.precision
+    def running_on(self) -> str:
+        """Device and precision as people read them, or that the model was not needed."""
+        if self._model is None:
+            return "not loaded: nothing to encode"
+        return f"on {self._model.device} in {self._model.precision}"
 
     def preprocess(self, image: Image) -> NDArray[np.float32]:
         """An RGB image to `(3, s, s) float32`, resized, cropped and normalised as the model was trained."""

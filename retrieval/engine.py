@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import ModelError, QueryError
-from retrieval.manifest import METRIC, FORMAT_VERSION, find_index, read_manifest
+from retrieval.manifest import FORMAT_VERSION, METRIC, check_model, find_index, read_manifest
 from retrieval.shards import Failure, ShardReader, read_failures
 from retrieval.text_tower import TextTower
 from retrieval.types import Hit, Kind, ModelSpec, Query
 from retrieval.vectors import VectorIndex
-from retrieval.writer import check_model, hold_open
+from retrieval.writer import hold_open
 
 if TYPE_CHECKING:
     from types import TracebackType

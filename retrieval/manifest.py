@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import FormatError, IndexNotFoundError, MmsearchError
+from retrieval.errors import FormatError, IndexNotFoundError, MmsearchError, ModelError
 from retrieval.types import KINDS, Kind, ModelSpec
 
 FORMAT_VERSION = 1
@@ -178,6 +178,19 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "tombstones": {s.file: [list(pair) for pair in s.dead] for s in manifest.shards if s.dead},
     }
     write_atomically(folder / "manifest.json", (json.dumps(value, indent=1) + "\n").encode())
+
+
+def check_model(made_with: ModelSpec, given: ModelSpec) -> None:
+    """Raise `ModelError`, with both values, when two models' embeddings cannot be compared."""
+    for field in ("weights_sha256", "dim", "architecture", "image_size", "mean", "std", "interpolation",
+                  "resize_mode", "tokenizer", "context_length", "clean"):  # fmt: skip
+        old, new = getattr(made_with, field), getattr(given, field)
+        if old != new:
+            shown = (old[:12], new[:12]) if field == "weights_sha256" else (old, new)
+            raise ModelError(
+                f"this index was made by {made_with.name} ({field} {shown[0]}), the model given is {given.name} "
+                f"({field} {shown[1]}); use the first, or index into another folder with --index"
+            )
 
 
 def write_atomically(file: Path, data: bytes) -> None:

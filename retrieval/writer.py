@@ -23,8 +23,17 @@ from numpy.typing import NDArray
 
 from retrieval import shards as sh
 from retrieval import vectors as vec
-from retrieval.errors import FormatError, IndexLockedError, MmsearchError, ModelError
-from retrieval.manifest import Manifest, ShardEntry, VectorEntry, bury, read_manifest, write_atomically, write_manifest
+from retrieval.errors import FormatError, IndexLockedError, MmsearchError
+from retrieval.manifest import (
+    Manifest,
+    ShardEntry,
+    VectorEntry,
+    bury,
+    check_model,
+    read_manifest,
+    write_atomically,
+    write_manifest,
+)
 from retrieval.types import KINDS, Item, Kind, ModelSpec
 
 # Small shards of one kind are merged once there are this many, so that daily additions do not pile up.
@@ -300,19 +309,6 @@ class IndexWriter:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-
-def check_model(made_with: ModelSpec, given: ModelSpec) -> None:
-    """Raise `ModelError`, with both values, when two models' embeddings cannot be compared."""
-    for field in ("weights_sha256", "dim", "architecture", "image_size", "mean", "std", "interpolation",
-                  "resize_mode", "tokenizer", "context_length", "clean"):  # fmt: skip
-        old, new = getattr(made_with, field), getattr(given, field)
-        if old != new:
-            shown = (old[:12], new[:12]) if field == "weights_sha256" else (old, new)
-            raise ModelError(
-                f"this index was made by {made_with.name} ({field} {shown[0]}), the model given is {given.name} "
-                f"({field} {shown[1]}); use the first, or index into another folder with --index"
-            )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,37 @@
+# make demo: a first look with sample photos. make test: every check. Both set up what they need in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+
+$(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	touch $@
+
+$(VENV)/test.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,test]'
+	touch $@
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python -m benchmarks.samples demo-photos
+	$(BIN)/mmsearch index demo-photos --model $${MMSEARCH_DEMO_MODEL:-mini}
+	$(BIN)/mmsearch search "a cat" --index demo-photos -k 3
+	$(BIN)/mmsearch search --image demo-photos/coffee.png --index demo-photos -k 3
+	$(BIN)/mmsearch search --image demo-photos/chelsea.png --kind text --index demo-photos -k 3
+	@echo "Your own folder: $(BIN)/mmsearch index FOLDER, then $(BIN)/mmsearch search WORDS --index FOLDER"
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) demo-photos

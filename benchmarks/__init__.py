@@ -1,0 +1,1 @@
+"""Recall, speed and index benchmarks, their datasets and metrics."""

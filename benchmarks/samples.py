@@ -1,0 +1,72 @@
+"""Sample photos from scikit-image's package, with captions of our own beside some of them: `python -m benchmarks.samples DIR`.
+
+No download: only pictures that are inside the installed package are copied.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+PHOTOS = {
+    "astronaut.png": "an astronaut in an orange suit smiling in front of a flag",
+    "camera.png": "a man in a coat looking through a camera on a tripod",
+    "cell.png": None,
+    "chelsea.png": "a close-up of a ginger cat looking at the camera",
+    "chessboard_GRAY.png": None,
+    "clock_motion.png": "a blurred clock on a wall",
+    "coffee.png": "a cup of coffee on a wooden table",
+    "coins.png": "rows of old coins on a dark background",
+    "brick.png": "a wall of bricks",
+    "grass.png": "green grass seen from above",
+    "gravel.png": "grey gravel",
+    "horse.png": "the black outline of a horse",
+    "hubble_deep_field.jpg": "galaxies and stars in deep space",
+    "ihc.png": None,
+    "moon.png": "craters on the surface of the moon",
+    "motorcycle_left.png": None,
+    "page.png": "a page of printed text",
+    "phantom.png": None,
+    "retina.jpg": None,
+    "rocket.jpg": "a rocket standing on its launch pad at night",
+    "text.png": None,
+}
+
+
+def copy_samples(folder: Path) -> int:
+    """Copy what the installed scikit-image carries into `folder`, write `captions.csv`, and return how many photos."""
+    import skimage
+
+    data = Path(skimage.__file__).with_name("data")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = ["path,caption"]
+    count = 0
+    for name, caption in PHOTOS.items():
+        if not (data / name).is_file():
+            continue
+        shutil.copyfile(data / name, folder / name)
+        count += 1
+        if caption:
+            rows.append(f'{name},"{caption}"')
+    (folder / "captions.csv").write_text("\n".join(rows) + "\n", "utf-8")
+    return count
+
+
+def main() -> int:
+    """Copy the photos to the folder that was named."""
+    if len(sys.argv) != 2:
+        print("usage: python -m benchmarks.samples DIR", file=sys.stderr)
+        return 2
+    folder = Path(sys.argv[1])
+    try:
+        count = copy_samples(folder)
+    except ImportError:
+        print("error: the sample photos come with scikit-image: pip install 'mmsearch[demo]'", file=sys.stderr)
+        return 1
+    print(f"{count} sample photos in {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,84 @@
+"""Shared fixtures: an isolated cache, the embedded model loaded once, and folders of real encoded pictures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of our own for the whole session, and no network."""
+    folder = tmp_path_factory.mktemp("cache")
+    keep = {name: os.environ.get(name) for name in ("MMSEARCH_CACHE", "HF_HUB_OFFLINE", "HF_HOME", "MMSEARCH_INDEX")}
+    os.environ["MMSEARCH_CACHE"] = str(folder)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HOME"] = str(folder / "hf")
+    os.environ.pop("MMSEARCH_INDEX", None)
+    yield folder
+    for name, value in keep.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def mini(cache: Path) -> object:
+    """The embedded model, loaded once; its text tower exported."""
+    from retrieval.encoder import Encoder
+    from retrieval.text_tower import ensure_text_tower
+
+    encoder = Encoder.load("mini", "cpu", "fp32")
+    assert ensure_text_tower("mini", encoder.spec.weights_sha256) is None
+    return encoder
+
+
+def picture(seed: int, width: int = 64, height: int = 48) -> Image.Image:
+    """A picture unlike any other: blurred colour noise, which survives lossy encoding."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), "RGB")
+    return small.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def write_photos(folder: Path, count: int, start: int = 0) -> list[Path]:
+    """`count` JPEG files named by their seeds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for seed in range(start, start + count):
+        file = folder / f"photo{seed:04d}.jpg"
+        picture(seed).save(file, quality=92)
+        files.append(file)
+    return files
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """The real command as a process of its own."""
+
+    def run(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        home = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        return subprocess.run(
+            [sys.executable, "-m", "mmsearch", *arguments],
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            cwd=cwd or tmp_path,
+            env={**os.environ, "PYTHONPATH": home, **(env or {})},
+            timeout=300,
+            check=False,
+        )
+
+    return run

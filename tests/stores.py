@@ -1,0 +1,101 @@
+"""Rows, models and indexes made for tests: real Parquet and Faiss, with embeddings that need no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from retrieval.types import Item, Kind, ModelSpec
+from retrieval.writer import IndexWriter
+
+DIM = 24
+
+
+def spec(dim: int = DIM, sha: str = "f" * 64) -> ModelSpec:
+    return ModelSpec(
+        name="test",
+        architecture="test",
+        weights_sha256=sha,
+        dim=dim,
+        image_size=32,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        interpolation="bicubic",
+        resize_mode="shortest",
+        tokenizer="none",
+        context_length=8,
+        clean="lower",
+    )
+
+
+def unit_rows(count: int, dim: int = DIM, seed: int = 0) -> NDArray[np.float32]:
+    rows = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+def items(count: int, kind: Kind = "image", start: int = 0) -> list[Item]:
+    return [
+        Item(
+            id=f"{kind}-{number}",
+            path=f"/media/{kind}{number}",
+            source=f"/media/{kind}{number}",
+            kind=kind,
+            text=f"text {number}" if kind == "text" else None,
+            size=number,
+            mtime_ns=number,
+            sha256=f"{number:064d}",
+        )
+        for number in range(start, start + count)
+    ]
+
+
+def make_index(folder: Path, groups: Sequence[tuple[Kind, int]], dim: int = DIM) -> dict[str, NDArray[np.float32]]:
+    """An index of one commit a group; returns each id's row as it is stored."""
+    rows: dict[str, NDArray[np.float32]] = {}
+    counts: dict[str, int] = {}
+    with IndexWriter(folder, spec(dim)) as writer:
+        for seed, (kind, count) in enumerate(groups):
+            start = counts.get(kind, 0)
+            counts[kind] = start + count
+            vectors = unit_rows(count, dim, seed)
+            batch = items(count, kind, start)
+            writer.append(batch, vectors)
+            writer.commit()
+            stored = vectors.astype(np.float16).astype(np.float32)
+            rows.update({item.id: row for item, row in zip(batch, stored, strict=True)})
+    return rows
+
+
+class PlainEncoder:
+    """Stands where a model would: an embedding is a fixed random projection of the pixels, or of a text's letters.
+
+    Storage, recovery and incremental runs are tested with it, many times over, at the speed of numpy.
+    """
+
+    def __init__(self) -> None:
+        self.spec = spec()
+        self.encoded = 0
+        self._pixels = np.random.default_rng(1).standard_normal((32 * 32 * 3, DIM)).astype(np.float32)
+        self._letters = np.random.default_rng(2).standard_normal((256, DIM)).astype(np.float32)
+
+    def warm(self) -> None:
+        """Nothing to load."""
+
+    def preprocess(self, image: Image) -> NDArray[np.float32]:
+        return np.asarray(image.resize((32, 32)), np.float32).transpose(2, 0, 1) / 255 - 0.5
+
+    def encode_pixels(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        self.encoded += len(pixels)
+        return _unit(np.stack([one.reshape(-1) for one in pixels]) @ self._pixels)
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        counts = [np.bincount(np.frombuffer(text.encode(), np.uint8), minlength=256) for text in texts]
+        return _unit(np.stack(counts).astype(np.float32) @ self._letters)
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)

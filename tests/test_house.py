@@ -1,0 +1,102 @@
+"""The house rules that a machine can hold: who imports whom, and what starting up may load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+BASE = {"types", "errors"}
+# What each top folder may import of the others.
+ALLOWED = {
+    "retrieval": {"retrieval"},
+    "indexer": {"indexer", "retrieval"},
+    "cli": {"cli", "indexer", "retrieval", "benchmarks", "training", "server"},
+    "server": {"server", "indexer", "retrieval"},
+    "benchmarks": {"benchmarks", "indexer", "retrieval", "training"},
+    "training": {"training", "benchmarks", "indexer", "retrieval"},
+}
+
+
+def imports(file: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return found
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("folder", sorted(name for name in ALLOWED if (ROOT / name).is_dir()))
+def test_folders_import_only_downwards(folder: str) -> None:
+    files = modules(folder)
+    assert files
+    for file in files:
+        own = {name.split(".")[0] for name in imports(file)} & set(ALLOWED)
+        assert own <= ALLOWED[folder], f"{file} imports {own - ALLOWED[folder]}"
+
+
+def test_nothing_in_retrieval_imports_the_engine_and_types_import_nothing() -> None:
+    for file in modules("retrieval"):
+        names = imports(file)
+        if file.stem in BASE:
+            assert not {name for name in names if name.startswith("retrieval")}, file
+        assert "retrieval.engine" not in names, file
+    for file in modules("indexer"):
+        assert "retrieval.engine" not in imports(file), file
+
+
+@pytest.mark.parametrize(("package", "owner"), [("faiss", {"vectors", "admin"}), ("pyarrow", {"shards", "writer"})])
+def test_faiss_and_pyarrow_have_one_user_each(package: str, owner: set[str]) -> None:
+    for file in [*modules("retrieval"), *modules("cli")]:
+        used = any(name.split(".")[0] == package for name in imports(file))
+        assert not used or file.stem in owner, f"{file} imports {package}"
+
+
+def test_no_file_is_longer_than_it_may_be() -> None:
+    for folder in ALLOWED:
+        for file in modules(folder):
+            assert len(file.read_text("utf-8").splitlines()) <= 420, file
+
+
+def loaded_by(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint(' '.join(m for m in sys.modules if '.' not in m))"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_loads_neither_torch_nor_faiss() -> None:
+    code = "import sys, cli.main\nsys.argv = ['mmsearch', '--help']\ntry:\n    cli.main.main()\nexcept SystemExit:\n    pass"
+    assert not loaded_by(code) & {"torch", "faiss", "open_clip", "pyarrow", "onnxruntime", "PIL"}
+
+
+def test_importing_the_public_module_loads_no_model_library() -> None:
+    assert not loaded_by("import mmsearch") & {"torch", "faiss", "open_clip", "onnxruntime"}
+
+
+def test_public_names_are_the_documented_ones() -> None:
+    import mmsearch
+    import retrieval.errors
+    import retrieval.types
+
+    assert sorted(mmsearch.__all__) == ["Engine", "Hit", "Item", "MmsearchError", "Query", "index", "open", "open_image"]
+    for module in (mmsearch, retrieval.errors, retrieval.types):
+        for name in module.__all__:
+            assert hasattr(module, name), name
+    for name in retrieval.errors.__all__:
+        assert issubclass(getattr(retrieval.errors, name), retrieval.errors.MmsearchError)
