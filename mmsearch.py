@@ -1,11 +1,11 @@
 """mmsearch: search a folder of media by meaning, from Python.
 
-    import mmsearch
+import mmsearch
 
-    mmsearch.index(["./media"])
-    with mmsearch.open("./media") as engine:
-        for hit in engine.search(mmsearch.Query(text="a dog in the snow", k=5)):
-            print(hit.score, hit.item.path)
+mmsearch.index(["./media"])
+with mmsearch.open("./media") as engine:
+    for hit in engine.search(mmsearch.Query(text="a dog in the snow", k=5)):
+        print(hit.score, hit.item.path)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "Hit", "Item", "MmsearchError", "Query", "index", "open", "open_image"]
 
 
-def open(index: str | os.PathLike[str] | None = None, *, device: str = "auto") -> Engine:  # noqa: A001
+def open(index: str | os.PathLike[str] | None = None, *, device: str = "auto") -> Engine:
     """Open the index at `index`, in it, or the nearest one upwards. Raises `MmsearchError`."""
     return Engine.open(index, device=device)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cli.terminal import print_json, shown, write_lines
+from cli.terminal import interruptible, print_json, shown, write_lines
 from retrieval.errors import MmsearchError
 
 IndexOption = Annotated[Optional[str], typer.Option("--index", help="The index, or a folder that has one.")]
@@ -55,11 +55,11 @@ def compact_command(index: IndexOption = None) -> None:
     from retrieval.writer import IndexWriter
 
     folder = find_index(index, os.environ, Path.cwd())
-    with IndexWriter(folder) as writer:
-        before = sum(entry.bytes for entry in (*writer.manifest.shards, *writer.manifest.vectors))
+    with interruptible(), IndexWriter(folder) as writer:
+        before = sum(entry.bytes for entry in writer.manifest.files())
         shards = len(writer.manifest.shards)
         state = writer.compact()
-    after = sum(entry.bytes for entry in (*state.shards, *state.vectors))
+    after = sum(entry.bytes for entry in state.files())
     print(f"{shards} shards to {len(state.shards)}, {_size(before)} to {_size(after)}")
 
 
@@ -97,7 +97,9 @@ def doctor_command(as_json: JsonOption = False) -> None:
     if report.get("cuda") and not report.get("faiss_gpus"):
         problems.append("torch sees a CUDA device, Faiss does not: vectors are searched on the CPU")
     if sys.platform == "darwin":
-        problems.append("torch and Faiss bring an OpenMP runtime each; if a command aborts, set KMP_DUPLICATE_LIB_OK=TRUE")
+        problems.append(
+            "torch and Faiss bring an OpenMP runtime each; if a command aborts, set KMP_DUPLICATE_LIB_OK=TRUE"
+        )
     report["problems"] = problems
     if as_json:
         print_json(report)

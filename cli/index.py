@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import note, print_json, progress_bar, quiet_native_stderr, shown
+from cli.terminal import interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
 from retrieval.errors import IndexNotFoundError, MmsearchError
 
 if TYPE_CHECKING:
@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
 
 def index_command(
-    paths: Annotated[Optional[list[str]], typer.Argument(help="Folders, files, .tar or .parquet.", show_default=False)] = None,
+    paths: Annotated[
+        Optional[list[str]], typer.Argument(help="Folders, files, .tar or .parquet.", show_default=False)
+    ] = None,
     index: Annotated[Optional[str], typer.Option(help="Where the index is or shall be.")] = None,
-    model: Annotated[str, typer.Option(help="ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR, mini or auto.")] = "auto",
+    model: Annotated[
+        str, typer.Option(help="ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR, mini or auto.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 32,
@@ -32,27 +36,26 @@ def index_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Index folders, files, webdataset tars and Parquet tables; run it again to bring an index up to date."""
-    from indexer.build import BuildConfig, IndexBuild
-    from indexer.run import index_folder, open_encoder
-    from indexer.sources import roots_of
-
-    given = paths or []
-    if not given:
+    if not paths:
         raise typer.BadParameter("name at least one folder or file")
-    roots = roots_of(given)
-    folder = index_folder(index, roots)
-    if rebuild_vectors:
-        _rebuild(folder)
-        return
-    del fps
     began = time.monotonic()
-    opened = open_encoder(folder, model, device, precision)
-    encoder = opened.encoder
-    for line in opened.notices:
-        note(line)
-    config = BuildConfig(batch_size=batch_size, workers=workers, retry_failed=retry_failed)
-    build = IndexBuild(roots, folder, encoder, config)
-    _run(build)
+    with interruptible():
+        from indexer.build import BuildConfig, IndexBuild
+        from indexer.run import index_folder, open_encoder
+        from indexer.sources import roots_of
+
+        roots = roots_of(paths)
+        folder = index_folder(index, roots)
+        if rebuild_vectors:
+            _rebuild(folder)
+            return
+        opened = open_encoder(folder, model, device, precision)
+        encoder = opened.encoder
+        for line in opened.notices:
+            note(line)
+        config = BuildConfig(batch_size=batch_size, workers=workers, retry_failed=retry_failed)
+        build = IndexBuild(roots, folder, encoder, config)
+        _run(build)
     report = build.report
     if report is None:
         raise MmsearchError("the build ended without a report")
@@ -81,7 +84,11 @@ def _run(build: IndexBuild) -> None:
         for event in build:
             rate = event.done / max(1e-6, time.monotonic() - began)
             bar.update(
-                task, completed=event.done, total=event.total, rate=f"{rate:.1f}/s", file=shown(Path(event.path).name)[:48]
+                task,
+                completed=event.done,
+                total=event.total,
+                rate=f"{rate:.1f}/s",
+                file=shown(Path(event.path).name)[:48],
             )
 
 

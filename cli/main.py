@@ -41,7 +41,9 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Search folders of photos and texts by meaning, on this machine."""
 
@@ -57,8 +59,6 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("interrupted; what was done is kept, run the same command to go on")
     except BrokenPipeError:
         # The reader of our output went away (`mmsearch search … | head`): that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.terminal import shown, write_lines
+from cli.terminal import interruptible, shown, write_lines
 from retrieval.catalog import CURATED
 
 app = typer.Typer(invoke_without_command=True, help="The models to choose from; `models pull NAME` fetches one.")
@@ -49,4 +49,5 @@ def pull_command(name: Annotated[str, typer.Argument(help="ARCH/TAG or hf-hub:OR
     """Fetch a model's weights into the cache; run it again to resume."""
     from retrieval.weights import download
 
-    print(shown(str(download(name))))
+    with interruptible():
+        print(shown(str(download(name))))

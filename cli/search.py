@@ -33,9 +33,7 @@ def search_command(
     """Search by words, by pictures, or by both: mmsearch search "at night" --image a.jpg --not people."""
     if k < 1:
         raise QueryError(f"-k must be at least 1, not {k}")
-    wanted = Query(
-        text=query, images=_pictures(image or []), negatives=tuple(negative or ()), kind=_kind(kind), k=k
-    )
+    wanted = Query(text=query, images=_pictures(image or []), negatives=tuple(negative or ()), kind=_kind(kind), k=k)
     from retrieval.engine import Engine
 
     with Engine.open(index, device=device) as engine:

@@ -7,12 +7,13 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
-from collections.abc import Iterator
 from urllib.parse import quote
+
+from retrieval.errors import MmsearchError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,6 +44,15 @@ def file_url(path: str) -> str:
 def note(message: str) -> None:
     """A line on standard error."""
     print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Tell Ctrl-C as what it is for work that goes on where it stopped."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise MmsearchError("interrupted; what was done is kept, run the same command to go on") from stop
 
 
 @contextmanager
@@ -100,7 +110,7 @@ def inline_picture(rgb: Image, rows: int = 6) -> str | None:
         data = base64.standard_b64encode(_png(rgb)).decode()
         chunks = [data[start : start + 4096] for start in range(0, len(data), 4096)]
         parts = [
-            f"\x1b_G{'a=T,f=100,r=%d,' % rows if not number else ''}m={int(number + 1 < len(chunks))};{chunk}\x1b\\"
+            f"\x1b_G{f'a=T,f=100,r={rows},' if not number else ''}m={int(number + 1 < len(chunks))};{chunk}\x1b\\"
             for number, chunk in enumerate(chunks)
         ]
         return "".join(parts)

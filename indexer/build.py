@@ -164,7 +164,9 @@ class _Run:
                 present.add(found.path)
             if isinstance(found, Unreadable):
                 lost.append(found.path)
-                self._note(found.path, Source(path=found.path, kind="document", size=0, mtime_ns=0), "read", found.reason)
+                self._note(
+                    found.path, Source(path=found.path, kind="document", size=0, mtime_ns=0), "read", found.reason
+                )
                 present.add(found.path)
                 continue
             rows = self._catalogue.of_source(found.path)
@@ -257,7 +259,10 @@ class _Run:
                         pictures = []
                 self._commit_sometimes()
                 yield Progress(
-                    done=done, total=max(done, self._changed_total), failed=self._count["failed"], path=ready.record.path
+                    done=done,
+                    total=max(done, self._changed_total),
+                    failed=self._count["failed"],
+                    path=ready.record.path,
                 )
         if pictures:
             self._write_pictures(pictures)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -49,7 +49,7 @@ class Preparation:
         return sha256 in self.known if isinstance(self.known, frozenset) else self.known(sha256)
 
 
-def prepare(records: Iterable[Record], how: Preparation, workers: int, ahead: int) -> Iterator[Prepared]:
+def prepare(records: Iterable[Record], how: Preparation, workers: int, ahead: int) -> Generator[Prepared, None, None]:
     """Prepare records on `workers` threads, at most `ahead` of them before they are asked for, in their order."""
     waiting: deque[Future[Prepared]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")

@@ -243,7 +243,7 @@ def _tar(source: Source) -> Iterator[Record]:
                 if not member.isfile() or os.path.basename(member.name).startswith("."):
                     continue
                 folder, name = os.path.split(member.name)
-                stem, _, suffix = name.partition(".")
+                stem, _, _ = name.partition(".")
                 here = os.path.join(folder, stem)
                 if here != key:
                     yield from _tar_group(source, group)
@@ -303,5 +303,3 @@ def _parquet(source: Source) -> Iterator[Record]:
                         yield Record(path=path, source=source, texts=texts)
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise MediaError("read", f"damaged table: {str(error).splitlines()[0][:200]}") from error
-
-

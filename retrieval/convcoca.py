@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, kw_only=True)
 class ConvCoCaConfig:
-    """Sizes of the model; the same keys stand in `mini/config.json`."""
+    """Sizes of the model; the same keys stand in `mini/config.json`. Without decoder layers it is a dual encoder."""
 
     embed_dim: int = 256
     image_size: int = 128
@@ -101,7 +101,7 @@ class ConvTower(nn.Module):
 
 
 class ConvCoCa(nn.Module):
-    """Dual encoders and a captioning decoder over one image tower."""
+    """Dual encoders and, where `decoder_layers` is not 0, a captioning decoder over one image tower."""
 
     def __init__(self, config: ConvCoCaConfig) -> None:
         super().__init__()
@@ -120,24 +120,33 @@ class ConvCoCa(nn.Module):
             pad_id=self.pad_id,
             output_tokens=True,
         )
+        self.image_to_decoder: nn.Module | None = None
+        self.text_decoder: nn.Module | None = None
+        if config.decoder_layers:
+            self._add_decoder(config)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def _add_decoder(self, config: ConvCoCaConfig) -> None:
         self.image_to_decoder = nn.Sequential(
             nn.Linear(config.token_width, config.text_width), nn.LayerNorm(config.text_width)
         )
-        self.text_decoder = MultimodalTransformer(
+        decoder = MultimodalTransformer(
             context_length=config.context_length,
             width=config.text_width,
             heads=config.text_heads,
             layers=config.decoder_layers,
             output_dim=config.vocab_size,
         )
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        # open_clip leaves this matrix to the checkpoint: without one it would be whatever memory held.
+        nn.init.normal_(decoder.text_projection, std=config.text_width**-0.5)
+        self.text_decoder = decoder
 
     def _encode_image(self, images: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor]:
-        """Embeddings `(n, embed_dim)` and the tokens that the decoder attends to, `(n, t, text_width)`."""
+        """Embeddings `(n, embed_dim)` and the tokens that a decoder attends to, `(n, t, text_width)`."""
         latent, tokens = self.visual(images)
         if normalize:
             latent = F.normalize(latent, dim=-1)
-        return latent, self.image_to_decoder(tokens)
+        return latent, tokens if self.image_to_decoder is None else self.image_to_decoder(tokens)
 
     def _encode_text(self, text: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor]:
         """Embeddings `(n, embed_dim)` and token states `(n, length, text_width)` from ids `(n, length)`."""

@@ -117,7 +117,7 @@ class Engine:
     def status(self) -> dict[str, object]:
         """The contract's status object."""
         state = self.manifest
-        files = [self.folder / entry.file for entry in (*state.shards, *state.vectors)]
+        files = [self.folder / entry.file for entry in state.files()]
         types = sorted({entry.type for entry in state.vectors})
         return {
             "items": sum(shard.alive for shard in state.shards),

@@ -67,6 +67,10 @@ class Manifest:
     journal: int = 0
     generation: int = 0
 
+    def files(self) -> tuple[ShardEntry | VectorEntry, ...]:
+        """Every file that this state consists of."""
+        return (*self.shards, *self.vectors)
+
     def of_kind(self, kind: Kind) -> tuple[ShardEntry, ...]:
         """The shards of one kind, in order."""
         return tuple(shard for shard in self.shards if shard.kind == kind)

@@ -109,7 +109,9 @@ def hub_repo(name: str) -> str:
         return entry.repo
     architecture, slash, tag = name.rpartition("/")
     if not slash:
-        raise ModelError(f"unknown model {name!r}; use ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR, mini or auto")
+        raise ModelError(
+            f"unknown model {name!r}; use ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR, mini or auto"
+        )
     check_architecture(architecture)
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 

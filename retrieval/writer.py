@@ -60,7 +60,9 @@ class IndexWriter:
             for name in ("shards", "vectors", "journal"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise MmsearchError(f"cannot write to {self.folder}: {error.strerror}; name another place with --index") from error
+            raise MmsearchError(
+                f"cannot write to {self.folder}: {error.strerror}; name another place with --index"
+            ) from error
         self._lock = _take_lock(self.folder)
         try:
             if (self.folder / "manifest.json").exists():
@@ -299,7 +301,7 @@ class IndexWriter:
         with _no_readers(self.folder) as alone:
             if not alone:
                 return
-            named = {entry.file for entry in (*self.manifest.shards, *self.manifest.vectors)}
+            named = {entry.file for entry in self.manifest.files()}
             for part in ("shards", "vectors"):
                 for file in (self.folder / part).iterdir():
                     if f"{part}/{file.name}" not in named:

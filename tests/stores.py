@@ -86,7 +86,7 @@ class PlainEncoder:
         """Nothing to load."""
 
     def preprocess(self, image: Image) -> NDArray[np.float32]:
-        return np.asarray(image.resize((32, 32)), np.float32).transpose(2, 0, 1) / 255 - 0.5
+        return np.asarray(np.asarray(image.resize((32, 32)), np.float32).transpose(2, 0, 1) / 255 - 0.5, np.float32)
 
     def encode_pixels(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         self.encoded += len(pixels)

@@ -94,7 +94,16 @@ def test_public_names_are_the_documented_ones() -> None:
     import retrieval.errors
     import retrieval.types
 
-    assert sorted(mmsearch.__all__) == ["Engine", "Hit", "Item", "MmsearchError", "Query", "index", "open", "open_image"]
+    assert sorted(mmsearch.__all__) == [
+        "Engine",
+        "Hit",
+        "Item",
+        "MmsearchError",
+        "Query",
+        "index",
+        "open",
+        "open_image",
+    ]
     for module in (mmsearch, retrieval.errors, retrieval.types):
         for name in module.__all__:
             assert hasattr(module, name), name

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,15 @@ from retrieval import shards as sh
 from retrieval import writer as writing
 from retrieval.errors import FormatError, IndexLockedError, IndexNotFoundError, MmsearchError, ModelError
 from retrieval.manifest import ShardEntry, bury, find_index, read_manifest, to_ranges
-from retrieval.types import Item
+from retrieval.types import Item, ModelSpec
 from retrieval.writer import IndexWriter, hold_open
 from tests.conftest import ROOT
 from tests.stores import DIM, items, make_index, spec, unit_rows
 
 names = st.one_of(
-    st.text(min_size=1, max_size=30).filter(lambda text: "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)),
+    st.text(min_size=1, max_size=30).filter(
+        lambda text: "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+    ),
     st.binary(min_size=1, max_size=20).filter(lambda raw: b"\0" not in raw).map(os.fsdecode),
 )
 numbers = st.integers(-(2**63), 2**63 - 1)
@@ -120,7 +121,7 @@ def test_the_index_is_found_as_the_contract_says(tmp_path: Path) -> None:
 def test_another_model_is_refused_with_both_values(tmp_path: Path) -> None:
     make_index(tmp_path, [("image", 1)])
     for field, value in (("dim", 99), ("weights_sha256", "a" * 64), ("image_size", 64), ("tokenizer", "other")):
-        other = replace(spec(), **{field: value})
+        other = ModelSpec(**{**spec().__dict__, field: value})
         with pytest.raises(ModelError) as caught, IndexWriter(tmp_path, other):
             pass
         assert str(getattr(spec(), field))[:12] in str(caught.value)

@@ -40,9 +40,7 @@ def save_checkpoint(
     os.replace(scratch, file)
 
 
-def load_checkpoint(
-    file: Path, settings: dict[str, object], model: nn.Module, optimiser: torch.optim.Optimizer
-) -> int:
+def load_checkpoint(file: Path, settings: dict[str, object], model: nn.Module, optimiser: torch.optim.Optimizer) -> int:
     """Restore a run and return its step; `CheckpointError` names the first setting that differs."""
     with safe_open(file, framework="pt") as opened:
         header = opened.metadata() or {}
@@ -53,7 +51,7 @@ def load_checkpoint(
                     f"{file}: made with {key}={saved.get(key)!r}, this run has {key}={settings.get(key)!r}; "
                     "give another --work folder or the same settings"
                 )
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
     state = optimiser.state_dict()
     restored: dict[int, dict[str, Tensor]] = {}

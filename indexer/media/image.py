@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import warnings
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,9 +13,9 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from retrieval.errors import MediaError
 
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .avif .heic .heif .tif .tiff .bmp .dib .gif .jp2 .j2k .jpx .ppm .pgm .pbm .pnm".split()
-)
+_JPEG_AND_WEB = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif")
+_OTHERS = (".heic", ".heif", ".tif", ".tiff", ".bmp", ".dib", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm")
+IMAGE_SUFFIXES = frozenset((*_JPEG_AND_WEB, *_OTHERS))
 # A decoded picture may take this many pixels. JPEG is decoded at a fraction of its size, so its own bound is wider.
 MAX_PIXELS = 120_000_000
 MAX_JPEG_PIXELS = 1_000_000_000
@@ -44,6 +45,8 @@ def register_decoders() -> None:
 
     pillow_heif.register_heif_opener()
     Image.MAX_IMAGE_PIXELS = None
+    # Pillow warns of odd metadata in files that it reads well: nobody can act on that.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def decode_image(data: bytes, least_side: int) -> DecodedImage:
@@ -107,7 +110,9 @@ def _scale_jpeg(image: Image.Image, least_side: int) -> None:
     """Let libjpeg decode at 1/2, 1/4 or 1/8 of the size, keeping the shorter side at `least_side` or more."""
     image.draft("RGB" if image.mode in ("RGB", "YCbCr") else image.mode, (least_side, least_side))
     if image.size[0] * image.size[1] > MAX_PIXELS:
-        raise MediaError("decode", f"{image.size[0]}×{image.size[1]} is more than {MAX_PIXELS // 1_000_000} million pixels")
+        raise MediaError(
+            "decode", f"{image.size[0]}×{image.size[1]} is more than {MAX_PIXELS // 1_000_000} million pixels"
+        )
 
 
 def _pixels(image: Image.Image, exif: Image.Exif, least_side: int) -> Image.Image:
@@ -130,10 +135,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     mode = image.mode
     if mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
         values = np.asarray(image).astype(np.float64)
-        low, high = float(values.min()), float(values.max())
-        if mode == "F" and 0 <= low and high <= 1.0:
+        low, high = float(np.min(values)), float(np.max(values))
+        if mode == "F" and low >= 0 and high <= 1.0:
             low, high = 0.0, 1.0
-        elif mode != "F" and 0 <= low and high <= 65535:
+        elif mode != "F" and low >= 0 and high <= 65535:
             low, high = 0.0, 255.0 if mode == "I" and high <= 255 else 65535.0
         scale = 255.0 / (high - low) if high > low else 0.0
         return Image.fromarray(np.clip((values - low) * scale + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
@@ -149,7 +154,7 @@ def _first_opaque(image: Image.Image) -> Image.Image:
     for number in range(min(getattr(image, "n_frames", 1), _FRAMES_TRIED)):
         image.seek(number)
         rgba = image.convert("RGBA")
-        if rgba.getchannel("A").getextrema()[1] > 0:
+        if rgba.getchannel("A").getbbox() is not None:
             return rgba
     image.seek(0)
     return image

@@ -83,7 +83,7 @@ def caption_rows(text: str, suffix: str) -> list[tuple[str, str]]:
 
 def _table_rows(text: str, delimiter: str) -> Iterator[dict[str, object]]:
     try:
-        yield from csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)  # type: ignore[misc]
+        yield from csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     except csv.Error as error:
         raise MediaError("decode", f"not a table: {error}") from error
 

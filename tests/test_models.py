@@ -1,0 +1,267 @@
+"""Models: every form of NAME from real files in their real formats, precision, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from retrieval import weights as wt
+from retrieval.catalog import CURATED, DEFAULT, curated
+from retrieval.encoder import Encoder
+from retrieval.errors import ModelError
+from retrieval.models import _apply_precision, load_model
+from retrieval.text_tower import PROBES, TextTower, ensure_text_tower, export_text_tower
+from tests.conftest import picture
+
+TINY: dict[str, Any] = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+PIXELS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "interpolation": "bilinear", "resize_mode": "squash"}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A small CLIP as open_clip saves one: a folder with configuration and weights, and the same weights as `.pt`.
+
+    Its architecture is registered with open_clip under a name of its own.
+    """
+    import open_clip
+
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "mmsearch-test-tiny.json").write_text(json.dumps(TINY))
+    open_clip.add_model_config(folder / "mmsearch-test-tiny.json")
+    torch.manual_seed(5)
+    model = open_clip.create_model("mmsearch-test-tiny")
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    published = folder / "published"
+    published.mkdir()
+    save_file(state, published / "open_clip_model.safetensors")
+    (published / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": PIXELS}))
+    torch.save(state, folder / "tiny.pt")
+    yield folder
+    open_clip.factory._MODEL_CONFIG_PATHS.clear()
+    open_clip.factory._rescan_model_configs()
+    (folder / "mmsearch-test-tiny.json").unlink()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache in the hub's own layout."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def publish(hub: Path, repo: str, files: dict[str, Path]) -> None:
+    base = hub / ("models--" + repo.replace("/", "--"))
+    snapshot = base / "snapshots" / "0123456789abcdef"
+    snapshot.mkdir(parents=True)
+    (base / "refs").mkdir()
+    (base / "refs" / "main").write_text("0123456789abcdef")
+    for name, file in files.items():
+        shutil.copyfile(file, snapshot / name)
+
+
+def embeddings(encoder: Encoder) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    images = encoder.encode_images([picture(n, 40, 40) for n in range(3)])
+    return images, encoder.encode_texts(["a dog", "two cats on a wall"])
+
+
+def test_every_form_of_name_loads_the_same_weights(tiny: Path, hub: Path) -> None:
+    import open_clip
+
+    published = tiny / "published"
+    publish(hub, "someone/tiny", {file.name: file for file in published.iterdir()})
+    forms = [f"local-dir:{published}", "hf-hub:someone/tiny"]
+    first = Encoder.load(forms[0])
+    assert first.spec.mean == (0.4, 0.5, 0.6)
+    assert (first.spec.resize_mode, first.spec.interpolation, first.spec.dim) == ("squash", "bilinear", 32)
+    other = Encoder.load(forms[1])
+    plain = Encoder.load(f"mmsearch-test-tiny@{tiny / 'tiny.pt'}")
+    safe = Encoder.load(f"mmsearch-test-tiny@{published / 'open_clip_model.safetensors'}")
+    assert plain.spec.resize_mode == "shortest"
+    texts = embeddings(first)[1]
+    for encoder in (other, plain, safe):
+        assert np.allclose(embeddings(encoder)[1], texts, atol=1e-6)
+    assert np.array_equal(embeddings(first)[0], embeddings(other)[0])
+    assert np.allclose(embeddings(plain)[0], embeddings(safe)[0])
+    model = open_clip.create_model("mmsearch-test-tiny", pretrained=str(tiny / "tiny.pt")).eval()
+    with torch.inference_mode():
+        own = model.encode_text(open_clip.get_tokenizer("mmsearch-test-tiny")(["a dog"]), normalize=True)
+    assert np.allclose(own.numpy(), texts[:1], atol=1e-5)
+
+
+def test_arch_and_tag_come_from_the_cache_with_the_tags_preprocessing(
+    tiny: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import open_clip.pretrained as table
+
+    entry = {"hf_hub": "someone/tagged/", **PIXELS}
+    monkeypatch.setitem(table._PRETRAINED, "mmsearch-test-tiny", {"some_tag": entry})
+    with pytest.raises(ModelError, match=r"mmsearch models pull mmsearch-test-tiny/some_tag"):
+        wt.resolve("mmsearch-test-tiny/some_tag")
+    publish(hub, "someone/tagged", {"open_clip_model.safetensors": tiny / "published" / "open_clip_model.safetensors"})
+    encoder = Encoder.load("mmsearch-test-tiny/some_tag")
+    assert (encoder.spec.resize_mode, encoder.spec.std) == ("squash", (0.2, 0.25, 0.3))
+    with pytest.raises(ModelError, match="it has: some_tag"):
+        wt.resolve("mmsearch-test-tiny/other")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nonsense", "unknown model"),
+        ("ViT-B-33/openai", "near it: ViT-B-3"),
+        ("ViT-B-32@/no/such/file.pt", "no such weights file"),
+        ("ViT-B-32@/etc/passwd", "weights must be one of"),
+        ("local-dir:/no/such/folder", "no such model folder"),
+        ("hf-hub:no/where", "not in the cache"),
+    ],
+)
+def test_a_name_that_is_wrong_says_what_would_be_right(hub: Path, name: str, reason: str) -> None:
+    with pytest.raises(ModelError, match=reason):
+        wt.resolve(name)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch /tmp/mmsearch-evil",)
+
+
+def test_a_weights_file_cannot_run_code(tiny: Path, tmp_path: Path) -> None:
+    marker = Path("/tmp/mmsearch-evil")
+    marker.unlink(missing_ok=True)
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"state_dict": Evil()}))
+    torch.save({"state_dict": Evil()}, tmp_path / "zip.pt")
+    for name in ("evil.pt", "zip.pt"):
+        with pytest.raises(ModelError):
+            load_model(f"mmsearch-test-tiny@{tmp_path / name}")
+    assert not marker.exists()
+
+
+def test_weights_of_another_architecture_or_damaged_are_one_line(tiny: Path, tmp_path: Path) -> None:
+    save_file({"visual.proj": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tiny / "published" / "open_clip_model.safetensors").read_bytes()[:5000])
+    for name in ("other.safetensors", "cut.safetensors"):
+        with pytest.raises(ModelError) as caught:
+            load_model(f"mmsearch-test-tiny@{tmp_path / name}")
+        assert "\n" not in str(caught.value)
+        assert name in str(caught.value)
+
+
+def test_devices_and_precisions_that_are_not_there_are_named() -> None:
+    with pytest.raises(ModelError, match="use auto, cpu, cuda"):
+        load_model("mini", "tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="--device cpu"):
+            load_model("mini", "cuda")
+    with pytest.raises(ModelError, match="unknown precision"):
+        load_model("mini", "cpu", "int4")
+
+
+def test_bf16_is_taken_only_where_the_embeddings_keep(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retrieval.models.cpu_has_bf16", lambda: True)
+    loaded = load_model(f"local-dir:{tiny / 'published'}", "cpu", "fp32")
+    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    monkeypatch.setattr("retrieval.models.LEAST_COSINE", 0.9)
+    assert _apply_precision(loaded.model, loaded.spec, "cpu", "auto") == "bf16"
+    assert next(loaded.model.parameters()).dtype == torch.bfloat16
+    again = load_model(f"local-dir:{tiny / 'published'}", "cpu", "fp32")
+    monkeypatch.setattr("retrieval.models.LEAST_COSINE", 1.1)
+    assert _apply_precision(again.model, again.spec, "cpu", "auto") == "fp32"
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_the_exported_text_tower_agrees_with_its_model(tiny: Path) -> None:
+    loaded = load_model(f"local-dir:{tiny / 'published'}", "cpu", "fp32")
+    export_text_tower(loaded)
+    tower = TextTower.find(loaded.spec.weights_sha256)
+    assert tower is not None
+    texts = [*PROBES, "x", "word " * 500, "Zürich & “quotes” 🐕"]
+    wanted = Encoder.load(f"local-dir:{tiny / 'published'}").encode_texts(texts)
+    assert float((tower.encode_texts(texts) * wanted).sum(1).min()) > 0.99
+
+
+def test_an_export_that_fails_gives_its_reason(cache: Path) -> None:
+    assert "no such model folder" in str(ensure_text_tower("local-dir:/no/such", "0" * 64))
+
+
+def test_auto_without_a_network_is_mini_at_once_and_says_so(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.monotonic()
+    found = wt.resolve("auto")
+    assert time.monotonic() - began < 1
+    assert found.name == "mini"
+    assert found.notice is not None
+    assert f"mmsearch models pull {DEFAULT}" in found.notice
+
+
+def test_a_network_that_never_answers_costs_three_seconds(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    silent = socket.socket()
+    silent.bind(("127.0.0.1", 0))
+    silent.listen(0)
+    fill = [socket.socket() for _ in range(3)]
+    for one in fill:
+        one.setblocking(False)
+        one.connect_ex(silent.getsockname())
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+    began = time.monotonic()
+    assert wt.resolve("auto").name == "mini"
+    assert time.monotonic() - began < wt.NETWORK_WAIT + 2
+    with pytest.raises(ModelError, match=r"cannot reach 127\.0\.0\.1"):
+        wt.download(DEFAULT)
+    for one in (*fill, silent):
+        one.close()
+
+
+def test_auto_takes_the_default_when_it_is_cached_and_asks_no_network(
+    tiny: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("retrieval.weights.hub_answers", lambda: pytest.fail("asked the network"))
+    entry = curated(DEFAULT)
+    assert entry is not None
+    assert entry.repo is not None
+    publish(hub, entry.repo, {"open_clip_model.safetensors": tiny / "published" / "open_clip_model.safetensors"})
+    found = wt.resolve("auto")
+    assert (found.name, found.notice, found.tag) == (DEFAULT, None, "datacomp_s34b_b86k")
+
+
+def test_the_catalogue_agrees_with_open_clip_and_names_no_research_weights_by_default() -> None:
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
+    for model in CURATED:
+        if model.repo is None:
+            continue
+        architecture, _, tag = model.name.rpartition("/")
+        assert get_pretrained_cfg(architecture, tag)["hf_hub"].strip("/") == model.repo
+        assert open_clip.get_model_config(architecture)["embed_dim"] == model.dim
+    default = curated(DEFAULT)
+    assert default is not None
+    assert default.license == "MIT"
+    for model in CURATED:
+        assert ("research" in model.license) == (model.role in ("research only", "embedded"))
+
+
+def test_hashes_are_remembered_and_follow_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(b"one")
+    first = wt.weights_sha256(file)
+    assert wt.weights_sha256(file) == first
+    file.write_bytes(b"two!")
+    assert wt.weights_sha256(file) != first
