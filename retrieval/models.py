@@ -124,26 +124,69 @@ def _load_open_clip(found: Resolved) -> LoadedModel:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     if found.folder is not None:
-        model = open_clip.create_model(f"local-dir:{found.folder}", weights_only=True)
+        model = _build(open_clip.create_model, f"local-dir:{found.folder}", load_weights=False)
         config = json.loads((found.folder / "open_clip_config.json").read_text("utf-8"))["model_cfg"]
         own = open_clip.get_tokenizer(f"local-dir:{found.folder}")
     else:
         tag = get_pretrained_cfg(found.architecture, found.tag) if found.tag else {}
         pixels = {key: tag[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in tag}
-        model = open_clip.create_model(
+        model = _build(
+            open_clip.create_model,
             found.architecture,
-            pretrained=str(found.weights),
             force_quick_gelu=bool(tag.get("quick_gelu", False)),
             force_preprocess_cfg=pixels,
-            weights_only=True,
+            pretrained_text=False,
         )
         config = open_clip.get_model_config(found.architecture) or {}
         own = open_clip.get_tokenizer(found.architecture)
+    _fill(model, found.weights)
     pre = PreprocessCfg(**model.visual.preprocess_cfg)
     size = pre.size if isinstance(pre.size, int) else pre.size[0]
     tokenizer = tokenizer_of(own, str(config.get("text_cfg", {}).get("hf_tokenizer_name", "")) or "clip-bpe")
     spec = _spec(found, int(config["embed_dim"]), size, pre, tokenizer.rules)
     return LoadedModel(spec, model, image_transform_v2(pre, is_train=False), tokenizer, "cpu", "fp32")
+
+
+def _build(create: Callable[..., Any], name: str, **options: bool | dict[str, Any]) -> Any:
+    """A model whose parameters are not filled: random numbers that weights replace at once cost seconds and memory.
+
+    Memory that nothing has written is not resident, so the peak of loading is the weights themselves.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    random = {torch.Tensor.uniform_, torch.Tensor.normal_}
+
+    class Unfilled(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in random or getattr(func, "__module__", None) == "torch.nn.init":
+                return args[0] if args else kwargs["tensor"]
+            return func(*args, **(kwargs or {}))
+
+    with Unfilled():
+        return create(name, **options)
+
+
+def _fill(model: Any, weights: Path) -> None:
+    """Give `model` its weights, every one of them or none: a file that lacks one raises `RuntimeError`.
+
+    Tensors of a safetensors file are mapped, not copied, and those of a tower that is not used are never read.
+    """
+    import open_clip
+
+    load = model.load_state_dict
+    model.load_state_dict = lambda state, strict: load(_as_float(state), strict=strict, assign=True)
+    try:
+        open_clip.load_checkpoint(model, str(weights), strict=True, weights_only=True)
+    finally:
+        del model.load_state_dict
+
+
+def _as_float(state: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    half = (torch.float16, torch.bfloat16)
+    return {name: value.float() if value.dtype in half else value for name, value in state.items()}
 
 
 def _load_mini(found: Resolved) -> LoadedModel:
