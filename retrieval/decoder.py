@@ -1,0 +1,323 @@
+"""Captions from image tokens: batched greedy, beam and nucleus decoding of a CoCa, with a key-value cache.
+
+The model is read, not called: each step computes one new position through the text tower's causal layers and through
+the decoder's self- and cross-attention, softmax(QKᵀ/√d)V, while keys and values of earlier positions are kept. The
+image's keys and values are computed once, and shared by all hypotheses of an image. In float32 the tokens equal those
+of a decode that recomputes the whole prefix at every step; a test holds the two side by side.
+
+Model: Yu et al., *CoCa: Contrastive Captioners are Image-Text Foundation Models*, 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from retrieval.errors import ModelError, QueryError
+
+if TYPE_CHECKING:
+    from retrieval.models import LoadedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """How to decode. Lengths count tokens without the marks of start and end.
+
+    `beam` keeps `beams` hypotheses and ranks finished ones by log P / length^`length_power` (Wu et al., 2016, without
+    its offset); `nucleus` samples from the smallest set of tokens that holds `top_p` of the probability (Holtzman et
+    al., 2020), the same for the same `seed`. No run of `no_repeat` tokens occurs twice; 0 allows any.
+    """
+
+    method: Literal["greedy", "beam", "nucleus"] = "beam"
+    beams: int = 4
+    length_power: float = 0.7
+    min_length: int = 3
+    max_length: int = 40
+    no_repeat: int = 3
+    top_p: float = 0.9
+    temperature: float = 1.0
+    seed: int = 0
+    prefix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """`log_probability` is the sum over the caption's tokens and its end mark, in nats, given the image; not of a prefix
+    that was asked for. `ids` leave out the marks of start and end."""
+
+    text: str
+    ids: tuple[int, ...]
+    log_probability: float
+
+
+class CaptionDecoder:
+    """Decodes the captions of one CoCa. Raises `ModelError` for a model that has no decoder."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        model = loaded.model
+        if getattr(model, "text_decoder", None) is None:
+            raise ModelError(
+                f"{loaded.spec.name} has no caption decoder; use --model mini, or after `mmsearch models pull` "
+                "coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k"
+            )
+        self._loaded = loaded
+        self._model = model
+        self._text, self._decoder = model.text, model.text_decoder
+        rules = loaded.tokenizer.rules
+        self._start, self._end, self._pad = rules.prefix[-1], rules.suffix[0], rules.pad
+        # A row of ids is `context` long with both marks, so the last position that can be computed is one before.
+        self._context = min(rules.length, int(self._decoder.context_length))
+
+    def image_tokens(self, pixels: Tensor) -> Tensor:
+        """Preprocessed images `(n, 3, s, s)` to the tokens that the decoder attends to, `(n, t, w)`."""
+        weight = next(self._model.parameters())
+        with torch.inference_mode():
+            batch = pixels.to(weight.device, weight.dtype).contiguous(memory_format=torch.channels_last)
+            tokens: Tensor = self._model._encode_image(batch)[1]
+        return tokens
+
+    def decode(self, tokens: Tensor, config: DecodeConfig = DecodeConfig()) -> list[Caption]:
+        """One caption for each image, from `image_tokens` `(n, t, w)`.
+
+        Raises `QueryError` for settings out of range or a prefix that leaves no room.
+        """
+        prefix = self._check(config)
+        if not len(tokens):
+            return []
+        with torch.inference_mode():
+            search = self._beam if config.method == "beam" else self._single
+            found = search(tokens, prefix, config)
+        return [
+            Caption(text=self._loaded.tokenizer.decode(ids), ids=tuple(ids), log_probability=score)
+            for ids, score in found
+        ]
+
+    def log_probabilities(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        """`(n,) float32`: log P(text | image) in nats, divided by the text's length with its end mark.
+
+        `tokens (n, t, w)` of images, `ids (n, length)` of texts, or `(1, length)` for one text against all. Higher is
+        a better match. Padding counts for nothing.
+        """
+        with torch.inference_mode():
+            ids = ids.to(tokens.device)
+            states = self._model._encode_text(ids)[1][:, :-1]
+            logits = self._decoder(tokens, states.expand(len(tokens), -1, -1))
+            labels = ids[:, 1:].expand(len(tokens), -1)
+            chosen = logits.float().log_softmax(-1).gather(-1, labels[..., None])[..., 0]
+            real = labels != self._pad
+            mean: Tensor = (chosen * real).sum(1) / real.sum(1)
+        return mean
+
+    def _check(self, config: DecodeConfig) -> list[int]:
+        if config.method not in ("greedy", "beam", "nucleus"):
+            raise QueryError(f"unknown decoding method {config.method!r}; use greedy, beam or nucleus")
+        if config.beams < 1 or config.max_length < 1 or not 0 <= config.min_length <= config.max_length:
+            raise QueryError("beams and maximum length must be at least 1, and the minimum length no more than that")
+        if not 0 < config.top_p <= 1 or config.temperature <= 0 or config.no_repeat < 0:
+            raise QueryError("top-p must be in 0..1, the temperature above 0, and the n-gram length not negative")
+        if not config.prefix.strip():
+            return []
+        row = self._loaded.tokenizer.encode([config.prefix])[0].tolist()
+        ids = [one for one in row if one not in (self._start, self._end, self._pad)]
+        if len(ids) > self._context - 3:
+            raise QueryError(f"the prefix has {len(ids)} tokens; this model reads up to {self._context - 3}")
+        return ids
+
+    def _room(self, prefix: Sequence[int], config: DecodeConfig) -> int:
+        return min(config.max_length, self._context - 2 - len(prefix))
+
+    def _begin(self, tokens: Tensor, rows: int, prefix: Sequence[int], config: DecodeConfig) -> tuple[_Cache, Tensor]:
+        """A cache that has read start mark and prefix, and the log-probabilities `(n·rows, vocabulary)` of what follows."""
+        cache = _Cache(self._text, self._decoder, tokens, rows, len(prefix) + 1 + self._room(prefix, config))
+        for one in (self._start, *prefix):
+            logits = cache.step(torch.full((len(tokens) * rows,), one, device=tokens.device))
+        return cache, self._scores(logits)
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        return logits.float().log_softmax(-1)
+
+    def _bar(self, scores: Tensor, written: Tensor, prefix: Sequence[int], config: DecodeConfig) -> Tensor:
+        """What may not come next, as −inf: marks, an early end, a repeated run. `written (rows, length)`."""
+        scores = scores.clone()
+        scores[:, [self._pad, self._start]] = -torch.inf
+        length = written.shape[1]
+        if length < config.min_length:
+            scores[:, self._end] = -torch.inf
+        size = config.no_repeat
+        if size and length + len(prefix) >= size:
+            for row, ids in enumerate(written.tolist()):
+                whole = [*prefix, *ids]
+                tail = whole[len(whole) - size + 1 :]
+                banned = [
+                    whole[at + size - 1] for at in range(len(whole) - size + 1) if whole[at : at + size - 1] == tail
+                ]
+                if banned:
+                    scores[row, banned] = -torch.inf
+        return scores
+
+    def _single(self, tokens: Tensor, prefix: list[int], config: DecodeConfig) -> list[tuple[list[int], float]]:
+        count = len(tokens)
+        cache, scores = self._begin(tokens, 1, prefix, config)
+        written = torch.empty((count, 0), dtype=torch.long, device=tokens.device)
+        total = torch.zeros(count, device=tokens.device)
+        open_ = torch.ones(count, dtype=torch.bool, device=tokens.device)
+        rng = torch.Generator().manual_seed(config.seed)
+        for _ in range(self._room(prefix, config)):
+            allowed = self._bar(scores, written, prefix, config)
+            chosen = allowed.argmax(-1) if config.method == "greedy" else _sample(allowed, config, rng)
+            chosen = torch.where(open_, chosen, self._pad)
+            total += torch.where(open_, scores.gather(1, chosen[:, None])[:, 0], 0.0)
+            written = torch.cat([written, chosen[:, None]], 1)
+            open_ = open_ & (chosen != self._end)
+            if not open_.any():
+                break
+            scores = self._scores(cache.step(chosen))
+        else:
+            total += torch.where(open_, scores[:, self._end], 0.0)
+        marks = (self._end, self._pad)
+        return [
+            ([*prefix, *(one for one in ids if one not in marks)], score)
+            for ids, score in zip(written.tolist(), total.tolist(), strict=True)
+        ]
+
+    def _beam(self, tokens: Tensor, prefix: list[int], config: DecodeConfig) -> list[tuple[list[int], float]]:
+        count, beams, room = len(tokens), config.beams, self._room(prefix, config)
+        cache, scores = self._begin(tokens, beams, prefix, config)
+        device = tokens.device
+        written = torch.empty((count * beams, 0), dtype=torch.long, device=device)
+        # All hypotheses of an image are the same at first, so only one may be continued.
+        total = torch.full((count, beams), -torch.inf, device=device)
+        total[:, 0] = 0
+        finished: list[list[tuple[float, float, list[int]]]] = [[] for _ in range(count)]
+        done = [False] * count
+        first = torch.arange(count, device=device)[:, None] * beams
+        for length in range(room):
+            allowed = self._bar(scores, written, prefix, config)
+            reached = total[:, :, None] + allowed.view(count, beams, -1)
+            ended = reached[:, :, self._end].tolist()
+            rows = written.view(count, beams, -1).tolist()
+            for image in range(count):
+                if not done[image]:
+                    finished[image] += [
+                        (score / (length + 1) ** config.length_power, score, ids)
+                        for score, ids in zip(ended[image], rows[image], strict=True)
+                        if score > -torch.inf
+                    ]
+            reached[:, :, self._end] = -torch.inf
+            total, flat = reached.view(count, -1).topk(beams)
+            vocabulary = allowed.shape[1]
+            parents = (first + flat // vocabulary).view(-1)
+            chosen = (flat % vocabulary).view(-1)
+            written = torch.cat([written[parents], chosen[:, None]], 1)
+            # Every later score is at most the best open one, divided by the greatest length that it can reach.
+            bounds = (total[:, 0] / (room + 1) ** config.length_power).tolist()
+            done = [
+                already or (len(finished[image]) >= beams and max(finished[image])[0] >= bounds[image])
+                for image, already in enumerate(done)
+            ]
+            if all(done):
+                break
+            cache.reorder(parents)
+            scores = self._scores(cache.step(chosen))
+        else:
+            ended = (total + scores.view(count, beams, -1)[:, :, self._end]).tolist()
+            rows = written.view(count, beams, -1).tolist()
+            for image in range(count):
+                if not done[image]:
+                    finished[image] += [
+                        (score / (room + 1) ** config.length_power, score, ids)
+                        for score, ids in zip(ended[image], rows[image], strict=True)
+                        if score > -torch.inf
+                    ]
+        best = [max(many) for many in finished]
+        return [([*prefix, *ids], score) for _, score, ids in best]
+
+
+class _Cache:
+    """Keys and values of what was read, `(rows, heads, length, head width)` a layer, and the step that extends them."""
+
+    def __init__(self, text: Any, decoder: Any, tokens: Tensor, rows: int, length: int) -> None:
+        self._text, self._decoder, self._rows = text, decoder, rows
+        self._position = 0
+        self._self_layers = [*text.transformer.resblocks, *decoder.resblocks]
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        for layer in self._self_layers:
+            heads, width = layer.attn.num_heads, layer.attn.embed_dim
+            shape = (len(tokens) * rows, heads, length, width // heads)
+            self._kept.append((tokens.new_empty(shape), tokens.new_empty(shape)))
+        self._seen = [_keys_values(layer, tokens) for layer in decoder.cross_attn]
+
+    def step(self, ids: Tensor) -> Tensor:
+        """Read one token a row, `(rows,)`; logits of the next, `(rows, vocabulary)`."""
+        text, decoder, at = self._text, self._decoder, self._position
+        x = text.token_embedding(ids)[:, None] + text.positional_embedding[at]
+        x = x.to(self._seen[0][0].dtype)
+        depth = len(text.transformer.resblocks)
+        for number, layer in enumerate(self._self_layers):
+            x = self._attend_self(number, layer, x)
+            if number >= depth:
+                x = self._attend_image(number - depth, decoder.cross_attn[number - depth], x)
+        self._position += 1
+        logits: Tensor = decoder.ln_final(x[:, 0]) @ decoder.text_projection
+        return logits
+
+    def reorder(self, parents: Tensor) -> None:
+        """Let row i go on from row `parents[i]`."""
+        upto = self._position
+        for keys, values in self._kept:
+            keys[:, :, :upto] = keys[parents, :, :upto]
+            values[:, :, :upto] = values[parents, :, :upto]
+
+    def _attend_self(self, number: int, layer: Any, x: Tensor) -> Tensor:
+        keys, values = self._kept[number]
+        at = self._position
+        query, key, value = F.linear(layer.ln_1(x), layer.attn.in_proj_weight, layer.attn.in_proj_bias).chunk(3, -1)
+        keys[:, :, at] = _heads(key, layer.attn.num_heads)[:, :, 0]
+        values[:, :, at] = _heads(value, layer.attn.num_heads)[:, :, 0]
+        mixed = F.scaled_dot_product_attention(
+            _heads(query, layer.attn.num_heads), keys[:, :, : at + 1], values[:, :, : at + 1]
+        )
+        return _rest(layer, x, mixed.transpose(1, 2).flatten(2))
+
+    def _attend_image(self, number: int, layer: Any, x: Tensor) -> Tensor:
+        keys, values = self._seen[number]
+        width = layer.attn.embed_dim
+        query = F.linear(layer.ln_1(x), layer.attn.in_proj_weight[:width], layer.attn.in_proj_bias[:width])
+        # The hypotheses of an image stand as its queries, so its keys and values are not copied for each.
+        query = _heads(query.view(len(keys), self._rows, width), layer.attn.num_heads)
+        mixed = F.scaled_dot_product_attention(query, keys, values)
+        return _rest(layer, x, mixed.transpose(1, 2).reshape(len(x), 1, width))
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """`(rows, length, width)` to `(rows, heads, length, width / heads)`."""
+    return x.view(*x.shape[:-1], heads, x.shape[-1] // heads).transpose(1, 2)
+
+
+def _keys_values(layer: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """A cross-attention layer's view of the image, `(n, heads, t, head width)` twice."""
+    attention, width = layer.attn, layer.attn.embed_dim
+    both = F.linear(layer.ln_1_kv(tokens), attention.in_proj_weight[width:], attention.in_proj_bias[width:])
+    key, value = both.chunk(2, -1)
+    return _heads(key, attention.num_heads), _heads(value, attention.num_heads)
+
+
+def _rest(layer: Any, x: Tensor, mixed: Tensor) -> Tensor:
+    """What follows attention in a residual block: output projection, shortcut, and the two-layer network."""
+    x = x + layer.ls_1(layer.attn.out_proj(mixed))
+    out: Tensor = x + layer.ls_2(layer.mlp(layer.ln_2(x)))
+    return out
+
+
+def _sample(scores: Tensor, config: DecodeConfig, rng: torch.Generator) -> Tensor:
+    """One token a row from the smallest set that holds `top_p`, drawn on the CPU so that a seed means the same anywhere."""
+    ordered, order = (scores / config.temperature).softmax(-1).cpu().sort(-1, descending=True)
+    before = ordered.cumsum(-1) - ordered
+    ordered[before >= config.top_p] = 0
+    picked = torch.multinomial(ordered, 1, generator=rng)
+    return order.gather(1, picked)[:, 0].to(scores.device)
