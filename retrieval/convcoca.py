@@ -26,7 +26,7 @@ class ConvCoCaConfig:
     embed_dim: int = 256
     image_size: int = 128
     stem: int = 64
-    blocks: tuple[int, ...] = (1, 1, 2)
+    blocks: tuple[int, ...] = (1, 2, 3)
     token_width: int = 512
     vocab_size: int = 8000
     context_length: int = 24
@@ -34,7 +34,6 @@ class ConvCoCaConfig:
     text_heads: int = 4
     text_layers: int = 3
     decoder_layers: int = 3
-    dropout: float = 0.0
 
 
 class ResidualBlock(nn.Module):
@@ -106,6 +105,7 @@ class ConvCoCa(nn.Module):
     def __init__(self, config: ConvCoCaConfig) -> None:
         super().__init__()
         self.config = config
+        self.embed_dim = config.embed_dim
         self.context_length = config.context_length
         self.pad_id = 0
         self.visual = ConvTower(config)
@@ -117,6 +117,7 @@ class ConvCoCa(nn.Module):
             layers=config.text_layers,
             output_dim=config.embed_dim,
             embed_cls=True,
+            correct_cls_mask=True,
             pad_id=self.pad_id,
             output_tokens=True,
         )

@@ -15,8 +15,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-MEAN = (0.4815, 0.4578, 0.4082)
-STD = (0.2686, 0.2613, 0.2758)
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """What a model takes off its pixels, and divides by: per channel, of pixels in 0..1. By default those of `mini`."""
+
+    mean: tuple[float, float, float] = (0.4815, 0.4578, 0.4082)
+    std: tuple[float, float, float] = (0.2686, 0.2613, 0.2758)
+
+
+MINI = Statistics()
 
 
 class DataError(Exception):
@@ -91,34 +99,44 @@ def load_captioned(file: Path, side: int) -> CaptionedImages:
     return CaptionedImages(images=decode_square(blobs, side), captions=captions)
 
 
-def normalise(images: NDArray[np.uint8], side: int) -> Tensor:
+def normalise(images: NDArray[np.uint8], side: int, statistics: Statistics = MINI, device: str = "cpu") -> Tensor:
     """Whole images `(n, s, s, 3) uint8` to `(n, 3, side, side) float32`, resized and normalised."""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().div_(255)
     if pixels.shape[-1] != side:
         pixels = F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
         pixels.clamp_(0, 1)
-    return _centre(pixels)
+    return _centre(pixels, statistics)
 
 
 def augment(
-    images: NDArray[np.uint8], side: int, rng: torch.Generator, smallest: float = 0.35, erase: float = 0.25
+    images: NDArray[np.uint8],
+    side: int,
+    rng: torch.Generator,
+    smallest: float = 0.35,
+    erase: float = 0.25,
+    statistics: Statistics = MINI,
+    device: str = "cpu",
 ) -> Tensor:
     """Random resized crop, flip, light rotation, colour and erasing: `(n, 3, side, side) float32`, normalised.
 
     `smallest` is the least share of the picture's area that a crop keeps, `erase` the chance of a blanked rectangle.
+    Chance is drawn on the CPU, so that a seed gives the same pictures on every device.
     """
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().div_(255)
     count = pixels.shape[0]
 
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=rng).to(device)
+
     def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(count, generator=rng) * (high - low) + low
+        return draw(count) * (high - low) + low
 
     area, aspect = uniform(smallest, 1.0), torch.exp(uniform(-0.25, 0.25))
     half_w = torch.clamp(torch.sqrt(area * aspect), max=1.0)
     half_h = torch.clamp(torch.sqrt(area / aspect), max=1.0)
-    flip = torch.where(torch.rand(count, generator=rng) < 0.5, -1.0, 1.0)
+    flip = torch.where(draw(count) < 0.5, -1.0, 1.0)
     angle = uniform(-0.12, 0.12)
-    theta = torch.zeros(count, 2, 3)
+    theta = torch.zeros(count, 2, 3, device=device)
     theta[:, 0, 0] = half_w * flip * torch.cos(angle)
     theta[:, 0, 1] = -half_h * torch.sin(angle)
     theta[:, 1, 0] = half_w * flip * torch.sin(angle)
@@ -136,8 +154,8 @@ def augment(
     middle = pixels.mean(dim=(1, 2, 3), keepdim=True)
     pixels = middle + (pixels - middle) * uniform(0.7, 1.3)[:, None, None, None]
     pixels = pixels * uniform(0.75, 1.25)[:, None, None, None]
-    pixels = pixels * (1 + (torch.rand(count, 3, 1, 1, generator=rng) - 0.5) * 0.16)
-    pixels = _centre(pixels.clamp_(0, 1))
+    pixels = pixels * (1 + (draw(count, 3, 1, 1) - 0.5) * 0.16)
+    pixels = _centre(pixels.clamp_(0, 1), statistics)
 
     size = torch.randint(side // 6, side // 2, (count, 2), generator=rng)
     corner = torch.rand(count, 2, generator=rng)
@@ -150,6 +168,7 @@ def augment(
     return pixels
 
 
-def _centre(pixels: Tensor) -> Tensor:
-    mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+def _centre(pixels: Tensor, statistics: Statistics) -> Tensor:
+    mean = torch.tensor(statistics.mean, device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(statistics.std, device=pixels.device).view(1, 3, 1, 1)
     return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)

@@ -21,15 +21,16 @@ from torch.nn import functional as F
 from retrieval.convcoca import ConvCoCaConfig, ConvTower
 from training.checkpoint import Diverged, load_checkpoint, save_checkpoint
 from training.data import LabelledImages, augment, normalise
+from training.machine import half_products
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """`sides` gives the training resolution of each epoch, so its length is the number of epochs."""
 
-    sides: tuple[int, ...] = (32, 32, 48, 48, 48, 48, 48, 64)
-    batch: int = 128
-    peak_rate: float = 0.15
+    sides: tuple[int, ...] = (48,) * 10 + (64,) * 8
+    batch: int = 256
+    peak_rate: float = 0.25
     weight_decay: float = 5e-4
     smoothing: float = 0.1
     seed: int = 20
@@ -59,31 +60,38 @@ def one_cycle(step: int, total: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
-def accuracy(model: Classifier, data: LabelledImages, side: int) -> float:
+def accuracy(model: Classifier, data: LabelledImages, side: int, device: str = "cpu") -> float:
     """Top-1 share on whole images at `side` pixels."""
     model.eval()
     right = 0
     with torch.no_grad():
         for start in range(0, len(data.labels), 250):
-            logits = model(normalise(data.images[start : start + 250], side))
-            right += int((logits.argmax(1).numpy() == data.labels[start : start + 250]).sum())
+            with half_products(device):
+                logits = model(normalise(data.images[start : start + 250], side, device=device))
+            right += int((logits.argmax(1).cpu().numpy() == data.labels[start : start + 250]).sum())
     model.train()
     return right / len(data.labels)
 
 
 def pretrain(
-    model_config: ConvCoCaConfig, config: PretrainConfig, train: LabelledImages, dev: LabelledImages, work: Path
+    model_config: ConvCoCaConfig,
+    config: PretrainConfig,
+    train: LabelledImages,
+    dev: LabelledImages,
+    work: Path,
+    device: str = "cpu",
 ) -> Classifier:
     """Train the tower, resuming from `work/pretrain.safetensors` when it is there. Logs to `work/log.jsonl`.
 
     Raises `Diverged` when the loss stops being finite; the last checkpoint is kept.
     """
     torch.manual_seed(config.seed)
-    model = Classifier(model_config, len(train.names)).to(memory_format=torch.channels_last)
+    model = Classifier(model_config, len(train.names)).to(device).to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(
         model.parameters(), lr=config.peak_rate, momentum=0.9, nesterov=True, weight_decay=config.weight_decay
     )
-    settings: dict[str, object] = json.loads(json.dumps({**asdict(model_config), **asdict(config)}))
+    shape = {name: getattr(model_config, name) for name in ("stem", "blocks", "token_width", "embed_dim")}
+    settings: dict[str, object] = json.loads(json.dumps({**shape, **asdict(config)}))
     file, log = work / "pretrain.safetensors", work / "log.jsonl"
     step = load_checkpoint(file, settings, model, optimiser) if file.exists() else 0
     per_epoch = len(train.labels) // config.batch
@@ -98,9 +106,10 @@ def pretrain(
             rng = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
             for group in optimiser.param_groups:
                 group["lr"] = one_cycle(step, total, config.peak_rate)
-            logits = model(augment(train.images[rows], side, rng))
-            labels = torch.from_numpy(train.labels[rows])
-            loss = F.cross_entropy(logits, labels, label_smoothing=config.smoothing)
+            with half_products(device):
+                logits = model(augment(train.images[rows], side, rng, device=device))
+            labels = torch.from_numpy(train.labels[rows]).to(device)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.smoothing)
             if not torch.isfinite(loss):
                 raise Diverged(f"the loss is {loss.item()} at step {step}; the last good checkpoint is {file}")
             optimiser.zero_grad(set_to_none=True)
@@ -112,7 +121,7 @@ def pretrain(
                 rate = seen / (time.monotonic() - began)
                 print(f"pretrain step {step}/{total} side {side} loss {mean_loss:.3f} {rate:.0f} images/s", flush=True)
         save_checkpoint(file, settings, step, model, optimiser)
-        top1 = accuracy(model, dev, 64)
+        top1 = accuracy(model, dev, 64, device)
         with log.open("a") as out:
             entry = {"stage": "pretrain", "epoch": epoch + 1, "loss": round(mean_loss, 4), "top1": round(top1, 4)}
             out.write(json.dumps(entry) + "\n")
