@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CURATED", "DEFAULT", "CuratedModel"]
+__all__ = ["CAPTIONER", "CURATED", "DEFAULT", "CuratedModel"]
 
+# What `auto` means: for search, and for words about what was found.
 DEFAULT = "ViT-B-32-256/datacomp_s34b_b86k"
+CAPTIONER = "coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,15 @@ CURATED: tuple[CuratedModel, ...] = (
         dim=768,
         repo="laion/CoCa-ViT-L-14-laion2B-s13B-b90k",
         notes="search, re-ranking and captions in one model",
+    ),
+    CuratedModel(
+        name=CAPTIONER,
+        role="describe",
+        parameters=638_000_000,
+        license="MIT",
+        dim=768,
+        repo="laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k",
+        notes="captions only: fine-tuning cost it its search half",
     ),
     CuratedModel(
         name="MobileCLIP2-S2/dfndr2b",

@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from retrieval.errors import ModelError, QueryError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from retrieval.models import LoadedModel
 
 
@@ -72,6 +74,12 @@ class CaptionDecoder:
         self._start, self._end, self._pad = rules.prefix[-1], rules.suffix[0], rules.pad
         # A row of ids is `context` long with both marks, so the last position that can be computed is one before.
         self._context = min(rules.length, int(self._decoder.context_length))
+
+    def describe(self, images: Sequence[Image], config: DecodeConfig = DecodeConfig()) -> list[Caption]:
+        """One caption for each RGB image, decoded together: the caller bounds how many."""
+        if not images:
+            return []
+        return self.decode(self.image_tokens(torch.stack([self._loaded.preprocess(image) for image in images])), config)
 
     def image_tokens(self, pixels: Tensor) -> Tensor:
         """Preprocessed images `(n, 3, s, s)` to the tokens that the decoder attends to, `(n, t, w)`."""

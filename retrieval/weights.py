@@ -59,13 +59,14 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmsearch"
 
 
-def resolve(name: str) -> Resolved:
-    """The files of a model that is here already, or for `auto` the default if it is here or can be fetched, else `mini`.
+def resolve(name: str, default: str = DEFAULT) -> Resolved:
+    """The files of a model that is here already, or for `auto` those of `default` if it is here or can be fetched, else
+    `mini`.
 
     Raises `ModelError` for an unknown name, a missing file, or a model that is not in the cache.
     """
     if name == "auto":
-        return _resolve_auto()
+        return _resolve_auto(default)
     if name == "mini":
         return Resolved(name="mini", architecture="ConvCoCa", weights=_weights_in(MINI, "mini"), folder=MINI)
     if name.startswith("local-dir:"):
@@ -215,13 +216,13 @@ def _hub() -> tuple[str, int]:
     return parts.hostname or "huggingface.co", parts.port or (80 if parts.scheme == "http" else 443)
 
 
-def _resolve_auto() -> Resolved:
-    if is_cached(DEFAULT):
-        return resolve(DEFAULT)
+def _resolve_auto(default: str) -> Resolved:
+    if is_cached(default):
+        return resolve(default)
     if hub_answers():
         try:
-            download(DEFAULT)
-            return resolve(DEFAULT)
+            download(default)
+            return resolve(default)
         except ModelError:
             pass
     mini = resolve("mini")
@@ -230,8 +231,8 @@ def _resolve_auto() -> Resolved:
         architecture=mini.architecture,
         weights=mini.weights,
         folder=mini.folder,
-        notice=f"using the small built-in model mini: {DEFAULT} is not here and cannot be fetched; "
-        f"for better results, when online: mmsearch models pull {DEFAULT}",
+        notice=f"using the small built-in model mini: {default} is not here and cannot be fetched; "
+        f"for better results, when online: mmsearch models pull {default}",
     )
 
 
