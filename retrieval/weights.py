@@ -239,10 +239,12 @@ def _resolve_auto(default: str) -> Resolved:
 def _resolve_folder(name: str, folder: Path) -> Resolved:
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such model folder")
-    config = folder / "open_clip_config.json"
-    if not config.is_file():
-        raise ModelError(f"{folder}: has no open_clip_config.json")
     shown = f"local-dir:{folder.resolve()}" if name.startswith("local-dir:") else name
+    if (folder / "tokenizer_rules.json").is_file():
+        # A relative of `mini`, in its own format.
+        return Resolved(name=shown, architecture="ConvCoCa", weights=_weights_in(folder, name), folder=folder)
+    if not (folder / "open_clip_config.json").is_file():
+        raise ModelError(f"{folder}: has no open_clip_config.json")
     return Resolved(name=shown, architecture=folder.name, weights=_weights_in(folder, name), folder=folder)
 
 

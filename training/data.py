@@ -42,10 +42,15 @@ class LabelledImages:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionedImages:
-    """`images (n, s, s, 3) uint8` and each image's captions."""
+    """`images (n, s, s, 3) uint8`, and each image's captions. With `rows`, the set is those rows of a larger array."""
 
     images: NDArray[np.uint8]
     captions: tuple[tuple[str, ...], ...]
+    rows: NDArray[np.int64] | None = None
+
+    def take(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The images with these numbers, `(m, s, s, 3) uint8`; of a mapped array only they are read."""
+        return np.asarray(self.images[numbers if self.rows is None else self.rows[numbers]])
 
 
 def read_columns(files: Sequence[Path], columns: Sequence[str]) -> dict[str, list[object]]:

@@ -63,11 +63,11 @@ class FitConfig:
 class Fitted(nn.Module):
     """The model in training, with the heads that it will not keep."""
 
-    def __init__(self, model: Any, dim: int, teacher_dim: int) -> None:
+    def __init__(self, model: Any, teacher_dim: int) -> None:
         super().__init__()
         self.model = model
-        self.image_head = nn.Linear(dim, teacher_dim) if teacher_dim else None
-        self.text_head = nn.Linear(dim, teacher_dim) if teacher_dim else None
+        self.image_head = nn.Linear(model.embed_dim, teacher_dim) if teacher_dim else None
+        self.text_head = nn.Linear(model.embed_dim, teacher_dim) if teacher_dim else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ class _Feed:
         which = [int(draw.integers(len(train.captions[row]))) for row in rows]
         rng = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         how = {"smallest": config.smallest_crop, "statistics": self._statistics, "device": self._device}
-        pixels = [augment(train.images[rows], side, rng, **how)]  # type: ignore[arg-type]
+        pixels = [augment(train.take(rows), side, rng, **how)]  # type: ignore[arg-type]
         ids = [self._ids[row][one][None] for row, one in zip(rows, which, strict=True)]
         labels = np.empty(0, np.int64)
         if extra is not None and self._class_ids is not None and config.labelled:
@@ -159,8 +159,7 @@ def fit(
     """
     torch.manual_seed(config.seed)
     feed = _Feed(config, tokenizer, train, extra, teacher, statistics, device)
-    dim = int(getattr(model, "embed_dim", 0) or _width(model, tokenizer))
-    whole = Fitted(model, dim, teacher.dim if teacher is not None else 0)
+    whole = Fitted(model, teacher.dim if teacher is not None else 0)
     whole.to(device).to(memory_format=torch.channels_last)
     average = copy.deepcopy(whole.model).requires_grad_(False)
     both = nn.ModuleDict({"whole": whole, "average": average})
@@ -175,6 +174,8 @@ def fit(
         for group in optimiser.param_groups:
             group["lr"] = one_cycle(step, total, config.peak_rate) * group["share"]
         batch = feed.draw(step)
+        # Dropout, too, follows from the step, so that a resumed run is the run that was not stopped.
+        torch.manual_seed(config.seed * 1_000_003 + step)
         with half_products(device):
             parts = _losses(whole, batch, config)
         loss = torch.stack(list(parts.values())).sum()
@@ -211,13 +212,6 @@ def fit(
     from safetensors.torch import load_file
 
     return load_file(best_file)
-
-
-def _width(model: Any, tokenizer: TextTokenizer) -> int:
-    model.eval()
-    with torch.no_grad():
-        device = model.logit_scale.device
-        return int(model.encode_text(torch.from_numpy(tokenizer.encode(["a"])).to(device)).shape[1])
 
 
 def _optimiser(whole: Fitted, config: FitConfig) -> torch.optim.AdamW:
@@ -314,8 +308,8 @@ def evaluate(
     captions = [caption for many in data.captions for caption in many]
     with torch.no_grad(), half_products(device):
         images = [
-            model.encode_image(normalise(data.images[start : start + 100], side, statistics, device), normalize=True)
-            for start in range(0, len(data.images), 100)
+            model.encode_image(normalise(data.take(numbers), side, statistics, device), normalize=True)
+            for numbers in np.split(np.arange(len(data.captions)), range(100, len(data.captions), 100))
         ]
         texts = [
             model.encode_text(

@@ -34,7 +34,7 @@ from training.vocabulary import train_tokenizer
 MODEL = ConvCoCaConfig()
 PRETRAIN = PretrainConfig()
 FIT = FitConfig(
-    sides=(96,) * 40 + (128,) * 10,
+    sides=(96,) * 44 + (128,) * 8,
     batch=256,
     labelled=24,
     peak_rate=1.2e-3,

@@ -106,6 +106,7 @@ def pretrain(
             rng = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
             for group in optimiser.param_groups:
                 group["lr"] = one_cycle(step, total, config.peak_rate)
+            torch.manual_seed(config.seed * 1_000_003 + step)
             with half_products(device):
                 logits = model(augment(train.images[rows], side, rng, device=device))
             labels = torch.from_numpy(train.labels[rows]).to(device)
