@@ -16,19 +16,21 @@ from typing import TYPE_CHECKING
 
 from retrieval.engine import Engine
 from retrieval.errors import MmsearchError
-from retrieval.types import Hit, Item, Query
+from retrieval.types import Hit, Item, Query, Rerank
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from indexer.build import BuildReport
 
-__all__ = ["Engine", "Hit", "Item", "MmsearchError", "Query", "index", "open", "open_image"]
+__all__ = ["Engine", "Hit", "Item", "MmsearchError", "Query", "Rerank", "index", "open", "open_image"]
 
 
 def open(index: str | os.PathLike[str] | None = None, *, device: str = "auto") -> Engine:
     """Open the index at `index`, in it, or the nearest one upwards. Raises `MmsearchError`."""
-    return Engine.open(index, device=device)
+    from indexer.pictures import PictureReader
+
+    return Engine.open(index, device=device, pictures=PictureReader().picture)
 
 
 def index(

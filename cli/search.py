@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import file_url, inline_picture, note, quiet_native_stderr, read_picture, shown, write_lines
+from cli.terminal import file_url, inline_picture, note, quiet_native_stderr, shown, write_lines
 from retrieval.errors import MediaError, MmsearchError, QueryError
-from retrieval.types import KINDS, Hit, Kind, Query
+from retrieval.types import KINDS, Hit, Kind, Query, Rerank
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from retrieval.engine import Engine
 
 
 def search_command(
@@ -25,6 +27,14 @@ def search_command(
     index: Annotated[Optional[str], typer.Option(help="The index, or a folder that has one.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
     kind: Annotated[Optional[str], typer.Option(help="image, video or text; without it photos and videos.")] = None,
+    rerank: Annotated[
+        bool, typer.Option("--rerank/--no-rerank", help="Order the best again by words and pixels together.")
+    ] = False,
+    candidates: Annotated[int, typer.Option(help="How many of the best are re-ranked.")] = 50,
+    rerank_ms: Annotated[
+        Optional[float], typer.Option(help="Stop re-ranking after this many milliseconds.", show_default=False)
+    ] = None,
+    reader: Annotated[str, typer.Option(help="The model that re-ranks; auto: the index's own.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     html: Annotated[Optional[Path], typer.Option(help="Write a contact sheet to this file.")] = None,
     open_best: Annotated[bool, typer.Option("--open", help="Open the best hit.")] = False,
@@ -33,11 +43,23 @@ def search_command(
     """Search by words, by pictures, or by both: mmsearch search "at night" --image a.jpg --not people."""
     if k < 1:
         raise QueryError(f"-k must be at least 1, not {k}")
-    wanted = Query(text=query, images=_pictures(image or []), negatives=tuple(negative or ()), kind=_kind(kind), k=k)
+    wanted = Query(
+        text=query,
+        images=_pictures(image or []),
+        negatives=tuple(negative or ()),
+        kind=_kind(kind),
+        k=k,
+        rerank=Rerank(candidates=candidates, milliseconds=rerank_ms, reader=reader) if rerank else None,
+    )
     from retrieval.engine import Engine
 
-    with Engine.open(index, device=device) as engine:
-        hits = engine.search(wanted)
+    pictures = None
+    if rerank:
+        from indexer.pictures import PictureReader
+
+        pictures = PictureReader().picture
+    with Engine.open(index, device=device, pictures=pictures) as engine:
+        hits = _reranked(engine, wanted) if rerank else engine.search(wanted)
     if as_json:
         write_lines(hit.to_json() for hit in hits)
     elif html is None:
@@ -49,6 +71,19 @@ def search_command(
         note(f"wrote {shown(str(html))}")
     if open_best and hits:
         _open(hits[0])
+
+
+def _reranked(engine: Engine, query: Query) -> list[Hit]:
+    """The hits, and on standard error what re-ranking could not do."""
+    with quiet_native_stderr() as stream:
+        done = engine.rerank(query)
+        for path, reason in done.unreadable:
+            print(f"not re-ranked: {shown(path)}: {reason}", file=stream)
+        if done.out_of_time:
+            print(f"re-ranked {done.seen} candidates in the time given", file=stream)
+        if done.text_cut:
+            print("the words are more than the reader reads: it used the first of them", file=stream)
+    return done.hits
 
 
 def _kind(value: str | None) -> Kind | None:
@@ -114,16 +149,16 @@ def _previews(hits: list[Hit]) -> None:
     """The first pictures themselves, where the terminal can draw them."""
     if not sys.stdout.isatty() or not any(hit.item.kind == "image" for hit in hits):
         return
-    from indexer.media.image import decode_image, register_decoders
+    from indexer.pictures import PictureReader
 
-    register_decoders()
+    reader = PictureReader(320)
     with quiet_native_stderr():
         for hit in hits:
             if hit.item.kind != "image":
                 continue
             try:
-                codes = inline_picture(decode_image(read_picture(hit.item.path), 320).rgb)
-            except (MmsearchError, OSError):
+                codes = inline_picture(reader.picture(hit.item))
+            except MediaError:
                 continue
             if codes is None:
                 return

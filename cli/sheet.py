@@ -6,10 +6,14 @@ import base64
 import html
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cli.terminal import file_url, quiet_native_stderr, read_picture, shown
-from retrieval.errors import MmsearchError
+from cli.terminal import file_url, quiet_native_stderr, shown
+from retrieval.errors import MediaError, MmsearchError
 from retrieval.types import Hit
+
+if TYPE_CHECKING:
+    from indexer.pictures import PictureReader
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; }
@@ -26,11 +30,11 @@ blockquote { margin: .75rem; }
 
 def write_sheet(file: Path, title: str, hits: list[Hit]) -> None:
     """Write the sheet; a picture that cannot be read is shown by its name. Raises `MmsearchError` on a bad path."""
-    from indexer.media.image import register_decoders
+    from indexer.pictures import PictureReader
 
-    register_decoders()
+    reader = PictureReader(320)
     with quiet_native_stderr():
-        cards = "\n".join(_card(hit) for hit in hits)
+        cards = "\n".join(_card(hit, reader) for hit in hits)
     page = (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -43,22 +47,20 @@ def write_sheet(file: Path, title: str, hits: list[Hit]) -> None:
         raise MmsearchError(f"cannot write {file}: {error.strerror}") from error
 
 
-def _card(hit: Hit) -> str:
+def _card(hit: Hit, reader: PictureReader) -> str:
     item = hit.item
     name = html.escape(shown(item.path.rsplit("/", 1)[-1]))
-    body = f"<blockquote>{html.escape(item.text)}</blockquote>" if item.text is not None else _image(hit, name)
+    body = f"<blockquote>{html.escape(item.text)}</blockquote>" if item.text is not None else _image(hit, name, reader)
     return (
         f'<li>{body}<div><a href="{html.escape(file_url(item.source))}">{name}</a>'
         f"<br><small>{hit.rank} · {hit.score:.4f}</small></div></li>"
     )
 
 
-def _image(hit: Hit, name: str) -> str:
-    from indexer.media.image import decode_image
-
+def _image(hit: Hit, name: str, reader: PictureReader) -> str:
     try:
-        rgb = decode_image(read_picture(hit.item.path), 320).rgb
-    except (MmsearchError, OSError):
+        rgb = reader.picture(hit.item)
+    except MediaError:
         return ""
     rgb.thumbnail((480, 480))
     out = io.BytesIO()

@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
@@ -132,10 +131,3 @@ def _png(rgb: Image) -> bytes:
     out = io.BytesIO()
     small.save(out, "PNG")
     return out.getvalue()
-
-
-def read_picture(path: str) -> bytes:
-    """The bytes of an item's picture, from a file or from a container that carries it (`file::member`)."""
-    from indexer.sources import read_member
-
-    return read_member(path) if not Path(path).is_file() else Path(path).read_bytes()

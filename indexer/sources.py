@@ -175,18 +175,6 @@ def read_bytes(path: str) -> bytes:
         raise MediaError("read", error.strerror or str(error)) from error
 
 
-def read_member(path: str) -> bytes:
-    """The bytes of a picture inside a tar or a table, by its `file::member` path; `MediaError` when it is not there."""
-    container, mark, _ = path.partition(MEMBER)
-    kind = source_kind(container)
-    if not mark or kind not in ("tar", "parquet"):
-        raise MediaError("read", "no such file")
-    for record in expand(Source(path=container, kind=kind, size=0, mtime_ns=0)):
-        if record.path == path and record.data is not None:
-            return record.data
-    raise MediaError("read", f"{container} has no such member")
-
-
 def expand(source: Source) -> Iterator[Record]:
     """The records of one source. What cannot be read becomes a record with its `failure`."""
     try:

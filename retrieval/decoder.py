@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from retrieval.catalog import CAPTIONER
 from retrieval.errors import ModelError, QueryError
 
 if TYPE_CHECKING:
@@ -64,9 +65,10 @@ class CaptionDecoder:
         model = loaded.model
         if getattr(model, "text_decoder", None) is None:
             raise ModelError(
-                f"{loaded.spec.name} has no caption decoder; use --model mini, or after `mmsearch models pull` "
-                "coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k"
+                f"{loaded.spec.name} has no caption decoder; mini has one, and after `mmsearch models pull` {CAPTIONER}"
             )
+        if not hasattr(model.text, "token_embedding"):
+            raise ModelError(f"{loaded.spec.name} has a text tower that mmsearch cannot decode with; use {CAPTIONER}")
         self._loaded = loaded
         self._model = model
         self._text, self._decoder = model.text, model.text_decoder
@@ -108,14 +110,15 @@ class CaptionDecoder:
     def log_probabilities(self, tokens: Tensor, ids: Tensor) -> Tensor:
         """`(n,) float32`: log P(text | image) in nats, divided by the text's length with its end mark.
 
-        `tokens (n, t, w)` of images, `ids (n, length)` of texts, or `(1, length)` for one text against all. Higher is
-        a better match. Padding counts for nothing.
+        `tokens (n, t, w)` of images and `ids (n, length)` of texts, pair by pair; either may be one, against all of the
+        other. Higher is a better match. Padding counts for nothing.
         """
+        count = max(len(tokens), len(ids))
         with torch.inference_mode():
             ids = ids.to(tokens.device)
             states = self._model._encode_text(ids)[1][:, :-1]
-            logits = self._decoder(tokens, states.expand(len(tokens), -1, -1))
-            labels = ids[:, 1:].expand(len(tokens), -1)
+            logits = self._decoder(tokens.expand(count, -1, -1), states.expand(count, -1, -1))
+            labels = ids[:, 1:].expand(count, -1)
             chosen = logits.float().log_softmax(-1).gather(-1, labels[..., None])[..., 0]
             real = labels != self._pad
             mean: Tensor = (chosen * real).sum(1) / real.sum(1)

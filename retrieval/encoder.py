@@ -53,7 +53,8 @@ class Encoder:
             self._model = loaded
 
     @property
-    def _loaded(self) -> LoadedModel:
+    def loaded(self) -> LoadedModel:
+        """The model itself, loaded now if it was not yet."""
         self.warm()
         if self._model is None:
             raise AssertionError("warm() loads or raises")
@@ -68,14 +69,14 @@ class Encoder:
 
     def preprocess(self, image: Image) -> NDArray[np.float32]:
         """An RGB image to `(3, s, s) float32`, resized, cropped and normalised as the model was trained."""
-        return self._loaded.preprocess(image).numpy()
+        return self.loaded.preprocess(image).numpy()
 
     def encode_pixels(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Preprocessed images `(3, s, s)` to `(n, d) float32`, unit rows. Raises `FloatingPointError` on NaN."""
         import torch
 
-        model = self._loaded.model
-        batch = torch.from_numpy(np.stack(pixels)).to(self._loaded.device, next(model.parameters()).dtype)
+        model = self.loaded.model
+        batch = torch.from_numpy(np.stack(pixels)).to(self.loaded.device, next(model.parameters()).dtype)
         with torch.inference_mode():
             return _unit(model.encode_image(batch.contiguous(memory_format=torch.channels_last)).float().cpu().numpy())
 
@@ -92,9 +93,9 @@ class Encoder:
 
         rows = [np.empty((0, self.spec.dim), np.float32)]
         for start in range(0, len(texts), batch_size):
-            ids = torch.from_numpy(self._loaded.tokenizer.encode(texts[start : start + batch_size]))
+            ids = torch.from_numpy(self.loaded.tokenizer.encode(texts[start : start + batch_size]))
             with torch.inference_mode():
-                encoded = self._loaded.model.encode_text(ids.to(self._loaded.device))
+                encoded = self.loaded.model.encode_text(ids.to(self.loaded.device))
             rows.append(_unit(encoded.float().cpu().numpy()))
         return np.concatenate(rows)
 

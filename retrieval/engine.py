@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.catalog import READER
 from retrieval.errors import ModelError, QueryError
 from retrieval.manifest import FORMAT_VERSION, METRIC, check_model, find_index, read_manifest
 from retrieval.shards import Failure, ShardReader, read_failures
 from retrieval.text_tower import TextTower
-from retrieval.types import Hit, Kind, ModelSpec, Query
+from retrieval.types import Hit, Item, Kind, ModelSpec, Query, Rerank
 from retrieval.vectors import VectorIndex
 from retrieval.writer import hold_open
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from PIL.Image import Image
+
     from retrieval.encoder import Encoder
+    from retrieval.rerank import Reranked, Reranker
+    from retrieval.weights import Resolved
 
 # How much of a `--not` direction is taken away from the query, both being unit vectors.
 NEGATIVE_WEIGHT = 0.5
@@ -35,13 +41,15 @@ class Engine:
     the whole model on first use.
     """
 
-    def __init__(self, folder: Path, device: str = "auto") -> None:
+    def __init__(self, folder: Path, device: str = "auto", pictures: Callable[[Item], Image] | None = None) -> None:
         self._holding = contextlib.ExitStack()
         self._holding.enter_context(hold_open(folder))
         try:
             self.folder = folder
             self.manifest = read_manifest(folder)
             self._device = device
+            self._pictures = pictures
+            self._reranker: tuple[str, Reranker] | None = None
             self._rows = ShardReader(folder, self.manifest)
             self._vectors: VectorIndex | None = None
             self._tower: TextTower | None = None
@@ -51,12 +59,18 @@ class Engine:
             raise
 
     @staticmethod
-    def open(index: str | os.PathLike[str] | None = None, *, device: str = "auto") -> Engine:
+    def open(
+        index: str | os.PathLike[str] | None = None,
+        *,
+        device: str = "auto",
+        pictures: Callable[[Item], Image] | None = None,
+    ) -> Engine:
         """Open the index at `index`, in it, or (for `None`) the nearest one upwards from the working folder.
 
+        `pictures` gives an item's RGB picture, or raises `MediaError`, on any thread; only re-ranking asks for it.
         Raises `IndexNotFoundError` or `FormatError`.
         """
-        return Engine(find_index(index, os.environ, Path.cwd()), device)
+        return Engine(find_index(index, os.environ, Path.cwd()), device, pictures)
 
     def __enter__(self) -> Engine:
         return self
@@ -101,8 +115,11 @@ class Engine:
         """The `query.k` best items, best first; ties keep index order, so equal searches give equal answers.
 
         Scores are cosine similarities to `embed(query)`, exact to the half precision of the stored rows. Without
-        `query.kind`, photos and videos are searched, or texts where the index holds no media.
+        `query.kind`, photos and videos are searched, or texts where the index holds no media. With `query.rerank`, the
+        order and `score` are those of `rerank`.
         """
+        if query.rerank is not None:
+            return self.rerank(query).hits
         if query.k < 1:
             raise QueryError(f"-k must be at least 1, not {query.k}")
         kinds: Sequence[Kind] = (query.kind,) if query.kind else self._default_kinds()
@@ -113,6 +130,30 @@ class Engine:
             Hit(rank=rank, score=float(score), first_stage_score=float(score), rerank_score=None, item=item)
             for rank, (score, item) in enumerate(zip(scores, items, strict=True), 1)
         ]
+
+    def rerank(self, query: Query) -> Reranked:
+        """What `search` finds, its first candidates ordered again by a model that looks at words and pixels together.
+
+        Pictures are ordered by the query's words, or texts by its pictures. Raises `QueryError` for any other mixture
+        and `ModelError` for a reader that has no decoder, before anything is searched.
+        """
+        how = query.rerank or Rerank()
+        if how.candidates < 1:
+            raise QueryError(f"--candidates must be at least 1, not {how.candidates}")
+        kinds = (query.kind,) if query.kind else self._default_kinds()
+        by_words = query.text is not None and "text" not in kinds
+        if not by_words and not (query.images and query.text is None and "text" in kinds):
+            raise QueryError("re-ranking orders pictures by words, or texts by a picture; this query is neither")
+        found = self._reader(how.reader)
+        hits = self.search(replace(query, k=max(query.k, how.candidates), rerank=None))
+        reranker = self._load_reranker(found)
+        if by_words:
+            if self._pictures is None:
+                raise QueryError("this engine was opened without `pictures`, which re-ranking by words needs")
+            done = reranker.rerank(query.text or "", hits[: how.candidates], self._pictures, how.milliseconds)
+        else:
+            done = reranker.rerank_texts(query.images, hits[: how.candidates], how.milliseconds)
+        return replace(done, hits=[*done.hits, *hits[how.candidates :]][: query.k])
 
     def status(self) -> dict[str, object]:
         """The contract's status object."""
@@ -165,6 +206,28 @@ class Engine:
         if self._encoder is None and self._tower is not None:
             return self._tower.encode_texts(texts)
         return self._load_encoder().encode_texts(texts)
+
+    def _reader(self, name: str) -> Resolved:
+        from retrieval.weights import has_decoder, resolve
+
+        found = resolve(self.model.name if name == "auto" else name)
+        if not has_decoder(found):
+            raise ModelError(
+                f"{found.name} has no decoder to re-rank with; name a reader that has one: --reader mini, or after "
+                f"`mmsearch models pull` --reader {READER}"
+            )
+        return found
+
+    def _load_reranker(self, found: Resolved) -> Reranker:
+        if self._reranker is None or self._reranker[0] != found.name:
+            from retrieval.models import load_model
+            from retrieval.rerank import Fusion, Reranker
+            from retrieval.weights import cache_dir
+
+            own = found.name == self.model.name
+            loaded = self._load_encoder().loaded if own else load_model(found, self._device)
+            self._reranker = (found.name, Reranker(loaded, Fusion.of(found.folder), cache_dir() / "image-tokens"))
+        return self._reranker[1]
 
     def _load_encoder(self) -> Encoder:
         if self._encoder is None:

@@ -83,6 +83,13 @@ class TextTokenizer:
             out[out == rules.erase] = 0
         return out
 
+    def fits(self, text: str) -> bool:
+        """Whether `encode` keeps all of a text."""
+        if self.rules.added:
+            self._model.no_truncation()
+        count = len(self._model.encode(clean(text, self.rules.clean), add_special_tokens=self.rules.added).ids)
+        return count + len(self.rules.prefix) + len(self.rules.suffix) <= self.rules.length
+
     def decode(self, ids: Sequence[int]) -> str:
         """Ids back to text, special tokens left out."""
         special = {*self.rules.prefix, *self.rules.suffix, self.rules.pad}

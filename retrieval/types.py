@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["KINDS", "Hit", "Item", "Kind", "ModelSpec", "Query"]
+__all__ = ["KINDS", "Hit", "Item", "Kind", "ModelSpec", "Query", "Rerank"]
 
 Kind: TypeAlias = Literal["image", "video", "text"]
 KINDS: tuple[Kind, ...] = ("image", "video", "text")
@@ -106,10 +106,21 @@ class Item:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rerank:
+    """How to order again what was found: the first `candidates`, for at most `milliseconds`, read by the model `reader`
+    (`auto` is the index's own)."""
+
+    candidates: int = 50
+    milliseconds: float | None = None
+    reader: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Query:
     """What to look for: any mixture of words and pictures, less what it should not look like.
 
     `kind` limits the answer; without it a search covers photos and videos, or passages where an index has no media.
+    With `rerank`, what was found is ordered again by a model that looks at words and pixels together.
     """
 
     text: str | None = None
@@ -117,11 +128,13 @@ class Query:
     negatives: tuple[str, ...] = ()
     kind: Kind | None = None
     k: int = 10
+    rerank: Rerank | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One answer. Scores are cosine similarities unless re-ranked; higher is better. `rank` starts at 1."""
+    """One answer; `rank` starts at 1 and higher scores are better. `first_stage_score` is a cosine similarity, and so is
+    `score` unless re-ranked; `rerank_score` is None for a hit that no reader read, else in nats a token."""
 
     rank: int
     score: float

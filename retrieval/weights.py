@@ -93,6 +93,18 @@ def resolve(name: str, default: str = DEFAULT) -> Resolved:
     return Resolved(name=name, architecture=architecture, weights=weights_file, tag=tag)
 
 
+def has_decoder(found: Resolved) -> bool:
+    """Whether a model can read pictures and write captions; looks at its configuration only."""
+    if found.folder is None:
+        return found.architecture.startswith("coca_")
+    file, key = ("config.json", "model") if found.architecture == "ConvCoCa" else ("open_clip_config.json", "model_cfg")
+    try:
+        config = json.loads((found.folder / file).read_text("utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{found.folder / file} cannot be read: {error}") from error
+    return bool(config.get("decoder_layers") or config.get("multimodal_cfg"))
+
+
 def is_cached(name: str) -> bool:
     """Whether a catalogued model's weights are here; looks at files only."""
     entry = curated(name)

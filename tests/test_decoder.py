@@ -15,50 +15,12 @@ from retrieval.decoder import CaptionDecoder, DecodeConfig
 from retrieval.errors import ModelError, QueryError
 from retrieval.models import LoadedModel
 from retrieval.tokens import TextTokenizer
-from tests.stores import spec
-from training.vocabulary import train_tokenizer
-
-SENTENCES = ["a dog runs on the grass", "two children play in the snow", "a man rides a red bike past a wall"]
-
-
-def conv_coca(vocabulary: int) -> Any:
-    sizes = ConvCoCaConfig(
-        embed_dim=16, image_size=32, stem=8, blocks=(1, 1, 1), token_width=32, vocab_size=vocabulary,
-        context_length=16, text_width=32, text_heads=4, text_layers=2, decoder_layers=2,
-    )  # fmt: skip
-    return ConvCoCa(sizes)
-
-
-def open_coca(vocabulary: int) -> Any:
-    from open_clip.coca_model import CoCa
-
-    text = {"context_length": 16, "vocab_size": vocabulary, "width": 32, "heads": 4, "layers": 2,
-            "embed_cls": True, "output_tokens": True}  # fmt: skip
-    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 8, "patch_size": 8, "attentional_pool": True,
-              "attn_pooler_heads": 4, "output_tokens": True}  # fmt: skip
-    decoder = {"context_length": 16, "vocab_size": vocabulary, "width": 32, "heads": 4, "layers": 2,
-               "attn_pooler_heads": 4}  # fmt: skip
-    return CoCa(32, decoder, text, vision)
+from tests.cocas import conv_coca, loaded_coca, open_coca
 
 
 @pytest.fixture(scope="module", params=[conv_coca, open_coca])
 def loaded(request: pytest.FixtureRequest) -> LoadedModel:
-    """A small CoCa with weights large enough that it has strong opinions."""
-    tokenizer = train_tokenizer(SENTENCES, 300, 16)
-    torch.manual_seed(5)
-    model = request.param(300)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.ndim > 1:
-                weight.normal_(0, 0.25)
-            elif "bias" in name:
-                weight.normal_(0, 0.1)
-        model.text.cls_emb.normal_(0, 0.1)
-    return LoadedModel(spec(), model.eval(), _no_preprocess, tokenizer, "cpu", "fp32")
-
-
-def _no_preprocess(image: object) -> Tensor:
-    raise AssertionError("these tests make their own pixels")
+    return loaded_coca(request.param)
 
 
 def tokens_of(decoder: CaptionDecoder, count: int = 5) -> Tensor:
@@ -217,6 +179,6 @@ def test_settings_out_of_range_are_refused(loaded: LoadedModel, config: DecodeCo
 
 def test_a_model_without_a_decoder_names_one_that_has_it() -> None:
     model = ConvCoCa(ConvCoCaConfig(stem=8, blocks=(1, 1, 1), vocab_size=50, text_width=32, decoder_layers=0))
-    loaded = LoadedModel(spec(), model, _no_preprocess, train_tokenizer(SENTENCES, 300, 16), "cpu", "fp32")
+    loaded = replace(loaded_coca(conv_coca), model=model)
     with pytest.raises(ModelError, match="mini"):
         CaptionDecoder(loaded)

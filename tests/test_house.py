@@ -100,6 +100,7 @@ def test_public_names_are_the_documented_ones() -> None:
         "Item",
         "MmsearchError",
         "Query",
+        "Rerank",
         "index",
         "open",
         "open_image",

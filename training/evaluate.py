@@ -22,7 +22,6 @@ from torch import Tensor
 from benchmarks.metrics import Recall, recall_both_ways
 from retrieval.decoder import CaptionDecoder, DecodeConfig
 from retrieval.encoder import Encoder
-from retrieval.models import load_model
 from training.data import read_columns
 from training.machine import keep_freed_memory
 
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "image_to_text": percent(to_text),
     }
     if given.captions or given.rerank:
-        loaded = load_model(given.model, given.device, given.precision)
+        loaded = encoder.loaded
         decoder = CaptionDecoder(loaded)
         tokens = [
             decoder.image_tokens(torch.stack([loaded.preprocess(picture) for picture in pictures[at : at + 50]]))

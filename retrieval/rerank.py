@@ -1,0 +1,268 @@
+"""Re-ranking: a model that looks at words and pixels together orders again what the dual encoders found.
+
+A CoCa's decoder reads the query's words and attends from each to the image's tokens, softmax(QKᵀ/√d)V; how likely it
+then finds those words is the second score:
+
+    r = ( log P(text | image) − λ · log P(text | null image) ) / tokens            nats a token; higher is better
+
+The null image is a plain one of the mean colour, and λ the share of a text's own likelihood that is taken off, since a
+decoder prefers common sentences. The fused score is
+
+    s = c + v · r                                                                  (`weighted`)
+
+with c the first stage's cosine. With λ = 1, r is 0 for an image that says nothing of the text, so an image that could
+not be read keeps its cosine as a neutral score, and no score depends on which other candidates there were. λ and v are
+fitted on held-out pairs and stored with the model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from retrieval.decoder import CaptionDecoder
+from retrieval.errors import MediaError, QueryError
+from retrieval.types import Hit, Item
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from retrieval.models import LoadedModel
+
+# What a search does where nothing was fitted: a nat a token weighs as much as this much cosine.
+UNFITTED_WEIGHT = 0.05
+CACHE_BYTES = 512 * 1024**2
+_BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fusion:
+    """`weight` is v and `null_share` λ of the formula above."""
+
+    weight: float = UNFITTED_WEIGHT
+    null_share: float = 1.0
+
+    @staticmethod
+    def of(folder: Path | None) -> Fusion:
+        """What was fitted for the model in `folder`, or the values for a model of which nothing is known."""
+        file = folder / "reader.json" if folder is not None else None
+        if file is None or not file.is_file():
+            return Fusion()
+        value = json.loads(file.read_text("utf-8"))["weighted"]
+        return Fusion(weight=float(value["weight"]), null_share=float(value["null_share"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reranked:
+    """`hits` best first. `seen` candidates were read; `unreadable` are those whose picture is gone or damaged, each with
+    the reason. `out_of_time` says that the budget left the rest out, `text_cut` that the text was longer than the reader
+    reads."""
+
+    hits: list[Hit]
+    seen: int
+    unreadable: tuple[tuple[str, str], ...]
+    out_of_time: bool
+    text_cut: bool
+
+
+class Reranker:
+    """Orders hits again, pictures by a text or texts by a picture. Raises `ModelError` for a model that has no decoder."""
+
+    def __init__(self, loaded: LoadedModel, fusion: Fusion, cache: Path | None = None) -> None:
+        self._loaded = loaded
+        self._decoder = CaptionDecoder(loaded)
+        self._fusion = fusion
+        self._cache = TokenCache(cache / loaded.spec.weights_sha256[:32]) if cache is not None else None
+        self._null: Tensor | None = None
+
+    def rerank(
+        self,
+        text: str,
+        hits: Sequence[Hit],
+        picture: Callable[[Item], Image],
+        milliseconds: float | None = None,
+    ) -> Reranked:
+        """Read the picture of each hit, in their order and at most for `milliseconds`, and sort by the fused score.
+
+        `picture` gives a hit's RGB image or raises `MediaError`; it is called from several threads. A hit that is not
+        read keeps its first-stage score, its `rerank_score` None. Raises `QueryError` for an empty text.
+        """
+        if not text.strip():
+            raise QueryError("re-ranking needs words; give some, or leave --rerank out")
+        began = time.monotonic()
+        ids = torch.from_numpy(self._loaded.tokenizer.encode([text]))
+        prior = float(self._decoder.log_probabilities(self._null_tokens(), ids)[0])
+        out: list[Hit] = []
+        unreadable: list[tuple[str, str]] = []
+        for part, tokens, errors in self._read(hits, picture):
+            unreadable += errors
+            read = [hit for hit in part if hit.item.id in tokens]
+            scores: dict[str, float] = {}
+            if read:
+                likely = self._decoder.log_probabilities(torch.stack([tokens[hit.item.id] for hit in read]), ids)
+                scores = {hit.item.id: one for hit, one in zip(read, likely.tolist(), strict=True)}
+            out += [
+                self._fuse(hit, scores[hit.item.id] - self._fusion.null_share * prior) if hit.item.id in scores else hit
+                for hit in part
+            ]
+            if milliseconds is not None and 1000 * (time.monotonic() - began) >= milliseconds:
+                break
+        if self._cache is not None:
+            self._cache.trim()
+        return self._ordered(hits, out, unreadable, not self._loaded.tokenizer.fits(text))
+
+    def rerank_texts(self, images: Sequence[Image], hits: Sequence[Hit], milliseconds: float | None = None) -> Reranked:
+        """The same the other way round: passages and captions, ordered again by how likely each is for the images, on
+        average. Here λ matters most: without it the commonest sentence would win for every picture.
+        """
+        began = time.monotonic()
+        tokens = self._decoder.image_tokens(torch.stack([self._loaded.preprocess(image) for image in images]))
+        out: list[Hit] = []
+        for start in range(0, len(hits), 4 * _BATCH):
+            part = hits[start : start + 4 * _BATCH]
+            ids = torch.from_numpy(self._loaded.tokenizer.encode([hit.item.text or "" for hit in part]))
+            priors = self._decoder.log_probabilities(self._null_tokens(), ids)
+            likely = torch.stack([self._decoder.log_probabilities(one[None], ids) for one in tokens]).mean(0)
+            scores = likely - self._fusion.null_share * priors
+            out += [self._fuse(hit, second) for hit, second in zip(part, scores.tolist(), strict=True)]
+            if milliseconds is not None and 1000 * (time.monotonic() - began) >= milliseconds:
+                break
+        return self._ordered(hits, out, [], False)
+
+    def _fuse(self, hit: Hit, second: float) -> Hit:
+        """The hit with both scores; as it was when the model gave no finite one."""
+        if not math.isfinite(second):
+            return hit
+        return replace(hit, score=hit.first_stage_score + self._fusion.weight * second, rerank_score=second)
+
+    def _ordered(
+        self, hits: Sequence[Hit], out: list[Hit], unreadable: Sequence[tuple[str, str]], text_cut: bool
+    ) -> Reranked:
+        whole = [*out, *hits[len(out) :]]
+        order = sorted(whole, key=lambda hit: (-hit.score, hit.rank))
+        return Reranked(
+            hits=[replace(hit, rank=rank) for rank, hit in enumerate(order, 1)],
+            seen=sum(hit.rerank_score is not None for hit in whole),
+            unreadable=tuple(unreadable),
+            out_of_time=len(out) < len(hits),
+            text_cut=text_cut,
+        )
+
+    def _read(
+        self, hits: Sequence[Hit], picture: Callable[[Item], Image]
+    ) -> Iterator[tuple[Sequence[Hit], dict[str, Tensor], list[tuple[str, str]]]]:
+        """Some hits at a time with their image tokens, decoded on threads one part ahead of the model."""
+
+        def prepare(hit: Hit) -> Tensor | MediaError:
+            kept = self._cache.get(hit.item.sha256) if self._cache is not None else None
+            if kept is not None:
+                return kept
+            try:
+                return self._loaded.preprocess(picture(hit.item))
+            except MediaError as error:
+                return error
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="rerank") as pool:
+            parts = [hits[start : start + _BATCH] for start in range(0, len(hits), _BATCH)]
+            ahead = [pool.submit(prepare, hit) for hit in parts[0]] if parts else []
+            for number, part in enumerate(parts):
+                ready = [waiting.result() for waiting in ahead]
+                ahead = [pool.submit(prepare, hit) for hit in parts[number + 1]] if number + 1 < len(parts) else []
+                try:
+                    yield part, *self._tokens(part, ready)
+                except GeneratorExit:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+
+    def _tokens(
+        self, part: Sequence[Hit], ready: Sequence[Tensor | MediaError]
+    ) -> tuple[dict[str, Tensor], list[tuple[str, str]]]:
+        tokens: dict[str, Tensor] = {}
+        fresh: list[tuple[Hit, Tensor]] = []
+        errors: list[tuple[str, str]] = []
+        weight = next(self._loaded.model.parameters())
+        for hit, value in zip(part, ready, strict=True):
+            if isinstance(value, MediaError):
+                errors.append((hit.item.path, value.reason))
+            elif value.ndim == 2:
+                tokens[hit.item.id] = value.to(weight.device, weight.dtype)
+            else:
+                fresh.append((hit, value))
+        if fresh:
+            made = self._decoder.image_tokens(torch.stack([pixels for _, pixels in fresh]))
+            for (hit, _), one in zip(fresh, made, strict=True):
+                tokens[hit.item.id] = one
+                if self._cache is not None and hit.item.sha256:
+                    self._cache.put(hit.item.sha256, one)
+        return tokens, errors
+
+    def _null_tokens(self) -> Tensor:
+        if self._null is None:
+            size = self._loaded.spec.image_size
+            self._null = self._decoder.image_tokens(torch.zeros(1, 3, size, size))
+        return self._null
+
+
+class TokenCache:
+    """Image tokens on disk by the content they came from, in half precision; the oldest go when there are too many."""
+
+    def __init__(self, folder: Path, limit: int = CACHE_BYTES) -> None:
+        self._folder = folder
+        self._limit = limit
+        self._grown = False
+
+    def get(self, sha256: str) -> Tensor | None:
+        """The tokens `(t, w) float16` of a picture, if they are here and whole."""
+        file = self._folder / f"{sha256}.safetensors"
+        try:
+            found: Tensor = load(file.read_bytes())["tokens"]
+            os.utime(file)
+        except (OSError, SafetensorError, KeyError):
+            return None
+        return found
+
+    def put(self, sha256: str, tokens: Tensor) -> None:
+        """Keep `(t, w)`; a cache that cannot be written costs only time, so a full disk is no error here."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            file = self._folder / f"{sha256}.safetensors"
+            scratch = file.with_suffix(f".{threading.get_ident()}.partial")
+            scratch.write_bytes(save({"tokens": tokens.half().cpu().contiguous()}))
+            os.replace(scratch, file)
+        except OSError:
+            return
+        self._grown = True
+
+    def trim(self) -> None:
+        """Delete what was used longest ago until the rest takes nine tenths of the limit; only after something was put."""
+        if not self._grown:
+            return
+        self._grown = False
+        files = []
+        for file in self._folder.glob("*.safetensors"):
+            try:
+                stat = file.stat()
+            except OSError:
+                continue
+            files.append((stat.st_mtime, stat.st_size, file))
+        total = sum(size for _, size, _ in files)
+        if total <= self._limit:
+            return
+        for _, size, file in sorted(files):
+            file.unlink(missing_ok=True)
+            total -= size
+            if total <= 0.9 * self._limit:
+                return

@@ -1,0 +1,275 @@
+"""Re-ranking: its scores against the formula by hand, and what happens to candidates that cannot be read."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import tarfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL.Image import Image
+
+import mmsearch
+from benchmarks.samples import copy_samples
+from indexer.pictures import PictureReader
+from retrieval.decoder import CaptionDecoder
+from retrieval.encoder import Encoder
+from retrieval.errors import MediaError, ModelError, QueryError
+from retrieval.models import LoadedModel
+from retrieval.rerank import Fusion, Reranker, TokenCache
+from retrieval.types import Hit, Item, Query, Rerank
+from tests.cocas import conv_coca, loaded_coca, open_coca
+from tests.conftest import Command, picture, write_photos
+from tests.stores import items
+
+FUSION = Fusion(weight=0.3, null_share=0.7)
+
+
+@pytest.fixture(scope="module", params=[conv_coca, open_coca])
+def loaded(request: pytest.FixtureRequest) -> LoadedModel:
+    return loaded_coca(request.param)
+
+
+def hits(count: int, kind: str = "image") -> list[Hit]:
+    found = items(count, kind)  # type: ignore[arg-type]
+    return [
+        Hit(rank=n + 1, score=0.9 - n / 100, first_stage_score=0.9 - n / 100, rerank_score=None, item=item)
+        for n, item in enumerate(found)
+    ]
+
+
+def seeded(item: Item) -> Image:
+    return picture(item.size, 48, 40)
+
+
+def by_hand(loaded: LoadedModel, text: str, image: Image | None) -> float:
+    """Mean log-probability of a text's tokens and its end, token by token, with the model's own modules."""
+    ids = loaded.tokenizer.encode([text])[0]
+    length = int((ids != 0).sum())
+    pixels = torch.zeros(1, 3, 32, 32) if image is None else loaded.preprocess(image)[None]
+    with torch.inference_mode():
+        tokens = loaded.model._encode_image(pixels)[1]
+        states = loaded.model._encode_text(torch.from_numpy(ids)[None])[1]
+        logits = loaded.model.text_decoder(tokens, states[:, :-1]).float().log_softmax(-1)[0]
+    return sum(float(logits[at - 1, ids[at]]) for at in range(1, length)) / (length - 1)
+
+
+def test_scores_are_those_of_the_formula(loaded: LoadedModel) -> None:
+    done = Reranker(loaded, FUSION).rerank("a dog runs", hits(5), seeded)
+    assert (done.seen, done.unreadable, done.out_of_time, done.text_cut) == (5, (), False, False)
+    prior = by_hand(loaded, "a dog runs", None)
+    for hit in done.hits:
+        second = by_hand(loaded, "a dog runs", seeded(hit.item)) - 0.7 * prior
+        assert hit.rerank_score == pytest.approx(second, abs=1e-4)
+        assert hit.score == pytest.approx(hit.first_stage_score + 0.3 * second, abs=1e-4)
+    assert [hit.rank for hit in done.hits] == [1, 2, 3, 4, 5]
+    assert [hit.score for hit in done.hits] == sorted((hit.score for hit in done.hits), reverse=True)
+
+
+def test_a_score_does_not_depend_on_the_other_candidates(loaded: LoadedModel) -> None:
+    reranker = Reranker(loaded, FUSION)
+    together = {hit.item.id: hit.score for hit in reranker.rerank("two children", hits(20), seeded).hits}
+    for hit in hits(20)[::6]:
+        alone = reranker.rerank("two children", [hit], seeded).hits[0]
+        assert alone.score == pytest.approx(together[hit.item.id], abs=1e-4)
+
+
+def test_a_wrong_first_order_is_put_right(loaded: LoadedModel) -> None:
+    """The picture that the decoder likes best stands last; re-ranking must bring it to the front."""
+    reranker = Reranker(loaded, replace(FUSION, weight=1e5))
+    liked = reranker.rerank("the red bike", hits(12), seeded).hits[0].item.id
+    wrong = sorted(hits(12), key=lambda hit: hit.item.id == liked)
+    wrong = [replace(hit, rank=n + 1, score=1 - n / 20, first_stage_score=1 - n / 20) for n, hit in enumerate(wrong)]
+    assert wrong[-1].item.id == liked
+    assert reranker.rerank("the red bike", wrong, seeded).hits[0].item.id == liked
+
+
+def test_texts_are_ordered_by_a_picture(loaded: LoadedModel) -> None:
+    texts = ["a dog runs on the grass", "two children play", "snow", "a man rides a red bike past a wall"]
+    found = [replace(hit, item=replace(hit.item, text=text)) for hit, text in zip(hits(4, "text"), texts, strict=True)]
+    images = [picture(1, 48, 40), picture(2, 48, 40)]
+    done = Reranker(loaded, FUSION).rerank_texts(images, found)
+    for hit in done.hits:
+        text = hit.item.text or ""
+        likely = (by_hand(loaded, text, images[0]) + by_hand(loaded, text, images[1])) / 2
+        assert hit.rerank_score == pytest.approx(likely - 0.7 * by_hand(loaded, text, None), abs=1e-4)
+
+
+def test_a_vanished_candidate_keeps_its_score_and_is_named(loaded: LoadedModel) -> None:
+    def gone(item: Item) -> Image:
+        if item.id == "image-1":
+            raise MediaError("read", "No such file or directory")
+        return seeded(item)
+
+    done = Reranker(loaded, FUSION).rerank("a dog", hits(4), gone)
+    lost = next(hit for hit in done.hits if hit.item.id == "image-1")
+    assert (lost.score, lost.rerank_score) == (lost.first_stage_score, None)
+    assert done.unreadable == (("/media/image1", "No such file or directory"),)
+    assert done.seen == 3
+
+
+def test_a_score_that_is_no_number_never_reaches_a_user() -> None:
+    loaded = loaded_coca(conv_coca)
+    with torch.no_grad():
+        loaded.model.text_decoder.text_projection.fill_(torch.nan)
+    done = Reranker(loaded, FUSION).rerank("a dog", hits(3), seeded)
+    assert done.seen == 0
+    assert [hit.score for hit in done.hits] == [hit.first_stage_score for hit in hits(3)]
+    assert all(math.isfinite(hit.score) for hit in done.hits)
+
+
+def test_the_budget_stops_after_the_part_in_hand(loaded: LoadedModel) -> None:
+    opened: list[str] = []
+
+    def slow(item: Item) -> Image:
+        opened.append(item.id)
+        time.sleep(0.005)
+        return seeded(item)
+
+    done = Reranker(loaded, FUSION).rerank("a dog", hits(60), slow, milliseconds=0.001)
+    assert (done.seen, done.out_of_time) == (16, True)
+    assert len(done.hits) == 60
+    assert len(opened) < 60
+    whole = Reranker(loaded, FUSION).rerank("a dog", hits(60), slow, milliseconds=60_000)
+    assert (whole.seen, whole.out_of_time) == (60, False)
+
+
+def test_a_text_longer_than_the_reader_reads_is_cut_and_told(loaded: LoadedModel) -> None:
+    reranker = Reranker(loaded, FUSION)
+    done = reranker.rerank("dog " * 100, hits(2), seeded)
+    assert done.text_cut
+    assert all(math.isfinite(hit.score) for hit in done.hits)
+    with pytest.raises(QueryError, match="needs words"):
+        reranker.rerank("  ", hits(2), seeded)
+
+
+def test_image_tokens_are_computed_once_and_a_damaged_file_costs_only_time(loaded: LoadedModel, tmp_path: Path) -> None:
+    opened: list[str] = []
+
+    def counted(item: Item) -> Image:
+        opened.append(item.id)
+        return seeded(item)
+
+    first = Reranker(loaded, FUSION, tmp_path).rerank("a dog", hits(6), counted)
+    again = Reranker(loaded, FUSION, tmp_path).rerank("a dog", hits(6), counted)
+    assert len(opened) == 6
+    assert [hit.item.id for hit in again.hits] == [hit.item.id for hit in first.hits]
+    assert np.allclose([hit.score for hit in again.hits], [hit.score for hit in first.hits], atol=5e-3)
+    next(tmp_path.rglob("*.safetensors")).write_bytes(b"damaged")
+    Reranker(loaded, FUSION, tmp_path).rerank("a dog", hits(6), counted)
+    assert len(opened) == 7
+
+
+def test_the_cache_keeps_what_was_used_last(tmp_path: Path) -> None:
+    cache = TokenCache(tmp_path, limit=5000)
+    for number in range(5):
+        cache.put(f"{number}", torch.full((10, 50), float(number)))
+        os.utime(tmp_path / f"{number}.safetensors", (number, number))
+    assert cache.get("0") is not None
+    cache.trim()
+    assert {file.stem for file in tmp_path.iterdir()} == {"0", "2", "3", "4"}
+    kept = cache.get("3")
+    assert kept is not None and float(kept.mean()) == 3.0
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 4500
+
+
+def test_a_cache_that_cannot_be_written_is_no_failure(loaded: LoadedModel, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert Reranker(loaded, FUSION, tmp_path / "file").rerank("a dog", hits(2), seeded).seen == 2
+
+
+def test_pictures_are_read_from_files_tars_and_tables(tmp_path: Path) -> None:
+    file = write_photos(tmp_path, 1)[0]
+    data = io.BytesIO()
+    picture(9).save(data, "PNG")
+    with tarfile.open(tmp_path / "set.tar", "w") as out:
+        for name, content in (("a/1.png", data.getvalue()), ("a/2.jpg", file.read_bytes())):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            out.addfile(info, io.BytesIO(content))
+    table = pa.table({"image_id": ["x", "y"], "image": [data.getvalue(), file.read_bytes()]})
+    pq.write_table(table, tmp_path / "set.parquet", row_group_size=1)
+    reader = PictureReader(32)
+    assert reader.read(str(file)) == file.read_bytes()
+    assert reader.read(f"{tmp_path}/set.tar::a/1.png") == data.getvalue()
+    assert reader.read(f"{tmp_path}/set.tar::a/2.jpg") == file.read_bytes()
+    assert reader.read(f"{tmp_path}/set.parquet::y") == file.read_bytes()
+    item = replace(items(1)[0], path=f"{tmp_path}/set.parquet::x")
+    assert reader.picture(item).size == (64, 48)
+    for path in ("set.tar::a/3.png", "set.parquet::z", "gone.tar::a", "gone.jpg", "set.zip::a"):
+        with pytest.raises(MediaError):
+            reader.read(f"{tmp_path}/{path}")
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory, mini: object) -> Path:
+    folder = tmp_path_factory.mktemp("media")
+    write_photos(folder, 30)
+    (folder / "captions.csv").write_text("path,caption\nphoto0000.jpg,a dog runs\nphoto0001.jpg,two men\n")
+    mmsearch.index([folder], model="mini", device="cpu", precision="fp32")
+    return folder
+
+
+def test_a_search_re_ranks_by_words_and_by_a_picture(media: Path) -> None:
+    with mmsearch.open(media, device="cpu") as engine:
+        plain = engine.search(Query(text="a dog in the snow", k=30))
+        done = engine.search(Query(text="a dog in the snow", k=5, rerank=Rerank(candidates=12)))
+        whole = engine.rerank(Query(text="a dog in the snow", k=30, rerank=Rerank(candidates=12)))
+        photo = mmsearch.open_image(media / "photo0003.jpg")
+        texts = engine.search(Query(images=(photo,), kind="text", rerank=Rerank()))
+        with pytest.raises(QueryError, match="neither"):
+            engine.search(Query(images=(photo,), rerank=Rerank()))
+        with pytest.raises(QueryError, match="--candidates"):
+            engine.search(Query(text="a dog", rerank=Rerank(candidates=0)))
+        with pytest.raises(ModelError, match="--reader mini"):
+            folder = Path(mmsearch.__file__).parent
+            engine.search(
+                Query(text="a dog", rerank=Rerank(reader=f"ViT-B-32@{folder}/retrieval/mini/model.safetensors"))
+            )
+    assert len(done) == 5
+    assert {hit.item.id for hit in done} <= {hit.item.id for hit in plain[:12]}
+    assert all(hit.rerank_score is not None for hit in done)
+    assert whole.seen == 12
+    assert [hit.item.id for hit in whole.hits[12:]] == [hit.item.id for hit in plain[12:]]
+    assert [hit.rerank_score is not None for hit in texts] == [True, True]
+
+
+def test_the_command_re_ranks_and_tells_what_it_could_not_read(media: Path, command: Command) -> None:
+    (media / "photo0029.jpg").rename(media / "away.jpg")
+    done = command("search", "a dog", "--rerank", "--candidates", "30", "-k", "30", "--index", str(media), "--json")
+    (media / "away.jpg").rename(media / "photo0029.jpg")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == 30
+    assert [hit["path"] for hit in found if hit["rerank_score"] is None] == [str(media / "photo0029.jpg")]
+    assert "not re-ranked" in done.stderr and "photo0029.jpg" in done.stderr
+    assert [hit["score"] for hit in found] == sorted((hit["score"] for hit in found), reverse=True)
+    short = command("search", "a dog", "--rerank", "--rerank-ms", "0.01", "--index", str(media))
+    assert "re-ranked 16 candidates" in short.stderr
+    wrong = command("search", "--image", str(media / "photo0001.jpg"), "--rerank", "--index", str(media))
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("error: re-ranking orders pictures by words")
+
+
+def test_minis_captions_are_likelier_for_their_pictures_than_for_a_plain_one(mini: Encoder, tmp_path: Path) -> None:
+    """What the shipped decoder says comes from the picture, not only from what captions are like."""
+    copy_samples(tmp_path)
+    loaded = mini.loaded
+    decoder = CaptionDecoder(loaded)
+    photos = [
+        PictureReader(128).picture(replace(items(1)[0], path=str(tmp_path / name)))
+        for name in ("chelsea.png", "rocket.jpg", "coffee.png")
+    ]
+    for photo, caption in zip(photos, decoder.describe(photos), strict=True):
+        ids = torch.from_numpy(loaded.tokenizer.encode([caption.text]))
+        both = torch.stack([loaded.preprocess(photo), torch.zeros(3, 128, 128)])
+        seen, plain = decoder.log_probabilities(decoder.image_tokens(both), ids).tolist()
+        assert seen > plain
