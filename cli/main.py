@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import admin, describe, index, model, search
+from cli import admin, describe, explain, index, model, search
 from retrieval.errors import MmsearchError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("index")(index.index_command)
 app.command("search")(search.search_command)
 app.command("describe")(describe.describe_command)
+app.command("explain")(explain.explain_command)
 app.command("status")(admin.status_command)
 app.command("failures")(admin.failures_command)
 app.command("compact")(admin.compact_command)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from retrieval.attention import cross_query, finish_block, image_keys_values, join_heads, self_projections, split_heads
 from retrieval.catalog import CAPTIONER
 from retrieval.errors import ModelError, QueryError
 
@@ -261,7 +262,7 @@ class _Cache:
             heads, width = layer.attn.num_heads, layer.attn.embed_dim
             shape = (len(tokens) * rows, heads, length, width // heads)
             self._kept.append((tokens.new_empty(shape), tokens.new_empty(shape)))
-        self._seen = [_keys_values(layer, tokens) for layer in decoder.cross_attn]
+        self._seen = [image_keys_values(layer, tokens) for layer in decoder.cross_attn]
 
     def step(self, ids: Tensor) -> Tensor:
         """Read one token a row, `(rows,)`; logits of the next, `(rows, vocabulary)`."""
@@ -287,42 +288,17 @@ class _Cache:
     def _attend_self(self, number: int, layer: Any, x: Tensor) -> Tensor:
         keys, values = self._kept[number]
         at = self._position
-        query, key, value = F.linear(layer.ln_1(x), layer.attn.in_proj_weight, layer.attn.in_proj_bias).chunk(3, -1)
-        keys[:, :, at] = _heads(key, layer.attn.num_heads)[:, :, 0]
-        values[:, :, at] = _heads(value, layer.attn.num_heads)[:, :, 0]
-        mixed = F.scaled_dot_product_attention(
-            _heads(query, layer.attn.num_heads), keys[:, :, : at + 1], values[:, :, : at + 1]
-        )
-        return _rest(layer, x, mixed.transpose(1, 2).flatten(2))
+        query, key, value = self_projections(layer, x)
+        keys[:, :, at], values[:, :, at] = key[:, :, 0], value[:, :, 0]
+        mixed = F.scaled_dot_product_attention(query, keys[:, :, : at + 1], values[:, :, : at + 1])
+        return finish_block(layer, x, join_heads(mixed))
 
     def _attend_image(self, number: int, layer: Any, x: Tensor) -> Tensor:
         keys, values = self._seen[number]
-        width = layer.attn.embed_dim
-        query = F.linear(layer.ln_1(x), layer.attn.in_proj_weight[:width], layer.attn.in_proj_bias[:width])
         # The hypotheses of an image stand as its queries, so its keys and values are not copied for each.
-        query = _heads(query.view(len(keys), self._rows, width), layer.attn.num_heads)
-        mixed = F.scaled_dot_product_attention(query, keys, values)
-        return _rest(layer, x, mixed.transpose(1, 2).reshape(len(x), 1, width))
-
-
-def _heads(x: Tensor, heads: int) -> Tensor:
-    """`(rows, length, width)` to `(rows, heads, length, width / heads)`."""
-    return x.view(*x.shape[:-1], heads, x.shape[-1] // heads).transpose(1, 2)
-
-
-def _keys_values(layer: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """A cross-attention layer's view of the image, `(n, heads, t, head width)` twice."""
-    attention, width = layer.attn, layer.attn.embed_dim
-    both = F.linear(layer.ln_1_kv(tokens), attention.in_proj_weight[width:], attention.in_proj_bias[width:])
-    key, value = both.chunk(2, -1)
-    return _heads(key, attention.num_heads), _heads(value, attention.num_heads)
-
-
-def _rest(layer: Any, x: Tensor, mixed: Tensor) -> Tensor:
-    """What follows attention in a residual block: output projection, shortcut, and the two-layer network."""
-    x = x + layer.ls_1(layer.attn.out_proj(mixed))
-    out: Tensor = x + layer.ls_2(layer.mlp(layer.ln_2(x)))
-    return out
+        query = cross_query(layer, x).view(len(keys), self._rows, layer.attn.embed_dim)
+        mixed = F.scaled_dot_product_attention(split_heads(query, layer.attn.num_heads), keys, values)
+        return finish_block(layer, x, join_heads(mixed).reshape(len(x), 1, layer.attn.embed_dim))
 
 
 def _sample(scores: Tensor, config: DecodeConfig, rng: torch.Generator) -> Tensor:

@@ -25,6 +25,8 @@ EXACT_WORK = 160_000_000
 TAIL_SHARE = 0.25
 PROBE_SHARE = 1 / 24
 OVERFETCH = 8
+# How many more than asked for a flat scan gives, so that exact scores can put near ties in their order.
+_SPARE = 16
 
 
 def wants_ivf(rows: int, dim: int) -> bool:
@@ -193,8 +195,9 @@ class VectorIndex:
         # A GPU index takes no selector: ask it for as many more as there are dead rows, and drop those afterwards.
         on_gpu = self._resources is not None
         selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(dead)) if len(dead) and not on_gpu else None
-        asked = min(entry.rows, k + len(dead), 2048) if on_gpu else k
-        if entry.type == "flat":
+        flat = entry.type == "flat"
+        asked = min(entry.rows, k + len(dead), 2048) if on_gpu else min(entry.rows, k + _SPARE if flat else k)
+        if flat:
             settings = faiss.SearchParameters(sel=selector) if selector is not None else None
         else:
             lists = index.nlist
@@ -204,7 +207,13 @@ class VectorIndex:
         valid = labels[0] >= 0
         if on_gpu:
             valid &= ~np.isin(labels[0], dead)
-        return scores[0][valid][:k], labels[0][valid][:k]
+        found, near = scores[0][valid], labels[0][valid]
+        if flat and not on_gpu and len(near):
+            # Faiss adds up half-precision products in an order, and on some processors a precision, of its own.
+            found = index.reconstruct_batch(near) @ query
+            order = np.lexsort((near, -found))
+            found, near = found[order], near[order]
+        return found[:k], near[:k]
 
     def _dead(self, entry: VectorEntry) -> NDArray[np.int64]:
         parts, start = [np.empty(0, np.int64)], 0

@@ -86,12 +86,12 @@ def test_every_form_of_name_loads_the_same_weights(tiny: Path, hub: Path) -> Non
     published = tiny / "published"
     publish(hub, "someone/tiny", {file.name: file for file in published.iterdir()})
     forms = [f"local-dir:{published}", "hf-hub:someone/tiny"]
-    first = Encoder.load(forms[0])
+    first = Encoder.load(forms[0], "cpu", "fp32")
     assert first.spec.mean == (0.4, 0.5, 0.6)
     assert (first.spec.resize_mode, first.spec.interpolation, first.spec.dim) == ("squash", "bilinear", 32)
-    other = Encoder.load(forms[1])
-    plain = Encoder.load(f"mmsearch-test-tiny@{tiny / 'tiny.pt'}")
-    safe = Encoder.load(f"mmsearch-test-tiny@{published / 'open_clip_model.safetensors'}")
+    other = Encoder.load(forms[1], "cpu", "fp32")
+    plain = Encoder.load(f"mmsearch-test-tiny@{tiny / 'tiny.pt'}", "cpu", "fp32")
+    safe = Encoder.load(f"mmsearch-test-tiny@{published / 'open_clip_model.safetensors'}", "cpu", "fp32")
     assert plain.spec.resize_mode == "shortest"
     texts = embeddings(first)[1]
     for encoder in (other, plain, safe):

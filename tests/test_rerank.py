@@ -243,18 +243,22 @@ def test_a_search_re_ranks_by_words_and_by_a_picture(media: Path) -> None:
     assert [hit.rerank_score is not None for hit in texts] == [True, True]
 
 
-def test_the_command_re_ranks_and_tells_what_it_could_not_read(media: Path, command: Command) -> None:
-    (media / "photo0029.jpg").rename(media / "away.jpg")
+def test_the_command_re_ranks_and_tells_what_it_could_not_read(tmp_path: Path, mini: object, command: Command) -> None:
+    # Pictures that no other test re-ranked: those would be in the cache, and could be read after they are gone.
+    media = tmp_path / "unseen"
+    write_photos(media, 30, start=700)
+    mmsearch.index([media], model="mini", device="cpu", precision="fp32")
+    (media / "photo0729.jpg").rename(media / "away.jpg")
     done = command("search", "a dog", "--rerank", "--candidates", "30", "-k", "30", "--index", str(media), "--json")
-    (media / "away.jpg").rename(media / "photo0029.jpg")
+    (media / "away.jpg").rename(media / "photo0729.jpg")
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(found) == 30
-    assert [hit["path"] for hit in found if hit["rerank_score"] is None] == [str(media / "photo0029.jpg")]
-    assert "not re-ranked" in done.stderr and "photo0029.jpg" in done.stderr
+    assert [hit["path"] for hit in found if hit["rerank_score"] is None] == [str(media / "photo0729.jpg")]
+    assert "not re-ranked" in done.stderr and "photo0729.jpg" in done.stderr
     assert [hit["score"] for hit in found] == sorted((hit["score"] for hit in found), reverse=True)
     short = command("search", "a dog", "--rerank", "--rerank-ms", "0.01", "--index", str(media))
     assert "re-ranked 16 candidates" in short.stderr
-    wrong = command("search", "--image", str(media / "photo0001.jpg"), "--rerank", "--index", str(media))
+    wrong = command("search", "--image", str(media / "photo0701.jpg"), "--rerank", "--index", str(media))
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("error: re-ranking orders pictures by words")
 

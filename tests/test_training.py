@@ -161,7 +161,7 @@ def test_the_tower_learns_to_name_classes_and_resumes(tmp_path: Path) -> None:
 
 def test_whole_pictures_are_seen_in_training_as_in_use(mini: Encoder) -> None:
     photo = picture(4, 160, 160)
-    ours = normalise(np.asarray(photo)[None], 128)[0].numpy()
+    ours = normalise(np.array(photo)[None], 128)[0].numpy()
     used = mini.preprocess(photo)
     assert ours.shape == used.shape
     assert float(np.abs(ours - used).mean()) < 0.02

@@ -1,0 +1,56 @@
+"""`mmsearch explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from cli.terminal import note, print_json, quiet_native_stderr, shown
+from retrieval.catalog import READER
+from retrieval.errors import MediaError, MmsearchError, QueryError
+
+
+def explain_command(
+    image: Annotated[str, typer.Argument(help="A picture.")],
+    text: Annotated[str, typer.Argument(help="Words that may match it.")],
+    output: Annotated[
+        Optional[Path], typer.Option(help="The PNG to write; by default beside the picture's name, here.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="A model with a caption decoder: mini, a CoCa's NAME, or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print words and their likelihood as JSON.")] = False,
+) -> None:
+    """Show which parts of a picture each word rests on, as a PNG with one panel a word."""
+    from indexer.media.image import decode_image, register_decoders
+    from indexer.sources import read_bytes
+    from retrieval.explain import draw, explain
+    from retrieval.models import load_model
+    from retrieval.weights import resolve
+
+    file = output or Path(f"{Path(image).stem}-explained.png")
+    found = resolve(model, READER)
+    if found.notice:
+        note(found.notice)
+    register_decoders()
+    with quiet_native_stderr():
+        try:
+            rgb = decode_image(read_bytes(image), 512).rgb
+        except MediaError as error:
+            raise QueryError(f"{shown(image)}: {error.reason}") from error
+    # Gradients need float32, and one picture costs little.
+    loaded = load_model(found, device, "fp32")
+    done = explain(loaded, rgb, text)
+    try:
+        draw(rgb, done, loaded.spec.resize_mode).save(file, "PNG")
+    except OSError as error:
+        raise MmsearchError(f"cannot write {shown(str(file))}: {error.strerror or error}") from error
+    if as_json:
+        words = [
+            {"word": word, "log_probability": round(float(likely), 4)}
+            for word, likely in zip(done.words, done.log_probabilities, strict=True)
+        ]
+        print_json({"path": str(file), "words": words})
+    else:
+        print(f"wrote {shown(str(file))}")
