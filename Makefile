@@ -23,6 +23,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/mmsearch search "a cat" --index demo-photos -k 3
 	$(BIN)/mmsearch search --image demo-photos/coffee.png --index demo-photos -k 3
 	$(BIN)/mmsearch search --image demo-photos/chelsea.png --kind text --index demo-photos -k 3
+	$(BIN)/mmsearch describe demo-photos/rocket.jpg demo-photos/horse.png --model $${MMSEARCH_DEMO_MODEL:-mini}
 	@echo "Your own folder: $(BIN)/mmsearch index FOLDER, then $(BIN)/mmsearch search WORDS --index FOLDER"
 
 lint: $(VENV)/test.stamp

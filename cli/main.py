@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import admin, describe, explain, index, model, search
+from cli import admin, ask, describe, explain, index, model, search
 from retrieval.errors import MmsearchError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command("index")(index.index_command)
 app.command("search")(search.search_command)
+app.command("ask")(ask.ask_command)
 app.command("describe")(describe.describe_command)
 app.command("explain")(explain.explain_command)
 app.command("status")(admin.status_command)

@@ -12,7 +12,7 @@ import typer
 
 from cli.terminal import file_url, inline_picture, note, quiet_native_stderr, shown, write_lines
 from retrieval.errors import MediaError, MmsearchError, QueryError
-from retrieval.types import KINDS, Hit, Kind, Query, Rerank
+from retrieval.types import FUSIONS, KINDS, FusionName, Hit, Kind, Query, Rerank
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,6 +35,11 @@ def search_command(
         Optional[float], typer.Option(help="Stop re-ranking after this many milliseconds.", show_default=False)
     ] = None,
     reader: Annotated[str, typer.Option(help="The model that re-ranks; auto: the index's own.")] = "auto",
+    fusion: Annotated[str, typer.Option(help="How the two scores join: weighted, attention or concat.")] = "weighted",
+    min_relevance: Annotated[
+        Optional[float],
+        typer.Option(help="Leave out what is less likely relevant than this, 0 to 1.", show_default=False),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     html: Annotated[Optional[Path], typer.Option(help="Write a contact sheet to this file.")] = None,
     open_best: Annotated[bool, typer.Option("--open", help="Open the best hit.")] = False,
@@ -49,7 +54,10 @@ def search_command(
         negatives=tuple(negative or ()),
         kind=_kind(kind),
         k=k,
-        rerank=Rerank(candidates=candidates, milliseconds=rerank_ms, reader=reader) if rerank else None,
+        rerank=Rerank(candidates=candidates, milliseconds=rerank_ms, reader=reader, fusion=_fusion(fusion))
+        if rerank
+        else None,
+        min_relevance=min_relevance,
     )
     from retrieval.engine import Engine
 
@@ -95,6 +103,13 @@ def _kind(value: str | None) -> Kind | None:
     raise typer.BadParameter(f"{value!r} is not one of {', '.join(KINDS)}", param_hint="--kind")
 
 
+def _fusion(value: str) -> FusionName:
+    for name in FUSIONS:
+        if value == name:
+            return name
+    raise typer.BadParameter(f"{value!r} is not one of {', '.join(FUSIONS)}", param_hint="--fusion")
+
+
 def _pictures(files: list[str]) -> tuple[Image, ...]:
     if not files:
         return ()
@@ -125,10 +140,16 @@ def _show(hits: list[Hit]) -> None:
     from rich.text import Text
 
     if not hits:
-        note("nothing found: the index has no such items")
+        note("nothing found")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column, justify in (("#", "right"), ("score", "right"), ("kind", "left"), ("path", "left")):
+    for column, justify in (
+        ("#", "right"),
+        ("score", "right"),
+        ("relevance", "right"),
+        ("kind", "left"),
+        ("path", "left"),
+    ):
         table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "path")  # type: ignore[arg-type]
     for hit in hits:
         item = hit.item
@@ -139,7 +160,8 @@ def _show(hits: list[Hit]) -> None:
         path = Text(label, style=f"link {file_url(item.source)}" if sys.stdout.isatty() else "")
         if item.text is not None:
             path = Text(f"{item.text[:200]}\n") + path
-        table.add_row(str(hit.rank), f"{hit.score:.4f}", item.kind, path)
+        relevance = f"{hit.relevance:.0%}" if hit.relevance is not None else ""
+        table.add_row(str(hit.rank), f"{hit.score:.4f}", relevance, item.kind, path)
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 4096)
     console.print(table)
     _previews(hits[:4])

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from retrieval.catalog import READER
 from retrieval.errors import ModelError, QueryError
 from retrieval.manifest import FORMAT_VERSION, METRIC, check_model, find_index, read_manifest
+from retrieval.relevance import Calibration, from_sample
 from retrieval.shards import Failure, ShardReader, read_failures
 from retrieval.text_tower import TextTower
-from retrieval.types import Hit, Item, Kind, ModelSpec, Query, Rerank
+from retrieval.types import FusionName, Hit, Item, Kind, ModelSpec, Query, Rerank
 from retrieval.vectors import VectorIndex
+from retrieval.weights import MINI
 from retrieval.writer import hold_open
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from retrieval.encoder import Encoder
+    from retrieval.models import LoadedModel
     from retrieval.rerank import Reranked, Reranker
     from retrieval.weights import Resolved
 
@@ -49,7 +52,7 @@ class Engine:
             self.manifest = read_manifest(folder)
             self._device = device
             self._pictures = pictures
-            self._reranker: tuple[str, Reranker] | None = None
+            self._reranker: tuple[tuple[str, str], Reranker] | None = None
             self._rows = ShardReader(folder, self.manifest)
             self._vectors: VectorIndex | None = None
             self._tower: TextTower | None = None
@@ -120,16 +123,19 @@ class Engine:
         """
         if query.rerank is not None:
             return self.rerank(query).hits
+        if query.min_relevance is not None and not 0 <= query.min_relevance <= 1:
+            raise QueryError(f"--min-relevance must be in 0..1, not {query.min_relevance:g}")
         if query.k < 1:
             raise QueryError(f"-k must be at least 1, not {query.k}")
         kinds: Sequence[Kind] = (query.kind,) if query.kind else self._default_kinds()
         direction = self.embed(query)
         scores, shards, rows = self._nearest(direction, query.k, kinds)
         items = self._rows.items(shards, rows)
-        return [
+        hits = [
             Hit(rank=rank, score=float(score), first_stage_score=float(score), rerank_score=None, item=item)
             for rank, (score, item) in enumerate(zip(scores, items, strict=True), 1)
         ]
+        return self._judged(hits, self._calibration(query, kinds, direction), query.min_relevance)
 
     def rerank(self, query: Query) -> Reranked:
         """What `search` finds, its first candidates ordered again by a model that looks at words and pixels together.
@@ -145,15 +151,18 @@ class Engine:
         if not by_words and not (query.images and query.text is None and "text" in kinds):
             raise QueryError("re-ranking orders pictures by words, or texts by a picture; this query is neither")
         found = self._reader(how.reader)
-        hits = self.search(replace(query, k=max(query.k, how.candidates), rerank=None))
-        reranker = self._load_reranker(found)
+        hits = self.search(replace(query, k=max(query.k, how.candidates), rerank=None, min_relevance=None))
+        reranker = self._load_reranker(found, how.fusion)
         if by_words:
             if self._pictures is None:
                 raise QueryError("this engine was opened without `pictures`, which re-ranking by words needs")
             done = reranker.rerank(query.text or "", hits[: how.candidates], self._pictures, how.milliseconds)
         else:
             done = reranker.rerank_texts(query.images, hits[: how.candidates], how.milliseconds)
-        return replace(done, hits=[*done.hits, *hits[how.candidates :]][: query.k])
+        done = replace(done, hits=[*done.hits, *hits[how.candidates :]][: query.k])
+        # What was fitted holds for one pair of models; with another reader, the first stage says what is relevant.
+        fused = self._fitted(how.fusion) if found.name == self.model.name and not query.negatives else None
+        return replace(done, hits=self._judged(done.hits, fused, query.min_relevance))
 
     def status(self) -> dict[str, object]:
         """The contract's status object."""
@@ -207,6 +216,38 @@ class Engine:
             return self._tower.encode_texts(texts)
         return self._load_encoder().encode_texts(texts)
 
+    def reader(self, name: str = "auto") -> LoadedModel:
+        """The model that re-ranks, for captions of what was found; loaded once. Raises `ModelError`."""
+        return self._load_reranker(self._reader(name)).loaded
+
+    def _fitted(self, kind: str) -> Calibration | None:
+        name = self.model.name
+        folder = (
+            MINI if name == "mini" else Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else None
+        )
+        return Calibration.of(folder, kind)
+
+    def _calibration(self, query: Query, kinds: Sequence[Kind], direction: NDArray[np.float32]) -> Calibration | None:
+        """What cosines mean for this query: as fitted for words against pictures, or by a sample of the collection."""
+        words, pixels = query.text is not None, bool(query.images)
+        if words != pixels and words == ("text" not in kinds) and not query.negatives:
+            fitted = self._fitted("cosine")
+            if fitted is not None:
+                return fitted
+        return from_sample(self._rows.sample(kinds).astype(np.float32) @ direction)
+
+    def _judged(self, hits: Sequence[Hit], calibration: Calibration | None, least: float | None) -> list[Hit]:
+        """Hits with their relevance, those below `least` left out. Without a calibration they keep what they have."""
+        if calibration is not None:
+            hits = [replace(hit, relevance=calibration.relevance(hit.score)) for hit in hits]
+        if least is None:
+            return list(hits)
+        if any(hit.relevance is None for hit in hits):
+            raise QueryError(
+                f"--min-relevance: nothing was fitted for {self.model.name}, and this index is too small to judge by itself"
+            )
+        return [hit for hit in hits if hit.relevance is not None and hit.relevance >= least]
+
     def _reader(self, name: str) -> Resolved:
         from retrieval.weights import has_decoder, resolve
 
@@ -218,15 +259,20 @@ class Engine:
             )
         return found
 
-    def _load_reranker(self, found: Resolved) -> Reranker:
-        if self._reranker is None or self._reranker[0] != found.name:
+    def _load_reranker(self, found: Resolved, fusion: FusionName = "weighted") -> Reranker:
+        if self._reranker is None or self._reranker[0] != (found.name, fusion):
             from retrieval.models import load_model
             from retrieval.rerank import Fusion, Reranker
             from retrieval.weights import cache_dir
 
-            own = found.name == self.model.name
-            loaded = self._load_encoder().loaded if own else load_model(found, self._device)
-            self._reranker = (found.name, Reranker(loaded, Fusion.of(found.folder), cache_dir() / "image-tokens"))
+            if found.name == self.model.name:
+                loaded = self._load_encoder().loaded
+            elif self._reranker is not None and self._reranker[0][0] == found.name:
+                loaded = self._reranker[1].loaded
+            else:
+                loaded = load_model(found, self._device)
+            reranker = Reranker(loaded, Fusion.of(found.folder, fusion), cache_dir() / "image-tokens", found.folder)
+            self._reranker = ((found.name, fusion), reranker)
         return self._reranker[1]
 
     def _load_encoder(self) -> Encoder:

@@ -1,18 +1,20 @@
 """Re-ranking: a model that looks at words and pixels together orders again what the dual encoders found.
 
-A CoCa's decoder reads the query's words and attends from each to the image's tokens, softmax(QKᵀ/√d)V; how likely it
-then finds those words is the second score:
+A reader gives each pair of text and image a score g. There are three:
 
-    r = ( log P(text | image) − λ · log P(text | null image) ) / tokens            nats a token; higher is better
+- `weighted`: log P(text | image) / tokens, in nats. A CoCa's decoder reads the words and attends from each to the image's
+  tokens, softmax(QKᵀ/√d)V; how likely it then finds those words is the score.
+- `attention`: the logit of a small trained head in which the words attend to the image's tokens once more.
+- `concat`: the logit of a small trained head over pooled words and pooled image, concatenated (`retrieval.heads`).
 
-The null image is a plain one of the mean colour, and λ the share of a text's own likelihood that is taken off, since a
-decoder prefers common sentences. The fused score is
+It joins the first stage's cosine c in a weighted sum, less a share of what the text scores by itself:
 
-    s = c + v · r                                                                  (`weighted`)
+    r = g(text, image) − λ · g(text, null image)          higher is better
+    s = c + v · r
 
-with c the first stage's cosine. With λ = 1, r is 0 for an image that says nothing of the text, so an image that could
-not be read keeps its cosine as a neutral score, and no score depends on which other candidates there were. λ and v are
-fitted on held-out pairs and stored with the model.
+The null image is a plain one of the mean colour: without λ, a decoder prefers common sentences to fitting ones. With λ = 1,
+r is 0 for an image that says nothing of the text, so an image that could not be read keeps its cosine as a neutral score,
+and no score depends on which other candidates there were. λ and v are fitted on held-out pairs and stored with the model.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ from torch import Tensor
 
 from retrieval.decoder import CaptionDecoder
 from retrieval.errors import MediaError, QueryError
-from retrieval.types import Hit, Item
+from retrieval.heads import HeadScorer
+from retrieval.types import FUSIONS, FusionName, Hit, Item
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,17 +55,31 @@ _BATCH = 16
 class Fusion:
     """`weight` is v and `null_share` λ of the formula above."""
 
+    name: FusionName = "weighted"
     weight: float = UNFITTED_WEIGHT
     null_share: float = 1.0
 
     @staticmethod
-    def of(folder: Path | None) -> Fusion:
+    def of(folder: Path | None, name: FusionName) -> Fusion:
         """What was fitted for the model in `folder`, or the values for a model of which nothing is known."""
         file = folder / "reader.json" if folder is not None else None
         if file is None or not file.is_file():
-            return Fusion()
-        value = json.loads(file.read_text("utf-8"))["weighted"]
-        return Fusion(weight=float(value["weight"]), null_share=float(value["null_share"]))
+            return Fusion(name=name)
+        value = json.loads(file.read_text("utf-8"))["fusions"].get(name)
+        if value is None:
+            return Fusion(name=name)
+        return Fusion(name=name, weight=float(value["weight"]), null_share=float(value["null_share"]))
+
+
+def scorer(loaded: LoadedModel, folder: Path | None, name: FusionName) -> Callable[[Tensor, Tensor], Tensor]:
+    """The reader's score: image tokens `(n, t, w)` and token ids `(n, length)`, pair by pair, to `(n,) float32`; either may
+    be one, against all of the other. Raises `ModelError` where the model has no such head, `QueryError` for no fusion."""
+    if name not in FUSIONS:
+        raise QueryError(f"unknown fusion {name!r}; use {', '.join(FUSIONS)}")
+    decoder = CaptionDecoder(loaded)
+    if name == "weighted":
+        return decoder.log_probabilities
+    return HeadScorer.load(loaded.model, folder, name, loaded.tokenizer.rules.pad).scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +96,16 @@ class Reranked:
 
 
 class Reranker:
-    """Orders hits again, pictures by a text or texts by a picture. Raises `ModelError` for a model that has no decoder."""
+    """Orders hits again, pictures by a text or texts by a picture. `folder` holds the model's heads, where it has any.
 
-    def __init__(self, loaded: LoadedModel, fusion: Fusion, cache: Path | None = None) -> None:
-        self._loaded = loaded
+    Raises `ModelError` for a model that has no decoder, or no head for the fusion.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, fusion: Fusion, cache: Path | None = None, folder: Path | None = None
+    ) -> None:
+        self.loaded = loaded
+        self._score = scorer(loaded, folder, fusion.name)
         self._decoder = CaptionDecoder(loaded)
         self._fusion = fusion
         self._cache = TokenCache(cache / loaded.spec.weights_sha256[:32]) if cache is not None else None
@@ -103,8 +126,8 @@ class Reranker:
         if not text.strip():
             raise QueryError("re-ranking needs words; give some, or leave --rerank out")
         began = time.monotonic()
-        ids = torch.from_numpy(self._loaded.tokenizer.encode([text]))
-        prior = float(self._decoder.log_probabilities(self._null_tokens(), ids)[0])
+        ids = torch.from_numpy(self.loaded.tokenizer.encode([text]))
+        prior = float(self._score(self._null_tokens(), ids)[0])
         out: list[Hit] = []
         unreadable: list[tuple[str, str]] = []
         for part, tokens, errors in self._read(hits, picture):
@@ -112,7 +135,7 @@ class Reranker:
             read = [hit for hit in part if hit.item.id in tokens]
             scores: dict[str, float] = {}
             if read:
-                likely = self._decoder.log_probabilities(torch.stack([tokens[hit.item.id] for hit in read]), ids)
+                likely = self._score(torch.stack([tokens[hit.item.id] for hit in read]), ids)
                 scores = {hit.item.id: one for hit, one in zip(read, likely.tolist(), strict=True)}
             out += [
                 self._fuse(hit, scores[hit.item.id] - self._fusion.null_share * prior) if hit.item.id in scores else hit
@@ -122,20 +145,20 @@ class Reranker:
                 break
         if self._cache is not None:
             self._cache.trim()
-        return self._ordered(hits, out, unreadable, not self._loaded.tokenizer.fits(text))
+        return self._ordered(hits, out, unreadable, not self.loaded.tokenizer.fits(text))
 
     def rerank_texts(self, images: Sequence[Image], hits: Sequence[Hit], milliseconds: float | None = None) -> Reranked:
         """The same the other way round: passages and captions, ordered again by how likely each is for the images, on
         average. Here λ matters most: without it the commonest sentence would win for every picture.
         """
         began = time.monotonic()
-        tokens = self._decoder.image_tokens(torch.stack([self._loaded.preprocess(image) for image in images]))
+        tokens = self._decoder.image_tokens(torch.stack([self.loaded.preprocess(image) for image in images]))
         out: list[Hit] = []
         for start in range(0, len(hits), 4 * _BATCH):
             part = hits[start : start + 4 * _BATCH]
-            ids = torch.from_numpy(self._loaded.tokenizer.encode([hit.item.text or "" for hit in part]))
-            priors = self._decoder.log_probabilities(self._null_tokens(), ids)
-            likely = torch.stack([self._decoder.log_probabilities(one[None], ids) for one in tokens]).mean(0)
+            ids = torch.from_numpy(self.loaded.tokenizer.encode([hit.item.text or "" for hit in part]))
+            priors = self._score(self._null_tokens(), ids)
+            likely = torch.stack([self._score(one[None], ids) for one in tokens]).mean(0)
             scores = likely - self._fusion.null_share * priors
             out += [self._fuse(hit, second) for hit, second in zip(part, scores.tolist(), strict=True)]
             if milliseconds is not None and 1000 * (time.monotonic() - began) >= milliseconds:
@@ -171,7 +194,7 @@ class Reranker:
             if kept is not None:
                 return kept
             try:
-                return self._loaded.preprocess(picture(hit.item))
+                return self.loaded.preprocess(picture(hit.item))
             except MediaError as error:
                 return error
 
@@ -193,7 +216,7 @@ class Reranker:
         tokens: dict[str, Tensor] = {}
         fresh: list[tuple[Hit, Tensor]] = []
         errors: list[tuple[str, str]] = []
-        weight = next(self._loaded.model.parameters())
+        weight = next(self.loaded.model.parameters())
         for hit, value in zip(part, ready, strict=True):
             if isinstance(value, MediaError):
                 errors.append((hit.item.path, value.reason))
@@ -211,7 +234,7 @@ class Reranker:
 
     def _null_tokens(self) -> Tensor:
         if self._null is None:
-            size = self._loaded.spec.image_size
+            size = self.loaded.spec.image_size
             self._null = self._decoder.image_tokens(torch.zeros(1, 3, size, size))
         return self._null
 

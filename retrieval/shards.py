@@ -229,6 +229,20 @@ class ShardReader:
         """`(rows, d) float16`: every row of a shard, dead ones included."""
         return embeddings_of(self._open(shard).read(columns=["embedding"]))
 
+    def sample(self, kinds: Sequence[Kind], groups: int = 4) -> NDArray[np.float16]:
+        """`(n, d) float16`: embeddings of a few row groups of these kinds, spread over all, the same at every call."""
+        places = [
+            (number, group)
+            for number, entry in enumerate(self.manifest.shards)
+            if entry.kind in kinds and entry.alive
+            for group in range(-(-entry.rows // ROW_GROUP))
+        ]
+        chosen = {places[round(n * (len(places) - 1) / max(1, groups - 1))] for n in range(groups)} if places else set()
+        parts = [np.empty((0, self.manifest.model.dim), np.float16)]
+        for number, group in sorted(chosen):
+            parts.append(embeddings_of(self._open(number).read_row_group(group, columns=["embedding"])))
+        return np.concatenate(parts)
+
     def iter_tables(self, shard: int) -> Iterator[pa.Table]:
         """A whole shard, some row groups at a time."""
         for batch in self._open(shard).iter_batches(batch_size=8 * ROW_GROUP):

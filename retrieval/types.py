@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["KINDS", "Hit", "Item", "Kind", "ModelSpec", "Query", "Rerank"]
+__all__ = ["FUSIONS", "KINDS", "FusionName", "Hit", "Item", "Kind", "ModelSpec", "Query", "Rerank"]
 
 Kind: TypeAlias = Literal["image", "video", "text"]
 KINDS: tuple[Kind, ...] = ("image", "video", "text")
+FusionName: TypeAlias = Literal["weighted", "attention", "concat"]
+FUSIONS: tuple[FusionName, ...] = ("weighted", "attention", "concat")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +110,12 @@ class Item:
 @dataclass(frozen=True, kw_only=True)
 class Rerank:
     """How to order again what was found: the first `candidates`, for at most `milliseconds`, read by the model `reader`
-    (`auto` is the index's own)."""
+    (`auto` is the index's own), whose score joins the first stage's by `fusion` (`retrieval.rerank`)."""
 
     candidates: int = 50
     milliseconds: float | None = None
     reader: str = "auto"
+    fusion: FusionName = "weighted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +123,8 @@ class Query:
     """What to look for: any mixture of words and pictures, less what it should not look like.
 
     `kind` limits the answer; without it a search covers photos and videos, or passages where an index has no media.
-    With `rerank`, what was found is ordered again by a model that looks at words and pixels together.
+    With `rerank`, what was found is ordered again by a model that looks at words and pixels together. `min_relevance`,
+    in 0..1, leaves out what is less likely to be relevant.
     """
 
     text: str | None = None
@@ -129,18 +133,21 @@ class Query:
     kind: Kind | None = None
     k: int = 10
     rerank: Rerank | None = None
+    min_relevance: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
     """One answer; `rank` starts at 1 and higher scores are better. `first_stage_score` is a cosine similarity, and so is
-    `score` unless re-ranked; `rerank_score` is None for a hit that no reader read, else in nats a token."""
+    `score` unless re-ranked; `rerank_score` is None for a hit that no reader read, else in nats a token. `relevance` is the
+    probability that the hit is relevant (`retrieval.relevance`), None where it cannot be told."""
 
     rank: int
     score: float
     first_stage_score: float
     rerank_score: float | None
     item: Item
+    relevance: float | None = None
 
     def to_json(self) -> dict[str, object]:
         """The contract's keys, every one always there."""

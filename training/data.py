@@ -70,6 +70,14 @@ def read_columns(files: Sequence[Path], columns: Sequence[str]) -> dict[str, lis
     return found
 
 
+def read_pictures(file: Path) -> tuple[list[Image.Image], list[list[str]]]:
+    """The pictures of a captioned table as they are, and each picture's captions."""
+    columns = read_columns([file], ("image", "captions"))
+    pictures = [Image.open(io.BytesIO(blob)).convert("RGB") for blob in columns["image"] if isinstance(blob, bytes)]
+    captions = [[str(one) for one in many] for many in columns["captions"] if isinstance(many, list)]
+    return pictures, captions
+
+
 def decode_square(blobs: Sequence[bytes], side: int) -> NDArray[np.uint8]:
     """Encoded images to `(n, side, side, 3) uint8`, resized where they have another size."""
     out = np.empty((len(blobs), side, side, 3), np.uint8)

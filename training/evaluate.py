@@ -1,4 +1,4 @@
-"""How good a model is on captioned images: recall, re-ranking and captions. `python -m training.evaluate --help`.
+"""How good a model is on captioned images: recall and captions. `python -m training.evaluate --help`.
 
 Everything goes the way that a user's pictures go: the model is loaded by NAME, with its own preprocessing.
 """
@@ -6,7 +6,6 @@ Everything goes the way that a user's pictures go: the model is loaded by NAME, 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import re
 import time
@@ -14,19 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 
 from benchmarks.metrics import Recall, recall_both_ways
 from retrieval.decoder import CaptionDecoder, DecodeConfig
 from retrieval.encoder import Encoder
-from training.data import read_columns
+from training.data import read_pictures
 from training.machine import keep_freed_memory
-
-CANDIDATES = 50
-WEIGHTS = tuple(round(0.05 * step, 2) for step in range(17))
+from training.reader import encode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,43 +30,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--captions", action="store_true", help="decode a caption for each image, and score them")
-    parser.add_argument(
-        "--rerank", action="store_true", help="re-rank the first 50 images of each text by its likelihood"
-    )
     parser.add_argument("--show", type=int, default=0, help="print this many captions")
     given = parser.parse_args(arguments)
     keep_freed_memory()
-    columns = read_columns([given.parquet], ("image", "captions"))
-    pictures = [Image.open(io.BytesIO(blob)).convert("RGB") for blob in columns["image"] if isinstance(blob, bytes)]
-    captions = [[str(one) for one in many] for many in columns["captions"] if isinstance(many, list)]
+    captions = read_pictures(given.parquet)[1]
     began = time.monotonic()
     encoder = Encoder.load(given.model, given.device, given.precision)
-    images, texts = encoder.encode_images(pictures), encoder.encode_texts([one for many in captions for one in many])
-    owner = np.repeat(np.arange(len(captions)), [len(many) for many in captions])
-    to_image, to_text = recall_both_ways(images, texts, owner)
+    decoder = CaptionDecoder(encoder.loaded) if given.captions else None
+    data = encode(encoder, decoder, given.parquet)
+    to_image, to_text = recall_both_ways(data.images, data.texts, data.owner)
     report: dict[str, object] = {
         "model": given.model,
         "weights_sha256": encoder.spec.weights_sha256,
-        "images": len(images),
-        "texts": len(texts),
+        "images": len(data.images),
+        "texts": len(data.texts),
         "text_to_image": percent(to_image),
         "image_to_text": percent(to_text),
     }
-    if given.captions or given.rerank:
-        loaded = encoder.loaded
-        decoder = CaptionDecoder(loaded)
-        tokens = [
-            decoder.image_tokens(torch.stack([loaded.preprocess(picture) for picture in pictures[at : at + 50]]))
-            for at in range(0, len(pictures), 50)
+    if decoder is not None and given.captions:
+        found = [
+            caption.text
+            for at in range(0, len(data.tokens), 50)
+            for caption in decoder.decode(data.tokens[at : at + 50], DecodeConfig())
         ]
-        if given.captions:
-            found = [caption.text for part in tokens for caption in decoder.decode(part, DecodeConfig())]
-            report["captions"] = score_captions(found, captions)
-            for line in found[: given.show]:
-                print(line)
-        if given.rerank:
-            ids = torch.from_numpy(loaded.tokenizer.encode([one for many in captions for one in many]))
-            report["rerank"] = measure_rerank(decoder, torch.cat(tokens), ids, texts @ images.T, owner)
+        report["captions"] = score_captions(found, captions)
+        for line in found[: given.show]:
+            print(line)
     report["seconds"] = round(time.monotonic() - began, 1)
     print(json.dumps(report))
     return 0
@@ -103,38 +85,6 @@ def score_captions(found: Sequence[str], references: Sequence[Sequence[str]]) ->
         "different": len(set(found)),
         "mean_words": round(float(np.mean([len(one.split()) for one in found])), 2),
     }
-
-
-def measure_rerank(
-    decoder: CaptionDecoder, tokens: Tensor, ids: Tensor, cosines: NDArray[np.float32], owner: NDArray[np.int64]
-) -> dict[str, object]:
-    """Text-to-image R@1 before and after the first 50 are ordered by (1 − w)·cosine + w·log P(text | image).
-
-    Both scores are standardised over a text's candidates. `w` is chosen on the texts of one half of the images and
-    judged on the other half, then the other way round, so no text helps to choose its own weight.
-    """
-    first = np.argsort(-cosines, axis=1, kind="stable")[:, :CANDIDATES]
-    near = np.take_along_axis(cosines, first, 1)
-    likely = np.stack(
-        [decoder.log_probabilities(tokens[row], ids[text : text + 1]).cpu().numpy() for text, row in enumerate(first)]
-    )
-    right = first == owner[:, None]
-    a, b = _standard(near), _standard(likely)
-    hits = np.stack([right[np.arange(len(right)), ((1 - w) * a + w * b).argmax(1)] for w in WEIGHTS])
-    half = owner % 2 == 0
-    chosen = [int(hits[:, part].mean(1).argmax()) for part in (half, ~half)]
-    crossed = np.where(half, hits[chosen[1]], hits[chosen[0]])
-    return {
-        "R@1_before": round(100 * float(hits[0].mean()), 2),
-        "R@1_after": round(100 * float(crossed.mean()), 2),
-        "weights": [WEIGHTS[one] for one in chosen],
-        "by_weight": {str(w): round(100 * float(row.mean()), 2) for w, row in zip(WEIGHTS, hits, strict=True)},
-    }
-
-
-def _standard(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    spread = scores.std(1, keepdims=True)
-    return np.asarray((scores - scores.mean(1, keepdims=True)) / np.where(spread > 0, spread, 1), np.float32)
 
 
 def _words(text: str) -> str:

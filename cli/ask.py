@@ -1,0 +1,80 @@
+"""`mmsearch ask`."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Optional
+
+import typer
+
+from cli.terminal import print_json, quiet_native_stderr, shown
+from retrieval.catalog import CAPTIONER
+from retrieval.errors import MediaError
+from retrieval.types import Query, Rerank
+
+
+def ask_command(
+    question: Annotated[str, typer.Argument(help="A question about what the pictures show.")],
+    index: Annotated[Optional[str], typer.Option(help="The index, or a folder that has one.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many pictures may serve as evidence.")] = 3,
+    min_relevance: Annotated[
+        float, typer.Option(min=0, max=1, help="How likely a picture must be relevant to serve as evidence.")
+    ] = 0.5,
+    reader: Annotated[
+        str, typer.Option(help="The model that reads and describes; auto: the index's own, if it can.")
+    ] = "auto",
+    candidates: Annotated[int, typer.Option(help="How many pictures are read.")] = 50,
+    answerer: Annotated[
+        Optional[str], typer.Option(help="openai:URL of a language model's server that shall write the answer.")
+    ] = None,
+    answerer_model: Annotated[str, typer.Option(help="The server's name for its model.")] = "default",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Answer a question from the pictures of an index, with the evidence."""
+    from retrieval.answer import Answerer, Evidence, compose, search_words
+
+    writer = Answerer.of(answerer, answerer_model, os.environ.get("MMSEARCH_ANSWERER_KEY")) if answerer else None
+    from indexer.pictures import PictureReader
+    from retrieval.decoder import CaptionDecoder
+    from retrieval.engine import Engine
+    from retrieval.weights import has_decoder, resolve
+
+    pictures = PictureReader()
+    with quiet_native_stderr(), Engine.open(index, device=device, pictures=pictures.picture) as engine:
+        if reader == "auto" and not has_decoder(resolve(engine.model.name)):
+            found = resolve("auto", CAPTIONER)
+            reader = found.name
+        query = Query(
+            text=search_words(question),
+            kind="image",
+            k=k,
+            min_relevance=min_relevance,
+            rerank=Rerank(candidates=candidates, reader=reader),
+        )
+        hits = engine.search(query)
+        evidence: list[Evidence] = []
+        if hits:
+            decoder = CaptionDecoder(engine.reader(reader))
+            for hit in hits:
+                try:
+                    caption = decoder.describe([pictures.picture(hit.item)])[0]
+                except MediaError:
+                    # It vanished since it was found: what cannot be shown is no evidence.
+                    continue
+                evidence.append(
+                    Evidence(
+                        path=hit.item.path,
+                        start=hit.item.start,
+                        end=hit.item.end,
+                        caption=caption.text,
+                        score=hit.score,
+                    )
+                )
+    answer = writer.answer(question, evidence) if writer is not None else compose(evidence)
+    if as_json:
+        print_json({"question": question, "answer": answer, "evidence": [vars(one) for one in evidence]})
+        return
+    print(answer)
+    for number, one in enumerate(evidence, 1):
+        print(f"[{number}] {shown(one.path)}")

@@ -1,0 +1,114 @@
+"""Answers with evidence: captions of what was found become a short answer that cites them.
+
+The built-in answer says only what the captions say, and cites each as [1], [2]. A language model behind an
+OpenAI-compatible server may write it instead; citations of evidence that does not exist are taken out of what it says.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from retrieval.errors import ModelError, QueryError
+
+NOTHING = "Nothing relevant was found."
+_LEAD = re.compile(
+    r"^(what|who|where|when|which|why|how( many| much)?|is|are|was|were|do|does|did|can|could|show me|find me|find|tell me)"
+    r"('s|\s+(is|are|was|were|do|does|did|can|could|there|about|of|any)\b)*\s*",
+    re.IGNORECASE,
+)
+_LARGEST_REPLY = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """One thing found: what it shows, where it is (`start` and `end` in seconds of a video), and how well it matched."""
+
+    path: str
+    start: float | None
+    end: float | None
+    caption: str
+    score: float
+
+
+def search_words(question: str) -> str:
+    """What to look for: the question without its question words, for an encoder knows captions, not questions."""
+    words = _LEAD.sub("", question.strip().rstrip("?!. ")).strip()
+    return words or question.strip()
+
+
+def compose(evidence: Sequence[Evidence]) -> str:
+    """The captions as sentences, equal ones together, in the order of the evidence, each with its citations."""
+    if not evidence:
+        return NOTHING
+    cited: dict[str, list[int]] = {}
+    for number, one in enumerate(evidence, 1):
+        cited.setdefault(one.caption.strip().rstrip(". "), []).append(number)
+    parts = [f"{text[:1].upper()}{text[1:]} {''.join(f'[{n}]' for n in numbers)}." for text, numbers in cited.items()]
+    return " ".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answerer:
+    """A language model at `url`, the base address of an OpenAI-compatible API such as `http://127.0.0.1:8080/v1`.
+
+    Raises `QueryError` for an address that is none.
+    """
+
+    url: str
+    model: str = "default"
+    key: str | None = None
+    timeout: float = 120.0
+
+    @staticmethod
+    def of(name: str, model: str, key: str | None) -> Answerer:
+        """From the form `openai:URL`."""
+        kind, _, url = name.partition(":")
+        if kind != "openai" or urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise QueryError(f"unknown answerer {name!r}; use openai:URL, as in openai:http://127.0.0.1:8080/v1")
+        return Answerer(url=url.rstrip("/"), model=model, key=key)
+
+    def answer(self, question: str, evidence: Sequence[Evidence]) -> str:
+        """The server's answer to `question`; `NOTHING` without asking it when there is no evidence.
+
+        Raises `ModelError` in one line when the server cannot be reached or does not answer as it should.
+        """
+        if not evidence:
+            return NOTHING
+        listed = "\n".join(f"[{number}] {one.caption}" for number, one in enumerate(evidence, 1))
+        messages = [
+            {
+                "role": "system",
+                "content": "Answer the question in one or two sentences from the numbered descriptions of pictures alone. "
+                "Cite each description that you use by its number, as in [1]. If they do not hold the answer, say so.",
+            },
+            {"role": "user", "content": f"Descriptions:\n{listed}\n\nQuestion: {question}"},
+        ]
+        body = json.dumps({"model": self.model, "messages": messages, "temperature": 0}).encode()
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
+        request = urllib.request.Request(f"{self.url}/chat/completions", body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as reply:
+                value = json.loads(reply.read(_LARGEST_REPLY))
+            text = value["choices"][0]["message"]["content"]
+        except urllib.error.HTTPError as error:
+            with error:
+                raise ModelError(f"the answerer at {self.url} refused: {error.code} {error.reason}") from error
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise ModelError(f"the answerer at {self.url} gave no answer: {reason}") from error
+        if not isinstance(text, str) or not text.strip():
+            raise ModelError(f"the answerer at {self.url} gave an empty answer")
+        return _known_citations(" ".join(text.split()), len(evidence))
+
+
+def _known_citations(text: str, count: int) -> str:
+    def keep(found: re.Match[str]) -> str:
+        return found.group(0) if 1 <= int(found.group(1)) <= count else ""
+
+    return re.sub(r"\[(\d{1,6})\]", keep, text)
