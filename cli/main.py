@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import admin, ask, describe, explain, index, model, search
+from cli import admin, ask, bench, describe, explain, index, model, search
 from retrieval.errors import MmsearchError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("failures")(admin.failures_command)
 app.command("compact")(admin.compact_command)
 app.command("doctor")(admin.doctor_command)
 app.add_typer(model.app, name="models")
+app.add_typer(bench.app, name="bench")
 
 
 def _version(wanted: bool) -> None:

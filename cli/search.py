@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import file_url, inline_picture, note, quiet_native_stderr, shown, write_lines
+from cli.terminal import file_url, fusion_name, inline_picture, note, quiet_native_stderr, shown, write_lines
 from retrieval.errors import MediaError, MmsearchError, QueryError
-from retrieval.types import FUSIONS, KINDS, FusionName, Hit, Kind, Query, Rerank
+from retrieval.types import KINDS, Hit, Kind, Query, Rerank
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,7 +54,7 @@ def search_command(
         negatives=tuple(negative or ()),
         kind=_kind(kind),
         k=k,
-        rerank=Rerank(candidates=candidates, milliseconds=rerank_ms, reader=reader, fusion=_fusion(fusion))
+        rerank=Rerank(candidates=candidates, milliseconds=rerank_ms, reader=reader, fusion=fusion_name(fusion))
         if rerank
         else None,
         min_relevance=min_relevance,
@@ -101,13 +101,6 @@ def _kind(value: str | None) -> Kind | None:
         if value == kind:
             return kind
     raise typer.BadParameter(f"{value!r} is not one of {', '.join(KINDS)}", param_hint="--kind")
-
-
-def _fusion(value: str) -> FusionName:
-    for name in FUSIONS:
-        if value == name:
-            return name
-    raise typer.BadParameter(f"{value!r} is not one of {', '.join(FUSIONS)}", param_hint="--fusion")
 
 
 def _pictures(files: list[str]) -> tuple[Image, ...]:

@@ -153,7 +153,7 @@ class CaptionDecoder:
     def _scores(self, logits: Tensor) -> Tensor:
         return logits.float().log_softmax(-1)
 
-    def _bar(self, scores: Tensor, written: Tensor, prefix: Sequence[int], config: DecodeConfig) -> Tensor:
+    def bar(self, scores: Tensor, written: Tensor, prefix: Sequence[int], config: DecodeConfig) -> Tensor:
         """What may not come next, as −inf: marks, an early end, a repeated run. `written (rows, length)`."""
         scores = scores.clone()
         scores[:, [self._pad, self._start]] = -torch.inf
@@ -180,7 +180,7 @@ class CaptionDecoder:
         open_ = torch.ones(count, dtype=torch.bool, device=tokens.device)
         rng = torch.Generator().manual_seed(config.seed)
         for _ in range(self._room(prefix, config)):
-            allowed = self._bar(scores, written, prefix, config)
+            allowed = self.bar(scores, written, prefix, config)
             chosen = allowed.argmax(-1) if config.method == "greedy" else _sample(allowed, config, rng)
             chosen = torch.where(open_, chosen, self._pad)
             total += torch.where(open_, scores.gather(1, chosen[:, None])[:, 0], 0.0)
@@ -209,7 +209,7 @@ class CaptionDecoder:
         done = [False] * count
         first = torch.arange(count, device=device)[:, None] * beams
         for length in range(room):
-            allowed = self._bar(scores, written, prefix, config)
+            allowed = self.bar(scores, written, prefix, config)
             reached = total[:, :, None] + allowed.view(count, beams, -1)
             ended = reached[:, :, self._end].tolist()
             rows = written.view(count, beams, -1).tolist()

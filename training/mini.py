@@ -1,7 +1,8 @@
 """The whole recipe of the embedded model, from data to weights: `python -m training.mini --data DIR --work DIR`.
 
 Stage one teaches the image tower to name classes (`training.pretrain`), stage two teaches everything together on
-captioned images (`training.fit`). Run it again with the same folders to resume; `--install` then writes the model.
+captioned images (`training.fit`). Run it again with the same folders to resume; `--install` then writes the model, and
+trains and fits what its reader needs (`training.heads`, `training.reader`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from retrieval.convcoca import ConvCoCa, ConvCoCaConfig
 from retrieval.errors import MmsearchError
 from retrieval.models import choose_device
 from retrieval.weights import MINI
+from training import heads, reader
 from training.checkpoint import CheckpointError, Diverged
 from training.data import DataError, Statistics, load_captioned, load_labelled
 from training.fit import FitConfig, class_phrases, fit
@@ -89,6 +91,10 @@ def run(data: Path, work: Path, device: str, install: Path | None) -> None:
     if install is not None:
         tokenizer.save(install)
         print(f"{write_model(install, best)}  {install / 'model.safetensors'}")
+        # What reads and judges with the finished towers: trained on the same captions, fitted on the held-out ones.
+        model_name = "mini" if install == MINI else f"local-dir:{install}"
+        heads.main(["--parquet", str(data / "flickr8k-train.parquet"), "--model", model_name, "--output", str(install)])
+        reader.main(["--parquet", str(data / "flickr8k-dev.parquet"), "--model", model_name, "--output", str(install)])
 
 
 def write_model(folder: Path, state: dict[str, Tensor]) -> str:

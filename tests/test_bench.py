@@ -1,0 +1,122 @@
+"""`bench recall`: the real command over tables and folders, and what does not fit told instead of miscounted."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.datasets import from_folder, from_parquet
+from benchmarks.metrics import recall_both_ways
+from benchmarks.recall import measure_recall
+from retrieval.encoder import Encoder
+from retrieval.errors import MmsearchError
+from retrieval.rerank import Fusion, Reranker
+from retrieval.types import Hit
+from retrieval.weights import resolve
+from tests.conftest import Command, picture, write_photos
+from tests.stores import items
+
+KEYS = "model images texts rerank text_to_image image_to_text seconds confidence_95"
+WORDS = ["a dog runs", "two men on a bench", "snow on a hill", "a boy in a red shirt", "the beach", "a brown dog jumps"]
+
+
+def encoded(seed: int) -> bytes:
+    out = io.BytesIO()
+    picture(seed, 80, 60).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    rows = {
+        "image_id": [str(n) for n in range(6)],
+        "image": [encoded(n) for n in range(6)],
+        "captions": [[word, f"{word} again"] for word in WORDS],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "set.parquet")
+    return tmp_path / "set.parquet"
+
+
+def test_a_table_is_measured_as_its_embeddings_say(table: Path, mini: Encoder) -> None:
+    report = measure_recall(from_parquet(table), resolve("mini"), mini, [None])[0]
+    images = mini.encode_images([picture(n, 80, 60) for n in range(6)])
+    texts = mini.encode_texts([text for word in WORDS for text in (word, f"{word} again")])
+    to_image, to_text = recall_both_ways(images, texts, np.repeat(np.arange(6), 2))
+    assert (report.text_to_image.recall(), report.image_to_text.recall()) == (to_image, to_text)
+    assert (report.images, report.texts) == (6, 12)
+
+
+def test_re_ranked_ranks_are_those_that_a_search_gives(table: Path, mini: Encoder) -> None:
+    plain, again = measure_recall(from_parquet(table), resolve("mini"), mini, [None, "weighted"])
+    assert again.fusion == "weighted"
+    assert plain.to_json()["rerank"] is None
+    photos = [picture(n, 80, 60) for n in range(6)]
+    rows = mini.encode_images(photos)
+    reranker = Reranker(mini.loaded, Fusion.of(resolve("mini").folder, "weighted"))
+    ranks = []
+    for text, own in [(text, n) for n, word in enumerate(WORDS) for text in (word, f"{word} again")]:
+        cosines = rows @ mini.encode_texts([text])[0]
+        found = [
+            Hit(
+                rank=place + 1,
+                score=float(cosines[n]),
+                first_stage_score=float(cosines[n]),
+                rerank_score=None,
+                item=item,
+            )
+            for place, (n, item) in enumerate((int(n), items(6)[int(n)]) for n in np.argsort(-cosines))
+        ]
+        done = reranker.rerank(text, found, lambda item: photos[item.size])
+        ranks.append(next(hit.rank for hit in done.hits if hit.item.size == own))
+    assert again.text_to_image.first.tolist() == ranks
+
+
+def test_the_command_prints_the_contracts_object(table: Path, command: Command) -> None:
+    done = command("bench", "recall", "--parquet", str(table), "--model", "mini", "--json")
+    assert done.returncode == 0, done.stderr
+    value = json.loads(done.stdout)
+    assert " ".join(value) == KEYS
+    assert list(value["text_to_image"]) == ["R@1", "R@5", "R@10", "median_rank", "mAP@10"]
+    assert (value["images"], value["texts"], value["rerank"]) == (6, 12, None)
+    again = command("bench", "recall", "--parquet", str(table), "--model", "mini", "--rerank", "--json")
+    assert json.loads(again.stdout)["rerank"] == "weighted"
+    shown = command("bench", "recall", "--parquet", str(table), "--model", "mini", "--rerank")
+    assert len(shown.stdout.strip().splitlines()) == 5
+    assert "6 pictures are few" in shown.stderr
+
+
+def test_a_folder_with_gaps_counts_them(tmp_path: Path, command: Command, mini: object) -> None:
+    write_photos(tmp_path / "p", 3)
+    lines = ["path,caption", "photo0000.jpg,a dog", "photo0000.jpg,a dog", "photo0001.jpg,a cat", "gone.jpg,x"]
+    (tmp_path / "c.csv").write_text("\n".join(lines))
+    done = command("bench", "recall", "--images", "p", "--captions", "c.csv", "--model", "mini", "--json")
+    value = json.loads(done.stdout)
+    assert (value["images"], value["texts"]) == (2, 2)
+    assert "1 picture(s) that are not there, the first is gone.jpg" in done.stderr
+    assert "1 caption(s) that repeat" in done.stderr
+
+
+def test_what_cannot_be_measured_is_an_error(tmp_path: Path, table: Path, command: Command) -> None:
+    captions = pa.array([[]], pa.list_(pa.string()))
+    pq.write_table(
+        pa.table({"image_id": ["a"], "image": [encoded(1)], "captions": captions}), tmp_path / "bare.parquet"
+    )
+    with pytest.raises(MmsearchError, match="no picture with a caption"):
+        from_parquet(tmp_path / "bare.parquet")
+    twice = pa.concat_tables([pq.read_table(table), pq.read_table(table)])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    with pytest.raises(MmsearchError, match="6 image_id"):
+        from_parquet(tmp_path / "twice.parquet")
+    with pytest.raises(MmsearchError, match="no such folder"):
+        from_folder(tmp_path / "none", tmp_path / "c.csv")
+    assert command("bench", "recall").returncode == 2
+    assert command("bench", "recall", "--parquet", "x", "--images", "y").returncode == 2
+    assert command("bench", "recall", "--parquet", str(table), "--rerank", "--fusion", "best").returncode == 2
+    gone = command("bench", "recall", "--parquet", "gone.parquet")
+    assert gone.returncode == 1 and "no such file" in gone.stderr
