@@ -42,12 +42,17 @@ def search_command(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     html: Annotated[Optional[Path], typer.Option(help="Write a contact sheet to this file.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="With --html: show for each picture which parts each word rests on.")
+    ] = False,
     open_best: Annotated[bool, typer.Option("--open", help="Open the best hit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a hit.")] = False,
 ) -> None:
     """Search by words, by pictures, or by both: mmsearch search "at night" --image a.jpg --not people."""
     if k < 1:
         raise QueryError(f"-k must be at least 1, not {k}")
+    if explain and (html is None or not query):
+        raise typer.BadParameter("it needs --html FILE and words to explain", param_hint="--explain")
     wanted = Query(
         text=query,
         images=_pictures(image or []),
@@ -68,15 +73,15 @@ def search_command(
         pictures = PictureReader().picture
     with Engine.open(index, device=device, pictures=pictures) as engine:
         hits = _reranked(engine, wanted) if rerank else engine.search(wanted)
+        if html is not None:
+            from cli.sheet import write_sheet
+
+            write_sheet(html, _title(wanted), hits, (engine.reader(reader), query or "") if explain else None)
+            note(f"wrote {shown(str(html))}")
     if as_json:
         write_lines(hit.to_json() for hit in hits)
     elif html is None:
         _show(hits)
-    if html is not None:
-        from cli.sheet import write_sheet
-
-        write_sheet(html, _title(wanted), hits)
-        note(f"wrote {shown(str(html))}")
     if open_best and hits:
         _open(hits[0])
 

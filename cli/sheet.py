@@ -13,7 +13,10 @@ from retrieval.errors import MediaError, MmsearchError
 from retrieval.types import Hit
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from indexer.pictures import PictureReader
+    from retrieval.models import LoadedModel
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; }
@@ -25,16 +28,19 @@ img { display: block; width: 100%; height: 12rem; object-fit: cover; background:
 div { padding: .5rem .75rem; overflow-wrap: anywhere; }
 small { opacity: .75; }
 blockquote { margin: .75rem; }
+details { padding: 0 .75rem .75rem; }
+details img { height: auto; }
 """
 
 
-def write_sheet(file: Path, title: str, hits: list[Hit]) -> None:
-    """Write the sheet; a picture that cannot be read is shown by its name. Raises `MmsearchError` on a bad path."""
+def write_sheet(file: Path, title: str, hits: list[Hit], why: tuple[LoadedModel, str] | None = None) -> None:
+    """Write the sheet; a picture that cannot be read is shown by its name. With `why`, a reader and words, each picture has
+    an explanation to open. Raises `MmsearchError` on a bad path."""
     from indexer.pictures import PictureReader
 
     reader = PictureReader(320)
     with quiet_native_stderr():
-        cards = "\n".join(_card(hit, reader) for hit in hits)
+        cards = "\n".join(_card(hit, reader, why) for hit in hits)
     page = (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -47,23 +53,38 @@ def write_sheet(file: Path, title: str, hits: list[Hit]) -> None:
         raise MmsearchError(f"cannot write {file}: {error.strerror}") from error
 
 
-def _card(hit: Hit, reader: PictureReader) -> str:
+def _card(hit: Hit, reader: PictureReader, why: tuple[LoadedModel, str] | None) -> str:
     item = hit.item
     name = html.escape(shown(item.path.rsplit("/", 1)[-1]))
-    body = f"<blockquote>{html.escape(item.text)}</blockquote>" if item.text is not None else _image(hit, name, reader)
+    body = f"<blockquote>{html.escape(item.text)}</blockquote>" if item.text is not None else ""
+    more = ""
+    if item.text is None:
+        try:
+            rgb = reader.picture(item)
+        except MediaError:
+            pass
+        else:
+            body = f'<img alt="{name}" src="{_data_url(rgb, 480)}">'
+            more = _explanation(rgb, why) if why is not None else ""
+    relevance = f" · {hit.relevance:.0%} relevant" if hit.relevance is not None else ""
     return (
         f'<li>{body}<div><a href="{html.escape(file_url(item.source))}">{name}</a>'
-        f"<br><small>{hit.rank} · {hit.score:.4f}</small></div></li>"
+        f"<br><small>{hit.rank} · {hit.score:.4f}{relevance}</small></div>{more}</li>"
     )
 
 
-def _image(hit: Hit, name: str, reader: PictureReader) -> str:
-    try:
-        rgb = reader.picture(hit.item)
-    except MediaError:
-        return ""
-    rgb.thumbnail((480, 480))
+def _explanation(rgb: Image, why: tuple[LoadedModel, str]) -> str:
+    from retrieval.explain import draw, explain
+
+    reader, words = why
+    sheet = draw(rgb, explain(reader, rgb, words), reader.spec.resize_mode, width=160)
+    alt = html.escape(f"which parts of the picture each word of {words} rests on")
+    return f'<details><summary>why</summary><img alt="{alt}" src="{_data_url(sheet, 1200)}"></details>'
+
+
+def _data_url(rgb: Image, most: int) -> str:
+    small = rgb.copy()
+    small.thumbnail((most, most))
     out = io.BytesIO()
-    rgb.save(out, "JPEG", quality=82)
-    data = base64.standard_b64encode(out.getvalue()).decode()
-    return f'<img alt="{name}" src="data:image/jpeg;base64,{data}">'
+    small.save(out, "JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.standard_b64encode(out.getvalue()).decode()}"

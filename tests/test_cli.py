@@ -84,6 +84,17 @@ def test_a_table_for_people_and_a_contact_sheet(samples: Path, command: Command,
     )
 
 
+def test_a_sheet_explains_its_pictures(samples: Path, command: Command, tmp_path: Path) -> None:
+    sheet = tmp_path / "why.html"
+    done = command("search", "a cat & a dog", "--index", str(samples), "-k", "2", "--html", str(sheet), "--explain")
+    assert done.returncode == 0, done.stderr
+    page = sheet.read_text("utf-8")
+    assert page.count("<summary>why</summary>") == 2
+    assert page.count("data:image/jpeg;base64,") == 4
+    assert "a cat &amp; a dog" in page
+    assert command("search", "a cat", "--index", str(samples), "--explain").returncode == 2
+
+
 def test_status_failures_models_and_doctor(samples: Path, command: Command) -> None:
     status = json.loads(command("status", "--index", str(samples), "--json").stdout)
     assert " ".join(status) == (
