@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cli.terminal import interruptible, print_json, shown, write_lines
+from cli.terminal import busy, interruptible, print_json, shown, write_lines
 from retrieval.errors import MmsearchError
 
 IndexOption = Annotated[Optional[str], typer.Option("--index", help="The index, or a folder that has one.")]
@@ -55,7 +55,7 @@ def compact_command(index: IndexOption = None) -> None:
     from retrieval.writer import IndexWriter
 
     folder = find_index(index, os.environ, Path.cwd())
-    with interruptible(), IndexWriter(folder) as writer:
+    with interruptible(), busy("rewriting the shards"), IndexWriter(folder) as writer:
         before = sum(entry.bytes for entry in writer.manifest.files())
         shards = len(writer.manifest.shards)
         state = writer.compact()

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cli.terminal import print_json, quiet_native_stderr, shown
+from cli.terminal import busy, print_json, quiet_native_stderr, shown
 from retrieval.catalog import CAPTIONER
 from retrieval.errors import MediaError
 from retrieval.types import Query, Rerank
@@ -41,7 +41,11 @@ def ask_command(
     from retrieval.weights import has_decoder, resolve
 
     pictures = PictureReader()
-    with quiet_native_stderr(), Engine.open(index, device=device, pictures=pictures.picture) as engine:
+    with (
+        busy("reading the candidates"),
+        quiet_native_stderr(),
+        Engine.open(index, device=device, pictures=pictures.picture) as engine,
+    ):
         if reader == "auto" and not has_decoder(resolve(engine.model.name)):
             found = resolve("auto", CAPTIONER)
             reader = found.name

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import fusion_name, interruptible, note, print_json, quiet_native_stderr
+from cli.terminal import busy, fusion_name, interruptible, note, print_json, quiet_native_stderr
 from retrieval.types import FUSIONS, FusionName
 
 if TYPE_CHECKING:
@@ -57,8 +57,9 @@ def recall_command(
         found = resolve(model)
         for line in [*data.notes, *([found.notice] if found.notice else [])]:
             print(line, file=stream)
-        encoder = Encoder.load(found, device, precision)
-        reports = measure_recall(data, found, encoder, wanted)
+        with busy("encoding and ranking"):
+            encoder = Encoder.load(found, device, precision)
+            reports = measure_recall(data, found, encoder, wanted)
     if as_json:
         for report in reports:
             print_json(report.to_json())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
+from cli.terminal import busy, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
 from retrieval.catalog import CAPTIONER
 from retrieval.errors import MediaError, MmsearchError
 
@@ -51,7 +51,8 @@ def describe_command(
         found = resolve(model, CAPTIONER)
         if found.notice:
             note(found.notice)
-        loaded = load_model(found, device, precision)
+        with busy("loading the model"):
+            loaded = load_model(found, device, precision)
         decoder = CaptionDecoder(loaded)
         register_decoders()
         with quiet_native_stderr() as stream, progress_bar(stream) as bar:

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cli.terminal import note, print_json, quiet_native_stderr, shown
+from cli.terminal import busy, note, print_json, quiet_native_stderr, shown
 from retrieval.catalog import READER
 from retrieval.errors import MediaError, MmsearchError, QueryError
 
@@ -40,8 +40,9 @@ def explain_command(
         except MediaError as error:
             raise QueryError(f"{shown(image)}: {error.reason}") from error
     # Gradients need float32, and one picture costs little.
-    loaded = load_model(found, device, "fp32")
-    done = explain(loaded, rgb, text)
+    with busy("reading the picture"):
+        loaded = load_model(found, device, "fp32")
+        done = explain(loaded, rgb, text)
     try:
         draw(rgb, done, loaded.spec.resize_mode).save(file, "PNG")
     except OSError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
+from cli.terminal import busy, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
 from retrieval.errors import IndexNotFoundError, MmsearchError
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def index_command(
         if rebuild_vectors:
             _rebuild(folder)
             return
-        opened = open_encoder(folder, model, device, precision)
+        with busy("loading the model"):
+            opened = open_encoder(folder, model, device, precision)
         encoder = opened.encoder
         for line in opened.notices:
             note(line)
@@ -107,6 +108,6 @@ def _rebuild(folder: Path) -> None:
 
     if not (folder / "manifest.json").is_file():
         raise IndexNotFoundError(f"no index at {folder}; make one with: mmsearch index FOLDER")
-    with IndexWriter(folder) as writer:
+    with busy("making the vector files anew"), IndexWriter(folder) as writer:
         state = writer.rebuild_vectors()
     print(f"{len(state.vectors)} vector file(s) made anew over {sum(s.alive for s in state.shards)} items")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import file_url, fusion_name, inline_picture, note, quiet_native_stderr, shown, write_lines
+from cli.terminal import busy, file_url, fusion_name, inline_picture, note, quiet_native_stderr, shown, write_lines
 from retrieval.errors import MediaError, MmsearchError, QueryError
 from retrieval.types import KINDS, Hit, Kind, Query, Rerank
 
@@ -89,7 +89,8 @@ def search_command(
 def _reranked(engine: Engine, query: Query) -> list[Hit]:
     """The hits, and on standard error what re-ranking could not do."""
     with quiet_native_stderr() as stream:
-        done = engine.rerank(query)
+        with busy("reading the candidates"):
+            done = engine.rerank(query)
         for path, reason in done.unreadable:
             print(f"not re-ranked: {shown(path)}: {reason}", file=stream)
         if done.out_of_time:

@@ -111,6 +111,21 @@ def fusion_name(value: str) -> FusionName:
     raise typer.BadParameter(f"{value!r} is not one of {', '.join(FUSIONS)}", param_hint="--fusion")
 
 
+@contextmanager
+def busy(message: str) -> Iterator[None]:
+    """A spinner with the time spent, for work whose end cannot be told; nothing where standard error is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        bar.add_task(message, total=None)
+        yield
+
+
 def inline_picture(rgb: Image, rows: int = 6) -> str | None:
     """Escape codes that draw a picture `rows` lines high in kitty and iTerm2 (and what follows them), else None."""
     if not sys.stdout.isatty():
