@@ -117,10 +117,12 @@ class CaptionDecoder:
         count = max(len(tokens), len(ids))
         with torch.inference_mode():
             ids = ids.to(tokens.device)
-            states = self._model._encode_text(ids)[1][:, :-1]
-            logits = self._decoder(tokens.expand(count, -1, -1), states.expand(count, -1, -1))
-            labels = ids[:, 1:].expand(count, -1)
-            chosen = logits.float().log_softmax(-1).gather(-1, labels[..., None])[..., 0]
+            # Padding is at the end and attention looks back, so what is behind the longest text need not be computed.
+            length = int((ids != self._pad).sum(1).max())
+            states = self._model._encode_text(ids)[1][:, : length - 1]
+            logits = self._decoder(tokens.expand(count, -1, -1), states.expand(count, -1, -1)).float()
+            labels = ids[:, 1:length].expand(count, -1)
+            chosen = logits.gather(-1, labels[..., None])[..., 0] - logits.logsumexp(-1)
             real = labels != self._pad
             mean: Tensor = (chosen * real).sum(1) / real.sum(1)
         return mean

@@ -83,7 +83,7 @@ def test_a_handful_of_pictures_is_learnt_by_heart(
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     teacher = Teacher(captions=tuple(rows.reshape(8, 2, 24)), classes=rows[:2])
     extra = LabelledImages(images=handful.images[:4], labels=np.array([0, 1, 0, 1]), names=("dog", "cat"))
-    config = replace(CONFIG, batch=10, labelled=2, soft=0.2, distil=0.5, tower_share=0.5)
+    config = replace(CONFIG, keep_best=True, batch=10, labelled=2, soft=0.2, distil=0.5, tower_share=0.5)
     model = start()
     before = evaluate(model, tokenizer, handful, 32)
     best = fit(model, tokenizer, config, handful, handful, tmp_path, extra=extra, teacher=teacher)
@@ -230,7 +230,7 @@ def test_mini_is_fine_tuned_on_a_folder_and_loads_again(own_folder: Path, capsys
     assert float((tuned.encode_images(photo) * before.encode_images(photo)).sum()) < 0.9999
     assert tuned.spec.tokenizer == before.spec.tokenizer
     state = load_model(f"local-dir:{own_folder / 'tuned'}", "cpu", "fp32").model.state_dict()
-    best = load_file(own_folder / "tuned" / "work" / "best.safetensors")
+    best = load_file(own_folder / "tuned" / "work" / "result.safetensors")
     assert all(torch.equal(state[name], value) for name, value in best.items())
 
 

@@ -95,6 +95,7 @@ def finetune(
         ema=0.99,
         eval_side=spec.image_size,
         eval_every=1,
+        keep_best=True,
         seed=seed,
     )
     before = evaluate(loaded.model, loaded.tokenizer, dev, spec.image_size, statistics, loaded.device)

@@ -37,7 +37,8 @@ class FitConfig:
     `tower_share` is the image tower's learning rate as a share of `peak_rate`. `soft` is the share of the contrastive
     target that the teacher spreads over the batch, at temperature `teacher_heat`; `distil` weighs the two heads that
     predict the teacher's embedding, `caption` the decoder's loss. `dropout` acts on both embeddings, `decoder_dropout`
-    on what the decoder is given. `ema` is the decay of the moving average of the weights.
+    on what the decoder is given. `ema` is the decay of the moving average of the weights; with `keep_best` the average that
+    did best on held-out recall is the result, else the last one.
     """
 
     sides: tuple[int, ...]
@@ -57,6 +58,7 @@ class FitConfig:
     ema: float = 0.995
     eval_side: int
     eval_every: int = 5
+    keep_best: bool = False
     seed: int = 21
 
 
@@ -152,9 +154,9 @@ def fit(
     statistics: Statistics = MINI,
     device: str = "cpu",
 ) -> dict[str, Tensor]:
-    """Train a CLIP or CoCa and return the state of its weights' moving average that did best on `dev`.
+    """Train a CLIP or CoCa and return the state of its weights' moving average.
 
-    Resumes from `work/fit.safetensors`, logs to `work/log.jsonl`, and keeps the best average in `work/best.safetensors`.
+    Resumes from `work/fit.safetensors`, logs to `work/log.jsonl`, and keeps the result so far in `work/result.safetensors`.
     Raises `Diverged` on a loss that is not finite; the last checkpoint is kept.
     """
     torch.manual_seed(config.seed)
@@ -165,7 +167,7 @@ def fit(
     both = nn.ModuleDict({"whole": whole, "average": average})
     optimiser = _optimiser(whole, config)
     settings: dict[str, object] = json.loads(json.dumps(asdict(config)))
-    file, best_file, log = work / "fit.safetensors", work / "best.safetensors", work / "log.jsonl"
+    file, result, log = work / "fit.safetensors", work / "result.safetensors", work / "log.jsonl"
     step = load_checkpoint(file, settings, both, optimiser) if file.exists() else 0
     total = feed.per_epoch * len(config.sides)
     best, mean_loss, began = _best_so_far(log if step else None), 0.0, time.monotonic()
@@ -202,16 +204,16 @@ def fit(
             entry["text_to_image"] = [to_image.r1, to_image.r5, to_image.r10]
             entry["image_to_text"] = [to_text.r1, to_text.r5, to_text.r10]
             score = to_image.r10 + to_text.r10
-            if score >= best:
+            if score >= best or not config.keep_best:
                 best = score
                 state = {name: value.cpu().contiguous() for name, value in average.state_dict().items()}
-                save_file(state, best_file)
+                save_file(state, result)
         with log.open("a") as out:
             out.write(json.dumps(entry) + "\n")
         print(json.dumps(entry), flush=True)
     from safetensors.torch import load_file
 
-    return load_file(best_file)
+    return load_file(result)
 
 
 def _optimiser(whole: Fitted, config: FitConfig) -> torch.optim.AdamW:

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parquet", type=Path, required=True, help="a table with the columns image and captions")
     parser.add_argument("--model", default="mini")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--output", type=Path, default=MINI, help="the model's folder")
     given = parser.parse_args(arguments)
     keep_freed_memory()
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train_heads(
-    loaded: LoadedModel, train: CaptionedImages, *, epochs: int, batch: int = 128, rate: float = 5e-4, seed: int = 5
+    loaded: LoadedModel, train: CaptionedImages, *, epochs: int, batch: int = 128, rate: float = 1e-3, seed: int = 5
 ) -> nn.ModuleDict:
     """Both heads, trained on the pictures and captions of `train`."""
     torch.manual_seed(seed)

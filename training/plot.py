@@ -21,7 +21,7 @@ def plot_log(log: Path, picture: Path) -> None:
         axis.plot([e["epoch"] for e in mine], [e["loss"] for e in mine], color="tab:grey", label="training loss")
         axis.set(title=stage, xlabel="epoch", ylabel="loss")
         right = axis.twinx()
-        right.set(ylabel="share of 1 on held-out data", ylim=(0, None))
+        right.set(ylabel="share of 1 on held-out data")
         if stage == "pretrain":
             right.plot([e["epoch"] for e in mine], [e["top1"] for e in mine], color="tab:blue", label="top-1")
         for key, colour in (("text_to_image", "tab:blue"), ("image_to_text", "tab:orange")):
@@ -32,6 +32,8 @@ def plot_log(log: Path, picture: Path) -> None:
                     [e["epoch"] for e in known], [e[key][2] for e in known], color=colour, marker=".", label=label
                 )
         handles = axis.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
-        axis.legend(handles=handles, loc="center right")
+        right.set_ylim(0, 1.1 * right.get_ylim()[1])
+        # Below the plot, where it can hide no curve.
+        axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
     figure.savefig(picture, dpi=110)
     pyplot.close(figure)
