@@ -140,7 +140,10 @@ def _second_scores(
             first = np.argsort(-cosines, kind="stable")[: second.shape[1]]
             one = slice(row, row + 1)
             pair = (data.tokens[one], data.ids[first]) if by_image else (data.tokens[first], data.ids[one])
-            likely = score(*pair).cpu().numpy() - how.null_share * (priors[first] if by_image else priors[row])
-            second[row] = cosines[first] + how.weight * likely
+            likely = score(*pair).cpu().numpy()
+            if by_image:
+                second[row] = cosines[first] + how.text_weight * (likely - how.null_share * priors[first])
+            else:
+                second[row] = cosines[first] + how.weight * (likely - priors[row])
         fused.append(second)
     return fused[0], fused[1]

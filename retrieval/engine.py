@@ -121,12 +121,9 @@ class Engine:
         `query.kind`, photos and videos are searched, or texts where the index holds no media. With `query.rerank`, the
         order and `score` are those of `rerank`.
         """
+        _check_bounds(query)
         if query.rerank is not None:
             return self.rerank(query).hits
-        if query.min_relevance is not None and not 0 <= query.min_relevance <= 1:
-            raise QueryError(f"--min-relevance must be in 0..1, not {query.min_relevance:g}")
-        if query.k < 1:
-            raise QueryError(f"-k must be at least 1, not {query.k}")
         kinds: Sequence[Kind] = (query.kind,) if query.kind else self._default_kinds()
         direction = self.embed(query)
         scores, shards, rows = self._nearest(direction, query.k, kinds)
@@ -143,6 +140,7 @@ class Engine:
         Pictures are ordered by the query's words, or texts by its pictures. Raises `QueryError` for any other mixture
         and `ModelError` for a reader that has no decoder, before anything is searched.
         """
+        _check_bounds(query)
         how = query.rerank or Rerank()
         if how.candidates < 1:
             raise QueryError(f"--candidates must be at least 1, not {how.candidates}")
@@ -286,3 +284,10 @@ class Engine:
             check_model(self.model, encoder.spec)
             self._encoder = encoder
         return self._encoder
+
+
+def _check_bounds(query: Query) -> None:
+    if query.k < 1:
+        raise QueryError(f"-k must be at least 1, not {query.k}")
+    if query.min_relevance is not None and not 0 <= query.min_relevance <= 1:
+        raise QueryError(f"--min-relevance must be in 0..1, not {query.min_relevance:g}")

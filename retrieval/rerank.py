@@ -12,9 +12,10 @@ It joins the first stage's cosine c in a weighted sum, less a share of what the 
     r = g(text, image) − λ · g(text, null image)          higher is better
     s = c + v · r
 
-The null image is a plain one of the mean colour: without λ, a decoder prefers common sentences to fitting ones. With λ = 1,
-r is 0 for an image that says nothing of the text, so an image that could not be read keeps its cosine as a neutral score,
-and no score depends on which other candidates there were. λ and v are fitted on held-out pairs and stored with the model.
+The null image is a plain one of the mean colour. Pictures are ordered by a text with λ = 1: r is then 0 for an image that
+says nothing of the text, so one that could not be read keeps its cosine as a neutral score, and no score depends on which
+other candidates there were. Texts are ordered by a picture with a λ and a v of their own: with λ = 0 a decoder prefers
+common sentences to fitting ones. All three are fitted on held-out pairs and stored with the model.
 """
 
 from __future__ import annotations
@@ -53,10 +54,11 @@ _BATCH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion:
-    """`weight` is v and `null_share` λ of the formula above."""
+    """`weight` is v for pictures by a text; `text_weight` is v, and `null_share` λ, for texts by a picture."""
 
     name: FusionName = "weighted"
     weight: float = UNFITTED_WEIGHT
+    text_weight: float = UNFITTED_WEIGHT
     null_share: float = 1.0
 
     @staticmethod
@@ -68,7 +70,7 @@ class Fusion:
         value = json.loads(file.read_text("utf-8"))["fusions"].get(name)
         if value is None:
             return Fusion(name=name)
-        return Fusion(name=name, weight=float(value["weight"]), null_share=float(value["null_share"]))
+        return Fusion(name=name, **{key: float(value[key]) for key in ("weight", "text_weight", "null_share")})
 
 
 def scorer(loaded: LoadedModel, folder: Path | None, name: FusionName) -> Callable[[Tensor, Tensor], Tensor]:
@@ -138,7 +140,7 @@ class Reranker:
                 likely = self._score(torch.stack([tokens[hit.item.id] for hit in read]), ids)
                 scores = {hit.item.id: one for hit, one in zip(read, likely.tolist(), strict=True)}
             out += [
-                self._fuse(hit, scores[hit.item.id] - self._fusion.null_share * prior) if hit.item.id in scores else hit
+                self._fuse(hit, scores[hit.item.id] - prior, self._fusion.weight) if hit.item.id in scores else hit
                 for hit in part
             ]
             if milliseconds is not None and 1000 * (time.monotonic() - began) >= milliseconds:
@@ -160,16 +162,19 @@ class Reranker:
             priors = self._score(self._null_tokens(), ids)
             likely = torch.stack([self._score(one[None], ids) for one in tokens]).mean(0)
             scores = likely - self._fusion.null_share * priors
-            out += [self._fuse(hit, second) for hit, second in zip(part, scores.tolist(), strict=True)]
+            out += [
+                self._fuse(hit, second, self._fusion.text_weight)
+                for hit, second in zip(part, scores.tolist(), strict=True)
+            ]
             if milliseconds is not None and 1000 * (time.monotonic() - began) >= milliseconds:
                 break
         return self._ordered(hits, out, [], False)
 
-    def _fuse(self, hit: Hit, second: float) -> Hit:
+    def _fuse(self, hit: Hit, second: float, weight: float) -> Hit:
         """The hit with both scores; as it was when the model gave no finite one."""
         if not math.isfinite(second):
             return hit
-        return replace(hit, score=hit.first_stage_score + self._fusion.weight * second, rerank_score=second)
+        return replace(hit, score=hit.first_stage_score + weight * second, rerank_score=second)
 
     def _ordered(
         self, hits: Sequence[Hit], out: list[Hit], unreadable: Sequence[tuple[str, str]], text_cut: bool

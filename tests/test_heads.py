@@ -70,17 +70,19 @@ def test_padding_counts_for_nothing(trained: Path) -> None:
 @pytest.mark.parametrize("name", HEADS)
 def test_re_ranking_uses_the_head_and_its_fitted_weight(trained: Path, name: str) -> None:
     loaded = loaded_coca(conv_coca)
-    (trained / "reader.json").write_text(json.dumps({"fusions": {name: {"weight": 0.25, "null_share": 0.5}}}))
+    (trained / "reader.json").write_text(
+        json.dumps({"fusions": {name: {"weight": 0.25, "text_weight": 0.1, "null_share": 0.5}}})
+    )
     fusion = Fusion.of(trained, name)  # type: ignore[arg-type]
-    assert (fusion.weight, fusion.null_share) == (0.25, 0.5)
+    assert (fusion.weight, fusion.text_weight, fusion.null_share) == (0.25, 0.1, 0.5)
     score = scorer(loaded, trained, name)  # type: ignore[arg-type]
     decoder = CaptionDecoder(loaded)
     ids = torch.from_numpy(loaded.tokenizer.encode(["a dog"]))
     null = float(score(decoder.image_tokens(torch.zeros(1, 3, 32, 32)), ids)[0])
     for hit in Reranker(loaded, fusion, folder=trained).rerank("a dog", hits(4), seeded).hits:
         own = float(score(decoder.image_tokens(loaded.preprocess(seeded(hit.item))[None]), ids)[0])
-        assert hit.rerank_score == pytest.approx(own - 0.5 * null, abs=1e-4)
-        assert hit.score == pytest.approx(hit.first_stage_score + 0.25 * (own - 0.5 * null), abs=1e-4)
+        assert hit.rerank_score == pytest.approx(own - null, abs=1e-4)
+        assert hit.score == pytest.approx(hit.first_stage_score + 0.25 * (own - null), abs=1e-4)
 
 
 def test_a_model_without_heads_and_an_unknown_fusion_say_so(tmp_path: Path) -> None:

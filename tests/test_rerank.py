@@ -31,7 +31,7 @@ from tests.cocas import conv_coca, loaded_coca, open_coca
 from tests.conftest import Command, picture, write_photos
 from tests.stores import items
 
-FUSION = Fusion(weight=0.3, null_share=0.7)
+FUSION = Fusion(weight=0.3, text_weight=0.2, null_share=0.7)
 
 
 @pytest.fixture(scope="module", params=[conv_coca, open_coca])
@@ -68,7 +68,7 @@ def test_scores_are_those_of_the_formula(loaded: LoadedModel) -> None:
     assert (done.seen, done.unreadable, done.out_of_time, done.text_cut) == (5, (), False, False)
     prior = by_hand(loaded, "a dog runs", None)
     for hit in done.hits:
-        second = by_hand(loaded, "a dog runs", seeded(hit.item)) - 0.7 * prior
+        second = by_hand(loaded, "a dog runs", seeded(hit.item)) - prior
         assert hit.rerank_score == pytest.approx(second, abs=1e-4)
         assert hit.score == pytest.approx(hit.first_stage_score + 0.3 * second, abs=1e-4)
     assert [hit.rank for hit in done.hits] == [1, 2, 3, 4, 5]
@@ -101,7 +101,9 @@ def test_texts_are_ordered_by_a_picture(loaded: LoadedModel) -> None:
     for hit in done.hits:
         text = hit.item.text or ""
         likely = (by_hand(loaded, text, images[0]) + by_hand(loaded, text, images[1])) / 2
-        assert hit.rerank_score == pytest.approx(likely - 0.7 * by_hand(loaded, text, None), abs=1e-4)
+        second = likely - 0.7 * by_hand(loaded, text, None)
+        assert hit.rerank_score == pytest.approx(second, abs=1e-4)
+        assert hit.score == pytest.approx(hit.first_stage_score + 0.2 * second, abs=1e-4)
 
 
 def test_a_vanished_candidate_keeps_its_score_and_is_named(loaded: LoadedModel) -> None:

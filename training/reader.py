@@ -1,7 +1,7 @@
 """Fit how a reader's scores join the first stage's, and what a score means: `python -m training.reader --help`.
 
 On captioned images that the model was not trained on, for each fusion that the model has, and written as `reader.json`
-beside its weights: the weight v and the null share λ of `retrieval.rerank`, and a calibration of every score to a
+beside its weights: the weights v and the null share λ of `retrieval.rerank`, and a calibration of every score to a
 probability of relevance.
 """
 
@@ -120,12 +120,17 @@ def image_to_text(data: Captioned, score: Score, priors: Floats) -> Scores:
     )
 
 
-def choose(to_image: Scores, to_text: Scores, image_rows: Ints, text_rows: Ints) -> tuple[float, float]:
-    """The weight that gives these texts the best R@1, and with it the share that gives these images theirs."""
-    by_weight = [to_image.recall(weight, 1.0)[text_rows].mean() for weight in WEIGHTS]
-    weight = WEIGHTS[int(np.argmax(by_weight))]
-    by_share = [to_text.recall(weight, share)[image_rows].mean() for share in SHARES]
-    return weight, SHARES[int(np.argmax(by_share))]
+def choose_weight(to_image: Scores, rows: Ints) -> float:
+    """The weight that gives these texts the best R@1 among pictures."""
+    found = [to_image.recall(weight, 1.0)[rows].mean() for weight in WEIGHTS]
+    return WEIGHTS[int(np.argmax(found))]
+
+
+def choose_text_weight(to_text: Scores, rows: Ints) -> tuple[float, float]:
+    """The weight and null share that give these pictures the best R@1 among texts."""
+    grid = [(weight, share) for weight in WEIGHTS for share in SHARES]
+    found = [to_text.recall(weight, share)[rows].mean() for weight, share in grid]
+    return grid[int(np.argmax(found))]
 
 
 def crossed(to_image: Scores, to_text: Scores, owner: Ints) -> dict[str, object]:
@@ -136,21 +141,22 @@ def crossed(to_image: Scores, to_text: Scores, owner: Ints) -> dict[str, object]
     after_image, after_text = np.zeros((len(owner), 3)), np.zeros((count, 3))
     chosen = []
     for half in (even, ~even):
-        weight, share = choose(to_image, to_text, np.flatnonzero(half), np.flatnonzero(half[owner]))
-        chosen.append([weight, share])
-        after_image[~half[owner]] = to_image.recall(weight, share, ks)[~half[owner]]
-        after_text[~half] = to_text.recall(weight, share, ks)[~half]
+        weight = choose_weight(to_image, np.flatnonzero(half[owner]))
+        text_weight, share = choose_text_weight(to_text, np.flatnonzero(half))
+        chosen.append([weight, text_weight, share])
+        after_image[~half[owner]] = to_image.recall(weight, 1.0, ks)[~half[owner]]
+        after_text[~half] = to_text.recall(text_weight, share, ks)[~half]
     return {
         "text_to_image_before": _percent(to_image.recall(0, 1, ks)),
         "text_to_image_after": _percent(after_image),
         "image_to_text_before": _percent(to_text.recall(0, 1, ks)),
         "image_to_text_after": _percent(after_text),
-        "weight_and_null_share_of_each_half": chosen,
+        "chosen_on_each_half": chosen,
     }
 
 
 def calibrate(
-    data: Captioned, score: Score | None = None, priors: Floats | None = None, weight: float = 0, share: float = 0
+    data: Captioned, score: Score | None = None, priors: Floats | None = None, weight: float = 0
 ) -> Calibration:
     """Probability of relevance by cosine, or by fused score: each text with its image, and with another at random."""
     rng = np.random.default_rng(0)
@@ -163,7 +169,7 @@ def calibrate(
                 score(data.tokens[image[at : at + 100]], data.ids[at : at + 100]).cpu().numpy()
                 for at in range(0, len(image), 100)
             ]
-            near = near + weight * (np.concatenate(likely) - share * priors)
+            near = near + weight * (np.concatenate(likely) - priors)
         found.append(np.asarray(near, np.float32))
     return fit_calibration(found[0], found[1])
 
@@ -196,9 +202,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         score = scorer(encoder.loaded, folder, name)
         priors = null_priors(null, score, data.ids)
         to_image, to_text = text_to_image(data, score, priors), image_to_text(data, score, priors)
-        weight, share = choose(to_image, to_text, np.arange(len(data.images)), np.arange(len(data.owner)))
-        fusions[name] = {"weight": weight, "null_share": share}
-        relevance[name] = vars(calibrate(data, score, priors, weight, share))
+        weight = choose_weight(to_image, np.arange(len(data.owner)))
+        text_weight, share = choose_text_weight(to_text, np.arange(len(data.images)))
+        fusions[name] = {"weight": weight, "text_weight": text_weight, "null_share": share}
+        relevance[name] = vars(calibrate(data, score, priors, weight))
         print(
             json.dumps({"fusion": name, **crossed(to_image, to_text, data.owner), "fitted": fusions[name]}), flush=True
         )
