@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,8 +17,7 @@ from benchmarks.datasets import CaptionSet
 from benchmarks.metrics import Floats, Ranks, ranks_both_ways
 from retrieval.decoder import CaptionDecoder
 from retrieval.encoder import Encoder
-from retrieval.rerank import Fusion, scorer
-from retrieval.types import FusionName
+from retrieval.rerank import Fusion
 from retrieval.weights import Resolved
 
 CANDIDATES = 50
@@ -32,7 +31,7 @@ class RecallReport:
     model: str
     images: int
     texts: int
-    fusion: FusionName | None
+    rerank: bool
     text_to_image: Ranks
     image_to_text: Ranks
     seconds: float
@@ -44,7 +43,7 @@ class RecallReport:
             "model": self.model,
             "images": self.images,
             "texts": self.texts,
-            "rerank": self.fusion,
+            "rerank": self.rerank,
         }
         for name, ranks in ways.items():
             recall = ranks.recall()
@@ -71,30 +70,28 @@ class _Encoded:
     ids: torch.Tensor
 
 
-def measure_recall(
-    data: CaptionSet, found: Resolved, encoder: Encoder, fusions: Sequence[FusionName | None]
-) -> list[RecallReport]:
-    """Encode a set once with `encoder`, and rank every text against every picture and back: as they are for None, and for
-    a fusion with the first 50 answers of each query ordered again by the same model.
+def measure_recall(data: CaptionSet, found: Resolved, encoder: Encoder, rerank: Sequence[bool]) -> list[RecallReport]:
+    """Encode a set once with `encoder`, and rank every text against every picture and back: as they are for False, and for
+    True with the first 50 answers of each query ordered again by the same model.
 
-    Raises `ModelError` where it has no decoder or no such head, before anything is encoded.
+    Raises `ModelError` where it has no decoder, before anything is encoded.
     """
-    scorers = {name: scorer(encoder.loaded, found.folder, name) for name in fusions if name is not None}
+    decoder = CaptionDecoder(encoder.loaded) if any(rerank) else None
     began = time.monotonic()
-    encoded = _encode(data, encoder, bool(scorers))
+    encoded = _encode(data, encoder, decoder)
     spent, reports = time.monotonic() - began, []
-    for name in fusions:
+    for again in rerank:
         began = time.monotonic()
-        again = None
-        if name is not None:
-            again = _second_scores(encoded, encoder, Fusion.of(found.folder, name), scorers[name])
-        to_image, to_text = ranks_both_ways(encoded.images, encoded.texts, encoded.owner, again)
+        second = None
+        if again and decoder is not None:
+            second = _second_scores(encoded, encoder, decoder, Fusion.of(found.folder))
+        to_image, to_text = ranks_both_ways(encoded.images, encoded.texts, encoded.owner, second)
         reports.append(
             RecallReport(
                 model=encoder.spec.name,
                 images=len(encoded.images),
                 texts=len(encoded.texts),
-                fusion=name,
+                rerank=again,
                 text_to_image=to_image,
                 image_to_text=to_text,
                 seconds=spent + time.monotonic() - began,
@@ -103,9 +100,8 @@ def measure_recall(
     return reports
 
 
-def _encode(data: CaptionSet, encoder: Encoder, with_tokens: bool) -> _Encoded:
+def _encode(data: CaptionSet, encoder: Encoder, decoder: CaptionDecoder | None) -> _Encoded:
     loaded = encoder.loaded
-    decoder = CaptionDecoder(loaded) if with_tokens else None
     rows: list[Floats] = []
     tokens: list[torch.Tensor] = []
     pictures = data.pictures(encoder.spec.image_size)
@@ -125,12 +121,11 @@ def _encode(data: CaptionSet, encoder: Encoder, with_tokens: bool) -> _Encoded:
     )
 
 
-def _second_scores(
-    data: _Encoded, encoder: Encoder, how: Fusion, score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-) -> tuple[Floats, Floats]:
+def _second_scores(data: _Encoded, encoder: Encoder, decoder: CaptionDecoder, how: Fusion) -> tuple[Floats, Floats]:
     """Fused scores of each query's first answers, text to image and image to text, as `Reranker` gives them."""
     size = encoder.spec.image_size
-    null = CaptionDecoder(encoder.loaded).image_tokens(torch.zeros(1, 3, size, size))
+    score = decoder.log_probabilities
+    null = decoder.image_tokens(torch.zeros(1, 3, size, size))
     priors = np.concatenate([score(null, data.ids[at : at + 100]).cpu().numpy() for at in range(0, len(data.ids), 100)])
     fused: list[Floats] = []
     for queries, answers, by_image in ((data.texts, data.images, False), (data.images, data.texts, True)):

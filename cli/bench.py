@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, fusion_name, interruptible, note, print_json, quiet_native_stderr
-from retrieval.types import FUSIONS, FusionName
+from cli.terminal import busy, interruptible, note, print_json, quiet_native_stderr
 
 if TYPE_CHECKING:
     from benchmarks.recall import RecallReport
@@ -32,18 +31,13 @@ def recall_command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Order the first 50 answers again.")] = False,
-    fusion: Annotated[
-        Optional[list[str]],
-        typer.Option(help="weighted, attention or concat; may be repeated.", show_default="weighted"),
-    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a measurement.")] = False,
 ) -> None:
     """Text-to-image and image-to-text recall by Karpathy's protocol, with 95 % intervals."""
     if (parquet is None) == (images is None or captions is None) or (parquet is not None and (images or captions)):
         raise typer.BadParameter("give --parquet FILE, or both --images DIR and --captions FILE")
-    fusions = [fusion_name(name) for name in fusion or FUSIONS[:1]] if rerank else []
     # People see what re-ranking changed; a program gets the measurement that it asked for.
-    wanted: list[FusionName | None] = [*([] if fusions and as_json else [None]), *fusions]
+    wanted = [False, True] if rerank and not as_json else [rerank]
     with interruptible(), quiet_native_stderr() as stream:
         from benchmarks.datasets import from_folder, from_parquet
         from benchmarks.recall import measure_recall
@@ -84,5 +78,5 @@ def _table(reports: list[RecallReport]) -> None:
                 for key, value in (("R@1", recall.r1), ("R@5", recall.r5), ("R@10", recall.r10))
             ]
             rest = [f"{recall.median_rank:.0f}", f"{recall.map_at_10:.3f}"]
-            table.add_row(report.model, report.fusion or "no", name, *cells, *rest)
+            table.add_row(report.model, "yes" if report.rerank else "no", name, *cells, *rest)
     Console(width=None).print(table)

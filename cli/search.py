@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, file_url, fusion_name, inline_picture, note, quiet_native_stderr, shown, write_lines
+from cli.terminal import busy, file_url, inline_picture, note, quiet_native_stderr, shown, write_lines
 from retrieval.errors import MediaError, MmsearchError, QueryError
 from retrieval.types import KINDS, Hit, Kind, Query, Rerank
 
@@ -35,7 +35,6 @@ def search_command(
         Optional[float], typer.Option(help="Stop re-ranking after this many milliseconds.", show_default=False)
     ] = None,
     reader: Annotated[str, typer.Option(help="The model that re-ranks; auto: the index's own.")] = "auto",
-    fusion: Annotated[str, typer.Option(help="How the two scores join: weighted, attention or concat.")] = "weighted",
     min_relevance: Annotated[
         Optional[float],
         typer.Option(help="Leave out what is less likely relevant than this, 0 to 1.", show_default=False),
@@ -59,9 +58,7 @@ def search_command(
         negatives=tuple(negative or ()),
         kind=_kind(kind),
         k=k,
-        rerank=Rerank(candidates=candidates, milliseconds=rerank_ms, reader=reader, fusion=fusion_name(fusion))
-        if rerank
-        else None,
+        rerank=Rerank(candidates=candidates, milliseconds=rerank_ms, reader=reader) if rerank else None,
         min_relevance=min_relevance,
     )
     from retrieval.engine import Engine

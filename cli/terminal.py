@@ -12,10 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
-import typer
-
 from retrieval.errors import MmsearchError
-from retrieval.types import FUSIONS, FusionName
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -101,14 +98,6 @@ def progress_bar(stream: TextIO) -> Progress:
         transient=True,
         disable=not stream.isatty(),
     )
-
-
-def fusion_name(value: str) -> FusionName:
-    """The fusion that a user named; wrong usage, with the choices, when there is none."""
-    for name in FUSIONS:
-        if value == name:
-            return name
-    raise typer.BadParameter(f"{value!r} is not one of {', '.join(FUSIONS)}", param_hint="--fusion")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from retrieval.manifest import FORMAT_VERSION, METRIC, check_model, find_index, 
 from retrieval.relevance import Calibration, from_sample
 from retrieval.shards import Failure, ShardReader, read_failures
 from retrieval.text_tower import TextTower
-from retrieval.types import FusionName, Hit, Item, Kind, ModelSpec, Query, Rerank
+from retrieval.types import Hit, Item, Kind, ModelSpec, Query, Rerank
 from retrieval.vectors import VectorIndex
 from retrieval.weights import MINI
 from retrieval.writer import hold_open
@@ -52,7 +52,7 @@ class Engine:
             self.manifest = read_manifest(folder)
             self._device = device
             self._pictures = pictures
-            self._reranker: tuple[tuple[str, str], Reranker] | None = None
+            self._reranker: tuple[str, Reranker] | None = None
             self._rows = ShardReader(folder, self.manifest)
             self._vectors: VectorIndex | None = None
             self._tower: TextTower | None = None
@@ -150,7 +150,7 @@ class Engine:
             raise QueryError("re-ranking orders pictures by words, or texts by a picture; this query is neither")
         found = self._reader(how.reader)
         hits = self.search(replace(query, k=max(query.k, how.candidates), rerank=None, min_relevance=None))
-        reranker = self._load_reranker(found, how.fusion)
+        reranker = self._load_reranker(found)
         if by_words:
             if self._pictures is None:
                 raise QueryError("this engine was opened without `pictures`, which re-ranking by words needs")
@@ -159,7 +159,7 @@ class Engine:
             done = reranker.rerank_texts(query.images, hits[: how.candidates], how.milliseconds)
         done = replace(done, hits=[*done.hits, *hits[how.candidates :]][: query.k])
         # What was fitted holds for one pair of models; with another reader, the first stage says what is relevant.
-        fused = self._fitted(how.fusion) if found.name == self.model.name and not query.negatives else None
+        fused = self._fitted("fused") if found.name == self.model.name and not query.negatives else None
         return replace(done, hits=self._judged(done.hits, fused, query.min_relevance))
 
     def status(self) -> dict[str, object]:
@@ -257,20 +257,15 @@ class Engine:
             )
         return found
 
-    def _load_reranker(self, found: Resolved, fusion: FusionName = "weighted") -> Reranker:
-        if self._reranker is None or self._reranker[0] != (found.name, fusion):
+    def _load_reranker(self, found: Resolved) -> Reranker:
+        if self._reranker is None or self._reranker[0] != found.name:
             from retrieval.models import load_model
             from retrieval.rerank import Fusion, Reranker
             from retrieval.weights import cache_dir
 
-            if found.name == self.model.name:
-                loaded = self._load_encoder().loaded
-            elif self._reranker is not None and self._reranker[0][0] == found.name:
-                loaded = self._reranker[1].loaded
-            else:
-                loaded = load_model(found, self._device)
-            reranker = Reranker(loaded, Fusion.of(found.folder, fusion), cache_dir() / "image-tokens", found.folder)
-            self._reranker = ((found.name, fusion), reranker)
+            own = found.name == self.model.name
+            loaded = self._load_encoder().loaded if own else load_model(found, self._device)
+            self._reranker = (found.name, Reranker(loaded, Fusion.of(found.folder), cache_dir() / "image-tokens"))
         return self._reranker[1]
 
     def _load_encoder(self) -> Encoder:

@@ -35,7 +35,7 @@ class Calibration:
 
     @staticmethod
     def of(folder: Path | None, kind: str) -> Calibration | None:
-        """What was fitted for the model in `folder`, on its cosines (`cosine`) or on the scores of a fusion."""
+        """What was fitted for the model in `folder`, on its scores `cosine` or `fused`."""
         file = folder / "reader.json" if folder is not None else None
         if file is None or not file.is_file():
             return None

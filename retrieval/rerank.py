@@ -1,11 +1,7 @@
 """Re-ranking: a model that looks at words and pixels together orders again what the dual encoders found.
 
-A reader gives each pair of text and image a score g. There are three:
-
-- `weighted`: log P(text | image) / tokens, in nats. A CoCa's decoder reads the words and attends from each to the image's
-  tokens, softmax(QKᵀ/√d)V; how likely it then finds those words is the score.
-- `attention`: the logit of a small trained head in which the words attend to the image's tokens once more.
-- `concat`: the logit of a small trained head over pooled words and pooled image, concatenated (`retrieval.heads`).
+A CoCa's decoder reads the words and attends from each to the image's tokens, softmax(QKᵀ/√d)V; how likely it then finds
+those words is the second score, g(text, image) = log P(text | image) / tokens, in nats.
 
 It joins the first stage's cosine c in a weighted sum, less a share of what the text scores by itself:
 
@@ -38,8 +34,7 @@ from torch import Tensor
 
 from retrieval.decoder import CaptionDecoder
 from retrieval.errors import MediaError, QueryError
-from retrieval.heads import HeadScorer
-from retrieval.types import FUSIONS, FusionName, Hit, Item
+from retrieval.types import Hit, Item
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,32 +51,18 @@ _BATCH = 16
 class Fusion:
     """`weight` is v for pictures by a text; `text_weight` is v, and `null_share` λ, for texts by a picture."""
 
-    name: FusionName = "weighted"
     weight: float = UNFITTED_WEIGHT
     text_weight: float = UNFITTED_WEIGHT
     null_share: float = 1.0
 
     @staticmethod
-    def of(folder: Path | None, name: FusionName) -> Fusion:
+    def of(folder: Path | None) -> Fusion:
         """What was fitted for the model in `folder`, or the values for a model of which nothing is known."""
         file = folder / "reader.json" if folder is not None else None
         if file is None or not file.is_file():
-            return Fusion(name=name)
-        value = json.loads(file.read_text("utf-8"))["fusions"].get(name)
-        if value is None:
-            return Fusion(name=name)
-        return Fusion(name=name, **{key: float(value[key]) for key in ("weight", "text_weight", "null_share")})
-
-
-def scorer(loaded: LoadedModel, folder: Path | None, name: FusionName) -> Callable[[Tensor, Tensor], Tensor]:
-    """The reader's score: image tokens `(n, t, w)` and token ids `(n, length)`, pair by pair, to `(n,) float32`; either may
-    be one, against all of the other. Raises `ModelError` where the model has no such head, `QueryError` for no fusion."""
-    if name not in FUSIONS:
-        raise QueryError(f"unknown fusion {name!r}; use {', '.join(FUSIONS)}")
-    decoder = CaptionDecoder(loaded)
-    if name == "weighted":
-        return decoder.log_probabilities
-    return HeadScorer.load(loaded.model, folder, name, loaded.tokenizer.rules.pad).scores
+            return Fusion()
+        value = json.loads(file.read_text("utf-8"))["weighted"]
+        return Fusion(**{key: float(value[key]) for key in ("weight", "text_weight", "null_share")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,16 +79,10 @@ class Reranked:
 
 
 class Reranker:
-    """Orders hits again, pictures by a text or texts by a picture. `folder` holds the model's heads, where it has any.
+    """Orders hits again, pictures by a text or texts by a picture. Raises `ModelError` for a model that has no decoder."""
 
-    Raises `ModelError` for a model that has no decoder, or no head for the fusion.
-    """
-
-    def __init__(
-        self, loaded: LoadedModel, fusion: Fusion, cache: Path | None = None, folder: Path | None = None
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, fusion: Fusion, cache: Path | None = None) -> None:
         self.loaded = loaded
-        self._score = scorer(loaded, folder, fusion.name)
         self._decoder = CaptionDecoder(loaded)
         self._fusion = fusion
         self._cache = TokenCache(cache / loaded.spec.weights_sha256[:32]) if cache is not None else None
@@ -129,7 +104,7 @@ class Reranker:
             raise QueryError("re-ranking needs words; give some, or leave --rerank out")
         began = time.monotonic()
         ids = torch.from_numpy(self.loaded.tokenizer.encode([text]))
-        prior = float(self._score(self._null_tokens(), ids)[0])
+        prior = float(self._decoder.log_probabilities(self._null_tokens(), ids)[0])
         out: list[Hit] = []
         unreadable: list[tuple[str, str]] = []
         for part, tokens, errors in self._read(hits, picture):
@@ -137,7 +112,7 @@ class Reranker:
             read = [hit for hit in part if hit.item.id in tokens]
             scores: dict[str, float] = {}
             if read:
-                likely = self._score(torch.stack([tokens[hit.item.id] for hit in read]), ids)
+                likely = self._decoder.log_probabilities(torch.stack([tokens[hit.item.id] for hit in read]), ids)
                 scores = {hit.item.id: one for hit, one in zip(read, likely.tolist(), strict=True)}
             out += [
                 self._fuse(hit, scores[hit.item.id] - prior, self._fusion.weight) if hit.item.id in scores else hit
@@ -159,8 +134,8 @@ class Reranker:
         for start in range(0, len(hits), 4 * _BATCH):
             part = hits[start : start + 4 * _BATCH]
             ids = torch.from_numpy(self.loaded.tokenizer.encode([hit.item.text or "" for hit in part]))
-            priors = self._score(self._null_tokens(), ids)
-            likely = torch.stack([self._score(one[None], ids) for one in tokens]).mean(0)
+            priors = self._decoder.log_probabilities(self._null_tokens(), ids)
+            likely = torch.stack([self._decoder.log_probabilities(one[None], ids) for one in tokens]).mean(0)
             scores = likely - self._fusion.null_share * priors
             out += [
                 self._fuse(hit, second, self._fusion.text_weight)

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FUSIONS", "KINDS", "FusionName", "Hit", "Item", "Kind", "ModelSpec", "Query", "Rerank"]
+__all__ = ["KINDS", "Hit", "Item", "Kind", "ModelSpec", "Query", "Rerank"]
 
 Kind: TypeAlias = Literal["image", "video", "text"]
 KINDS: tuple[Kind, ...] = ("image", "video", "text")
-FusionName: TypeAlias = Literal["weighted", "attention", "concat"]
-FUSIONS: tuple[FusionName, ...] = ("weighted", "attention", "concat")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +108,11 @@ class Item:
 @dataclass(frozen=True, kw_only=True)
 class Rerank:
     """How to order again what was found: the first `candidates`, for at most `milliseconds`, read by the model `reader`
-    (`auto` is the index's own), whose score joins the first stage's by `fusion` (`retrieval.rerank`)."""
+    (`auto` is the index's own)."""
 
     candidates: int = 50
     milliseconds: float | None = None
     reader: str = "auto"
-    fusion: FusionName = "weighted"
 
 
 @dataclass(frozen=True, kw_only=True)

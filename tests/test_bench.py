@@ -44,7 +44,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def test_a_table_is_measured_as_its_embeddings_say(table: Path, mini: Encoder) -> None:
-    report = measure_recall(from_parquet(table), resolve("mini"), mini, [None])[0]
+    report = measure_recall(from_parquet(table), resolve("mini"), mini, [False])[0]
     images = mini.encode_images([picture(n, 80, 60) for n in range(6)])
     texts = mini.encode_texts([text for word in WORDS for text in (word, f"{word} again")])
     to_image, to_text = recall_both_ways(images, texts, np.repeat(np.arange(6), 2))
@@ -53,12 +53,11 @@ def test_a_table_is_measured_as_its_embeddings_say(table: Path, mini: Encoder) -
 
 
 def test_re_ranked_ranks_are_those_that_a_search_gives(table: Path, mini: Encoder) -> None:
-    plain, again = measure_recall(from_parquet(table), resolve("mini"), mini, [None, "weighted"])
-    assert again.fusion == "weighted"
-    assert plain.to_json()["rerank"] is None
+    plain, again = measure_recall(from_parquet(table), resolve("mini"), mini, [False, True])
+    assert (plain.to_json()["rerank"], again.to_json()["rerank"]) == (False, True)
     photos = [picture(n, 80, 60) for n in range(6)]
     rows = mini.encode_images(photos)
-    reranker = Reranker(mini.loaded, Fusion.of(resolve("mini").folder, "weighted"))
+    reranker = Reranker(mini.loaded, Fusion.of(resolve("mini").folder))
     ranks = []
     for text, own in [(text, n) for n, word in enumerate(WORDS) for text in (word, f"{word} again")]:
         cosines = rows @ mini.encode_texts([text])[0]
@@ -83,9 +82,9 @@ def test_the_command_prints_the_contracts_object(table: Path, command: Command) 
     value = json.loads(done.stdout)
     assert " ".join(value) == KEYS
     assert list(value["text_to_image"]) == ["R@1", "R@5", "R@10", "median_rank", "mAP@10"]
-    assert (value["images"], value["texts"], value["rerank"]) == (6, 12, None)
+    assert (value["images"], value["texts"], value["rerank"]) == (6, 12, False)
     again = command("bench", "recall", "--parquet", str(table), "--model", "mini", "--rerank", "--json")
-    assert json.loads(again.stdout)["rerank"] == "weighted"
+    assert json.loads(again.stdout)["rerank"] is True
     shown = command("bench", "recall", "--parquet", str(table), "--model", "mini", "--rerank")
     assert len(shown.stdout.strip().splitlines()) == 5
     assert "6 pictures are few" in shown.stderr
@@ -117,6 +116,5 @@ def test_what_cannot_be_measured_is_an_error(tmp_path: Path, table: Path, comman
         from_folder(tmp_path / "none", tmp_path / "c.csv")
     assert command("bench", "recall").returncode == 2
     assert command("bench", "recall", "--parquet", "x", "--images", "y").returncode == 2
-    assert command("bench", "recall", "--parquet", str(table), "--rerank", "--fusion", "best").returncode == 2
     gone = command("bench", "recall", "--parquet", "gone.parquet")
     assert gone.returncode == 1 and "no such file" in gone.stderr

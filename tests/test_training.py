@@ -33,6 +33,7 @@ from training.fit import FitConfig, evaluate, fit
 from training.mini import main as make_mini
 from training.plot import plot_log
 from training.pretrain import PretrainConfig, accuracy, pretrain
+from training.reader import Scores, choose_text_weight, choose_weight
 from training.teacher import Teacher
 from training.vocabulary import train_tokenizer
 
@@ -278,6 +279,32 @@ def test_the_shipped_weights_are_those_of_the_card() -> None:
     state = load_file(MINI / "model.safetensors")
     assert all(torch.isfinite(value).all() for value in state.values())
     assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float16}
+
+
+def test_what_was_fitted_belongs_to_the_shipped_weights() -> None:
+    fitted = json.loads((MINI / "reader.json").read_text("utf-8"))
+    assert fitted["weights_sha256"] == weights_sha256(MINI / "model.safetensors")
+    assert fitted["weighted"]["weight"] > 0
+    assert all(curve["slope"] > 0 for curve in fitted["relevance"].values())
+
+
+def test_reader_weights_are_found_by_what_they_do() -> None:
+    """The second score knows the answer where the first is wrong: any weight that lets it win is right, none is not."""
+    cosine = np.tile(np.array([0.3, 0.2, 0.1], np.float32), (8, 1))
+    right = np.zeros((8, 3), bool)
+    right[:, 1] = True
+    likely = np.tile(np.array([-3.0, -1.0, -3.0], np.float32), (8, 1))
+    scores = Scores(cosine=cosine, likely=likely, prior=np.zeros((8, 3), np.float32), right=right)
+    assert scores.recall(0.0, 1.0).mean() == 0
+    weight = choose_weight(scores, np.arange(8))
+    assert weight > 0.05
+    assert scores.recall(weight, 1.0).mean() == 1
+    common = replace(
+        scores, likely=likely + np.array([0, 0, 9], np.float32), prior=likely * 0 + np.array([0, 0, 9], np.float32)
+    )
+    text_weight, share = choose_text_weight(common, np.arange(8))
+    assert common.recall(text_weight, share).mean() == 1
+    assert share > 0.5
 
 
 def test_mini_finds_the_projects_own_pictures(mini: Encoder, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Stage one teaches the image tower to name classes (`training.pretrain`), stage two teaches everything together on
 captioned images (`training.fit`). Run it again with the same folders to resume; `--install` then writes the model, and
-trains and fits what its reader needs (`training.heads`, `training.reader`).
+fits what its reader needs (`training.reader`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from retrieval.convcoca import ConvCoCa, ConvCoCaConfig
 from retrieval.errors import MmsearchError
 from retrieval.models import choose_device
 from retrieval.weights import MINI
-from training import heads, reader
+from training import reader
 from training.checkpoint import CheckpointError, Diverged
 from training.data import DataError, Statistics, load_captioned, load_labelled
 from training.fit import FitConfig, class_phrases, fit
@@ -91,9 +91,7 @@ def run(data: Path, work: Path, device: str, install: Path | None) -> None:
     if install is not None:
         tokenizer.save(install)
         print(f"{write_model(install, best)}  {install / 'model.safetensors'}")
-        # What reads and judges with the finished towers: trained on the same captions, fitted on the held-out ones.
         model_name = "mini" if install == MINI else f"local-dir:{install}"
-        heads.main(["--parquet", str(data / "flickr8k-train.parquet"), "--model", model_name, "--output", str(install)])
         reader.main(["--parquet", str(data / "flickr8k-dev.parquet"), "--model", model_name, "--output", str(install)])
 
 

@@ -1,8 +1,7 @@
-"""Fit how a reader's scores join the first stage's, and what a score means: `python -m training.reader --help`.
+"""Fit how a reader's score joins the first stage's, and what a score means: `python -m training.reader --help`.
 
-On captioned images that the model was not trained on, for each fusion that the model has, and written as `reader.json`
-beside its weights: the weights v and the null share λ of `retrieval.rerank`, and a calibration of every score to a
-probability of relevance.
+On captioned images that the model was not trained on, and written as `reader.json` beside its weights: the weights v and
+the null share λ of `retrieval.rerank`, and a calibration of both scores to a probability of relevance.
 """
 
 from __future__ import annotations
@@ -20,11 +19,8 @@ from torch import Tensor
 
 from retrieval.decoder import CaptionDecoder
 from retrieval.encoder import Encoder
-from retrieval.heads import HEADS
 from retrieval.manifest import write_atomically
 from retrieval.relevance import Calibration, fit_calibration
-from retrieval.rerank import scorer
-from retrieval.types import FUSIONS
 from retrieval.weights import MINI
 from training.data import read_pictures
 from training.machine import keep_freed_memory
@@ -193,24 +189,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data = encode(encoder, decoder, given.parquet)
     size = encoder.spec.image_size
     null = decoder.image_tokens(torch.zeros(1, 3, size, size))
-    folder = given.output
-    fusions: dict[str, object] = {}
-    relevance: dict[str, object] = {"cosine": vars(calibrate(data))}
-    for name in FUSIONS:
-        if name in HEADS and not (folder / "heads.safetensors").is_file():
-            continue
-        score = scorer(encoder.loaded, folder, name)
-        priors = null_priors(null, score, data.ids)
-        to_image, to_text = text_to_image(data, score, priors), image_to_text(data, score, priors)
-        weight = choose_weight(to_image, np.arange(len(data.owner)))
-        text_weight, share = choose_text_weight(to_text, np.arange(len(data.images)))
-        fusions[name] = {"weight": weight, "text_weight": text_weight, "null_share": share}
-        relevance[name] = vars(calibrate(data, score, priors, weight))
-        print(
-            json.dumps({"fusion": name, **crossed(to_image, to_text, data.owner), "fitted": fusions[name]}), flush=True
-        )
-    value = {"weights_sha256": encoder.spec.weights_sha256, "fusions": fusions, "relevance": relevance}
-    write_atomically(folder / "reader.json", (json.dumps(value, indent=1) + "\n").encode())
+    score = decoder.log_probabilities
+    priors = null_priors(null, score, data.ids)
+    to_image, to_text = text_to_image(data, score, priors), image_to_text(data, score, priors)
+    weight = choose_weight(to_image, np.arange(len(data.owner)))
+    text_weight, share = choose_text_weight(to_text, np.arange(len(data.images)))
+    curves = {"cosine": calibrate(data), "fused": calibrate(data, score, priors, weight)}
+    value = {
+        "weights_sha256": encoder.spec.weights_sha256,
+        "weighted": {"weight": weight, "text_weight": text_weight, "null_share": share},
+        "relevance": {name: vars(curve) for name, curve in curves.items()},
+    }
+    write_atomically(given.output / "reader.json", (json.dumps(value, indent=1) + "\n").encode())
+    print(json.dumps({**crossed(to_image, to_text, data.owner), **value}))
     return 0
 
 
