@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import warnings
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import ModelError
+from retrieval.preprocess import preprocessing
 from retrieval.tokens import TextTokenizer, TokenRules
 from retrieval.types import ModelSpec
 from retrieval.weights import Resolved, resolve, weights_sha256
@@ -44,9 +46,10 @@ def load_model(name: str | Resolved, device: str = "auto", precision: str = "aut
     """
     found = resolve(name) if isinstance(name, str) else name
     place = choose_device(device)
+    load = _load_mini if found.architecture == "ConvCoCa" else _load_open_clip
     with _quiet():
         try:
-            loaded = _load_mini(found) if found.architecture == "ConvCoCa" else _load_open_clip(found)
+            loaded = load(found)
         except ModelError:
             raise
         except _MULTI_WEIGHTS as error:
@@ -55,7 +58,9 @@ def load_model(name: str | Resolved, device: str = "auto", precision: str = "aut
             # What unpickling and safetensors raise has no common parent; all of it means the file is not plain weights.
             raise ModelError(f"{found.weights} is not a file of plain weights: {_line(error)}") from error
     model = loaded.model.eval()
-    chosen = _apply_precision(model, loaded.spec, place, precision)
+    chosen = _apply_precision(model, loaded.spec, place, precision, lambda: load(found).model.state_dict())
+    # Modules and parameters live as long as the process: collecting garbage need not walk over them every time.
+    gc.freeze()
     return LoadedModel(loaded.spec, model, loaded.preprocess, loaded.tokenizer, place, chosen)
 
 
@@ -77,8 +82,13 @@ def choose_device(device: str) -> str:
     return device
 
 
-def _apply_precision(model: Any, spec: ModelSpec, device: str, precision: str) -> str:
-    """Move `model` to its device in the precision asked for, or the fastest one that keeps its embeddings."""
+def _apply_precision(
+    model: Any, spec: ModelSpec, device: str, precision: str, original: Callable[[], dict[str, Any]]
+) -> str:
+    """Move `model` to its device in the precision asked for, or the fastest one that keeps its embeddings.
+
+    `original` reads the float32 state again: it is rarely needed, and kept in memory it would double the peak.
+    """
     import torch
 
     types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -96,14 +106,12 @@ def _apply_precision(model: Any, spec: ModelSpec, device: str, precision: str) -
         probe = torch.randn(4, 3, spec.image_size, spec.image_size, generator=rng).to(device)
         with torch.inference_mode():
             before = model.encode_image(probe, normalize=True).float()
-            # From half precision back to float32 would lose bits, so the original is set aside until the probe agrees.
-            kept = {key: value.clone() for key, value in model.state_dict().items()}
             model.to(types[wanted])
             after = torch.nn.functional.normalize(model.encode_image(probe.to(types[wanted])).float(), dim=-1)
         if float((before * after).sum(-1).min()) >= LEAST_COSINE:
             return wanted
         model.to(torch.float32)
-        model.load_state_dict(kept)
+        model.load_state_dict(original())
         return "fp32"
     model.to(types[precision])
     return precision
@@ -121,7 +129,7 @@ def cpu_has_bf16() -> bool:
 def _load_open_clip(found: Resolved) -> LoadedModel:
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
-    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from open_clip.transform import PreprocessCfg
 
     if found.folder is not None:
         model = _build(open_clip.create_model, f"local-dir:{found.folder}", load_weights=False)
@@ -144,7 +152,7 @@ def _load_open_clip(found: Resolved) -> LoadedModel:
     size = pre.size if isinstance(pre.size, int) else pre.size[0]
     tokenizer = tokenizer_of(own, str(config.get("text_cfg", {}).get("hf_tokenizer_name", "")) or "clip-bpe")
     spec = _spec(found, int(config["embed_dim"]), size, pre, tokenizer.rules)
-    return LoadedModel(spec, model, image_transform_v2(pre, is_train=False), tokenizer, "cpu", "fp32")
+    return LoadedModel(spec, model, preprocessing(pre), tokenizer, "cpu", "fp32")
 
 
 def _build(create: Callable[..., Any], name: str, **options: bool | dict[str, Any]) -> Any:
@@ -190,7 +198,7 @@ def _as_float(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load_mini(found: Resolved) -> LoadedModel:
-    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from open_clip.transform import PreprocessCfg
     from safetensors.torch import load_file
 
     from retrieval.convcoca import ConvCoCa, ConvCoCaConfig
@@ -203,7 +211,7 @@ def _load_mini(found: Resolved) -> LoadedModel:
     pre = PreprocessCfg(size=sizes.image_size, **config["preprocessing"])
     tokenizer = TextTokenizer.open(folder)
     spec = _spec(found, sizes.embed_dim, sizes.image_size, pre, tokenizer.rules)
-    return LoadedModel(spec, model, image_transform_v2(pre, is_train=False), tokenizer, "cpu", "fp32")
+    return LoadedModel(spec, model, preprocessing(pre), tokenizer, "cpu", "fp32")
 
 
 def _spec(found: Resolved, dim: int, size: int, pre: Any, rules: TokenRules) -> ModelSpec:

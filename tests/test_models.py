@@ -22,6 +22,7 @@ from retrieval.catalog import CURATED, DEFAULT, curated
 from retrieval.encoder import Encoder
 from retrieval.errors import ModelError
 from retrieval.models import _apply_precision, load_model
+from retrieval.preprocess import preprocessing
 from retrieval.text_tower import PROBES, TextTower, ensure_text_tower, export_text_tower
 from tests.conftest import picture
 
@@ -177,13 +178,24 @@ def test_bf16_is_taken_only_where_the_embeddings_keep(tiny: Path, monkeypatch: p
     loaded = load_model(f"local-dir:{tiny / 'published'}", "cpu", "fp32")
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
     monkeypatch.setattr("retrieval.models.LEAST_COSINE", 0.9)
-    assert _apply_precision(loaded.model, loaded.spec, "cpu", "auto") == "bf16"
+    assert _apply_precision(loaded.model, loaded.spec, "cpu", "auto", before.copy) == "bf16"
     assert next(loaded.model.parameters()).dtype == torch.bfloat16
     again = load_model(f"local-dir:{tiny / 'published'}", "cpu", "fp32")
     monkeypatch.setattr("retrieval.models.LEAST_COSINE", 1.1)
-    assert _apply_precision(again.model, again.spec, "cpu", "auto") == "fp32"
+    assert _apply_precision(again.model, again.spec, "cpu", "auto", before.copy) == "fp32"
     for name, value in again.model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(640, 480), (31, 90), (224, 224), (225, 224), (500, 333), (100, 100)])
+def test_pixels_are_open_clips_own(mode: str, interpolation: str, size: tuple[int, int]) -> None:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    config = PreprocessCfg(size=224, resize_mode=mode, interpolation=interpolation)
+    photo = picture(3, *size)
+    assert torch.equal(preprocessing(config)(photo), image_transform_v2(config, is_train=False)(photo))
 
 
 def test_the_exported_text_tower_agrees_with_its_model(tiny: Path) -> None:
