@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -79,4 +80,4 @@ def _table(reports: list[RecallReport]) -> None:
             ]
             rest = [f"{recall.median_rank:.0f}", f"{recall.map_at_10:.3f}"]
             table.add_row(report.model, "yes" if report.rerank else "no", name, *cells, *rest)
-    Console(width=None).print(table)
+    Console(width=None if sys.stdout.isatty() else 4096).print(table)

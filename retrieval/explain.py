@@ -62,7 +62,7 @@ def explain(loaded: LoadedModel, image: Image, text: str) -> Explanation:
         rows = [place - 1 for place in places]
         target = scores[rows].sum()
         gradients = torch.autograd.grad(target, weights, retain_graph=number + 1 < len(words))
-        parts = [(g * w).clamp(min=0).mean(1).sum(1) for g, w in zip(gradients, weights, strict=True)]
+        parts = [(g * w.detach()).clamp(min=0).mean(1).sum(1) for g, w in zip(gradients, weights, strict=True)]
         maps.append(_normal(to_places(torch.stack(parts).sum(0)[0])))
         plain.append(_normal(to_places(torch.stack([w.detach()[0, :, rows].mean((0, 1)) for w in weights]).mean(0))))
         likely.append(float(target.detach()))

@@ -104,7 +104,8 @@ def _apply_precision(
             return wanted
         rng = torch.Generator().manual_seed(3)
         probe = torch.randn(4, 3, spec.image_size, spec.image_size, generator=rng).to(device)
-        with torch.inference_mode():
+        # Not in inference mode: parameters that were converted in it could never again be part of a gradient.
+        with torch.no_grad():
             before = model.encode_image(probe, normalize=True).float()
             model.to(types[wanted])
             after = torch.nn.functional.normalize(model.encode_image(probe.to(types[wanted])).float(), dim=-1)

@@ -72,7 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(data: Path, work: Path, device: str, install: Path | None) -> None:
     """Both stages, resuming what is in `work`. Raises `DataError`, `CheckpointError` or `Diverged`."""
     keep_freed_memory()
-    torch.set_flush_denormal(True)
     work.mkdir(parents=True, exist_ok=True)
     labelled = load_labelled([data / f"tiny-imagenet-train-{part}.parquet" for part in range(3)], 64)
     held_out = load_labelled([data / "tiny-imagenet-val.parquet"], 64, labelled.names)
