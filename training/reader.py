@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parquet", type=Path, required=True, help="a table with the columns image and captions")
     parser.add_argument("--model", default="mini")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--output", type=Path, default=MINI, help="the model's folder")
     given = parser.parse_args(arguments)
     keep_freed_memory()
