@@ -88,8 +88,8 @@ def run(data: Path, work: Path, device: str, install: Path | None) -> None:
     best = fit(model, tokenizer, FIT, train, dev, work, extra=labelled, teacher=teacher, device=device)
     plot_log(work / "log.jsonl", work / "learning-curve.png")
     if install is not None:
-        tokenizer.save(install)
         print(f"{write_model(install, best)}  {install / 'model.safetensors'}")
+        tokenizer.save(install)
         model_name = "mini" if install == MINI else f"local-dir:{install}"
         reader.main(["--parquet", str(data / "flickr8k-dev.parquet"), "--model", model_name, "--output", str(install)])
 
