@@ -106,7 +106,7 @@ CURATED: tuple[CuratedModel, ...] = (
     CuratedModel(
         name="mini",
         role="embedded",
-        parameters=14_700_000,
+        parameters=16_300_000,
         license="research use",
         dim=256,
         repo=None,

@@ -210,18 +210,22 @@ class CaptionDecoder:
         finished: list[list[tuple[float, float, list[int]]]] = [[] for _ in range(count)]
         done = [False] * count
         first = torch.arange(count, device=device)[:, None] * beams
-        for length in range(room):
-            allowed = self.bar(scores, written, prefix, config)
-            reached = total[:, :, None] + allowed.view(count, beams, -1)
-            ended = reached[:, :, self._end].tolist()
+
+        def end(reached: Tensor, length: int) -> None:
+            """Take each open hypothesis as finished with `length` tokens, `reached (n, beams)` being its log-probability."""
             rows = written.view(count, beams, -1).tolist()
-            for image in range(count):
+            for image, scores_of in enumerate(reached.tolist()):
                 if not done[image]:
                     finished[image] += [
                         (score / (length + 1) ** config.length_power, score, ids)
-                        for score, ids in zip(ended[image], rows[image], strict=True)
+                        for score, ids in zip(scores_of, rows[image], strict=True)
                         if score > -torch.inf
                     ]
+
+        for length in range(room):
+            allowed = self.bar(scores, written, prefix, config)
+            reached = total[:, :, None] + allowed.view(count, beams, -1)
+            end(reached[:, :, self._end], length)
             reached[:, :, self._end] = -torch.inf
             total, flat = reached.view(count, -1).topk(beams)
             vocabulary = allowed.shape[1]
@@ -239,15 +243,7 @@ class CaptionDecoder:
             cache.reorder(parents)
             scores = self._scores(cache.step(chosen))
         else:
-            ended = (total + scores.view(count, beams, -1)[:, :, self._end]).tolist()
-            rows = written.view(count, beams, -1).tolist()
-            for image in range(count):
-                if not done[image]:
-                    finished[image] += [
-                        (score / (room + 1) ** config.length_power, score, ids)
-                        for score, ids in zip(ended[image], rows[image], strict=True)
-                        if score > -torch.inf
-                    ]
+            end(total + scores.view(count, beams, -1)[:, :, self._end], room)
         best = [max(many) for many in finished]
         return [([*prefix, *ids], score) for _, score, ids in best]
 
