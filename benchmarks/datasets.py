@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from indexer.media.image import decode_image, register_decoders
 from indexer.media.text import TABLE_SUFFIXES, caption_rows, decode_text
-from indexer.sources import MEMBER, Source, expand, read_bytes
+from indexer.sources import Source, expand, read_bytes
 from retrieval.errors import MediaError, MmsearchError
 
 
@@ -105,8 +105,3 @@ def _checked(name: str, found: dict[str, tuple[str, ...]], notes: list[str], tab
     if not any(found.values()):
         raise MmsearchError(f"{name} holds no picture with a caption; " + ("; ".join(notes) or "nothing to measure"))
     return CaptionSet(name=name, paths=tuple(found), captions=tuple(found.values()), notes=tuple(notes), table=table)
-
-
-def shown_name(path: str) -> str:
-    """A picture's name for people: the member of a table, or the file."""
-    return path.rpartition(MEMBER)[2] if MEMBER in path else os.path.basename(path)

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, print_json, quiet_native_stderr, shown
+from cli.terminal import busy, note, print_json, quiet_native_stderr, shown
 from retrieval.catalog import CAPTIONER
 from retrieval.errors import MediaError
 from retrieval.types import Query, Rerank
@@ -48,6 +48,8 @@ def ask_command(
     ):
         if reader == "auto" and not has_decoder(resolve(engine.model.name)):
             found = resolve("auto", CAPTIONER)
+            if found.notice:
+                note(found.notice)
             reader = found.name
         query = Query(
             text=search_words(question),

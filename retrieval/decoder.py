@@ -118,7 +118,7 @@ class CaptionDecoder:
         with torch.inference_mode():
             ids = ids.to(tokens.device)
             # Padding is at the end and attention looks back, so what is behind the longest text need not be computed.
-            length = int((ids != self._pad).sum(1).max())
+            length = int((ids != self._pad).nonzero()[:, 1].max()) + 1
             states = self._model._encode_text(ids)[1][:, : length - 1]
             logits = self._decoder(tokens.expand(count, -1, -1), states.expand(count, -1, -1)).float()
             labels = ids[:, 1:length].expand(count, -1)

@@ -93,6 +93,21 @@ def test_a_wrong_first_order_is_put_right(loaded: LoadedModel) -> None:
     assert reranker.rerank("the red bike", wrong, seeded).hits[0].item.id == liked
 
 
+def test_a_padding_id_inside_a_text_does_not_cut_it(loaded: LoadedModel) -> None:
+    """Id 0 is CLIP's padding and its exclamation mark: what follows one still counts."""
+    decoder = CaptionDecoder(loaded)
+    tokens = decoder.image_tokens(torch.stack([loaded.preprocess(picture(3, 48, 40))]))
+    ids = torch.from_numpy(loaded.tokenizer.encode(["a dog runs"]))
+    inside = ids.clone()
+    inside[0, 2] = 0
+    real = inside[:, 1:] != 0
+    with torch.inference_mode():
+        states = loaded.model._encode_text(inside)[1][:, :-1]
+        scores = loaded.model.text_decoder(tokens, states).float().log_softmax(-1)
+    wanted = (scores.gather(-1, inside[:, 1:, None])[..., 0] * real).sum() / real.sum()
+    assert float(decoder.log_probabilities(tokens, inside)[0]) == pytest.approx(float(wanted), abs=1e-4)
+
+
 def test_texts_are_ordered_by_a_picture(loaded: LoadedModel) -> None:
     texts = ["a dog runs on the grass", "two children play", "snow", "a man rides a red bike past a wall"]
     found = [replace(hit, item=replace(hit.item, text=text)) for hit, text in zip(hits(4, "text"), texts, strict=True)]
