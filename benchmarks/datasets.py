@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL.Image import Image
@@ -35,6 +35,18 @@ class CaptionSet:
             except MediaError as error:
                 raise MmsearchError(f"{path}: {error.reason}; take it out of the set to go on") from error
 
+    def part(self, start: int | None, stop: int | None) -> CaptionSet:
+        """The pictures from number `start` to `stop`, as a slice gives them. Raises `MmsearchError` for an empty part."""
+        chosen = slice(start, stop)
+        if not any(self.captions[chosen]):
+            raise MmsearchError(f"{self.name} has {len(self.paths)} pictures; the part {start}:{stop} holds no caption")
+        return replace(self, paths=self.paths[chosen], captions=self.captions[chosen])
+
+    def contents(self) -> Iterator[bytes]:
+        """The encoded pictures, in order. Raises `MmsearchError` for one that cannot be read."""
+        for _, data in self._bytes():
+            yield data
+
     def _bytes(self) -> Iterator[tuple[str, bytes]]:
         if self.table is None:
             for path in self.paths:
@@ -62,7 +74,7 @@ def from_parquet(file: Path) -> CaptionSet:
             doubled += record.path in found
             found.setdefault(record.path, ())
         else:
-            found[record.path] = (*found[record.path], *(text for _, text in record.texts))
+            found[record.path] = (*found[record.path], *(passage.text for passage in record.texts))
     if doubled:
         raise MmsearchError(f"{file}: {doubled} image_id(s) stand more than once; a recall over them would be wrong")
     bare = sum(not many for many in found.values())

@@ -2,48 +2,45 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from benchmarks.datasets import CaptionSet
+from benchmarks.encoded import EncodedSet, SecondStage, encode_set, second_stage
 from benchmarks.metrics import Floats, Ranks, ranks_both_ways
 from retrieval.decoder import CaptionDecoder
 from retrieval.encoder import Encoder
+from retrieval.heads import load_head
 from retrieval.rerank import Fusion
+from retrieval.types import WEIGHTED
 from retrieval.weights import Resolved
-
-CANDIDATES = 50
-_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecallReport:
-    """What one model is worth on one set."""
+    """What one model is worth on one set. `fusion` is None without re-ranking."""
 
     model: str
     images: int
     texts: int
-    rerank: bool
+    fusion: str | None
     text_to_image: Ranks
     image_to_text: Ranks
     seconds: float
 
     def to_json(self) -> dict[str, object]:
-        """The contract's keys, and 95 % intervals."""
+        """The contract's keys, the fusion, and 95 % intervals."""
         ways = {"text_to_image": self.text_to_image, "image_to_text": self.image_to_text}
         out: dict[str, object] = {
             "model": self.model,
             "images": self.images,
             "texts": self.texts,
-            "rerank": self.rerank,
+            "rerank": self.fusion is not None,
         }
         for name, ranks in ways.items():
             recall = ranks.recall()
@@ -55,43 +52,42 @@ class RecallReport:
                 "mAP@10": recall.map_at_10,
             }
         out["seconds"] = round(self.seconds, 2)
+        out["fusion"] = self.fusion
         out["confidence_95"] = {name: ranks.confidence() for name, ranks in ways.items()}
         return out
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Encoded:
-    """A set as a model sees it: unit rows, each text's picture, and for a reader image tokens and token ids."""
+def measure_recall(
+    data: CaptionSet,
+    found: Resolved,
+    encoder: Encoder,
+    fusions: Sequence[str | None],
+    cache: Path | None = None,
+    tell: Callable[[int], None] = lambda _: None,
+) -> list[RecallReport]:
+    """Encode a set once with `encoder`, and rank every text against every picture and back: as they are for None, and for
+    the name of a fusion with the first 50 answers of each query ordered again by the same model.
 
-    images: Floats
-    texts: Floats
-    owner: NDArray[np.int64]
-    tokens: torch.Tensor
-    ids: torch.Tensor
-
-
-def measure_recall(data: CaptionSet, found: Resolved, encoder: Encoder, rerank: Sequence[bool]) -> list[RecallReport]:
-    """Encode a set once with `encoder`, and rank every text against every picture and back: as they are for False, and for
-    True with the first 50 answers of each query ordered again by the same model.
-
-    Raises `ModelError` where it has no decoder, before anything is encoded.
+    Raises `ModelError` where it has no decoder or no such head, before anything is encoded.
     """
-    decoder = CaptionDecoder(encoder.loaded) if any(rerank) else None
+    decoder = CaptionDecoder(encoder.loaded) if any(fusions) else None
+    ways = {name: Fusion.of(found.folder, name) for name in fusions if name is not None}
     began = time.monotonic()
-    encoded = _encode(data, encoder, decoder)
+    encoded = encode_set(data, encoder, decoder, cache, tell)
+    stages = second_stage(encoded, encoder, decoder) if decoder is not None else None
     spent, reports = time.monotonic() - began, []
-    for again in rerank:
+    for name in fusions:
         began = time.monotonic()
-        second = None
-        if again and decoder is not None:
-            second = _second_scores(encoded, encoder, decoder, Fusion.of(found.folder))
-        to_image, to_text = ranks_both_ways(encoded.images, encoded.texts, encoded.owner, second)
+        again = None
+        if name is not None and stages is not None and decoder is not None:
+            again = fused(encoded, stages, ways[name], decoder)
+        to_image, to_text = ranks_both_ways(encoded.images, encoded.texts, encoded.owner, again)
         reports.append(
             RecallReport(
                 model=encoder.spec.name,
                 images=len(encoded.images),
                 texts=len(encoded.texts),
-                rerank=again,
+                fusion=name,
                 text_to_image=to_image,
                 image_to_text=to_text,
                 seconds=spent + time.monotonic() - began,
@@ -100,45 +96,27 @@ def measure_recall(data: CaptionSet, found: Resolved, encoder: Encoder, rerank: 
     return reports
 
 
-def _encode(data: CaptionSet, encoder: Encoder, decoder: CaptionDecoder | None) -> _Encoded:
-    loaded = encoder.loaded
-    rows: list[Floats] = []
-    tokens: list[torch.Tensor] = []
-    pictures = data.pictures(encoder.spec.image_size)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        while part := list(itertools.islice(pictures, _BATCH)):
-            pixels = list(pool.map(encoder.preprocess, part))
-            rows.append(encoder.encode_pixels(pixels))
-            if decoder is not None:
-                tokens.append(decoder.image_tokens(torch.from_numpy(np.stack(pixels))))
-    flat = [text for many in data.captions for text in many]
-    return _Encoded(
-        images=np.concatenate(rows),
-        texts=encoder.encode_texts(flat),
-        owner=np.repeat(np.arange(len(data.captions)), [len(many) for many in data.captions]),
-        tokens=torch.cat(tokens) if tokens else torch.empty(0),
-        ids=torch.from_numpy(loaded.tokenizer.encode(flat)),
-    )
-
-
-def _second_scores(data: _Encoded, encoder: Encoder, decoder: CaptionDecoder, how: Fusion) -> tuple[Floats, Floats]:
+def fused(
+    data: EncodedSet, stages: tuple[SecondStage, SecondStage], how: Fusion, decoder: CaptionDecoder
+) -> tuple[Floats, Floats]:
     """Fused scores of each query's first answers, text to image and image to text, as `Reranker` gives them."""
-    size = encoder.spec.image_size
-    score = decoder.log_probabilities
-    null = decoder.image_tokens(torch.zeros(1, 3, size, size))
-    priors = np.concatenate([score(null, data.ids[at : at + 100]).cpu().numpy() for at in range(0, len(data.ids), 100)])
-    fused: list[Floats] = []
-    for queries, answers, by_image in ((data.texts, data.images, False), (data.images, data.texts, True)):
-        second = np.empty((len(queries), min(CANDIDATES, len(answers))), np.float32)
-        for row, query in enumerate(queries):
-            cosines = answers @ query
-            first = np.argsort(-cosines, kind="stable")[: second.shape[1]]
-            one = slice(row, row + 1)
-            pair = (data.tokens[one], data.ids[first]) if by_image else (data.tokens[first], data.ids[one])
-            likely = score(*pair).cpu().numpy()
-            if by_image:
-                second[row] = cosines[first] + how.text_weight * (likely - how.null_share * priors[first])
-            else:
-                second[row] = cosines[first] + how.weight * (likely - priors[row])
-        fused.append(second)
-    return fused[0], fused[1]
+    to_image, to_text = stages
+    by_words = to_image.cosine + how.weight * (to_image.likely - to_image.prior)
+    if how.name != WEIGHTED:
+        by_words = by_words + corrections(data, to_image, how, decoder)
+    by_picture = to_text.cosine + how.text_weight * (to_text.likely - how.null_share * to_text.prior)
+    return by_words.astype(np.float32), by_picture.astype(np.float32)
+
+
+def corrections(data: EncodedSet, stage: SecondStage, how: Fusion, decoder: CaptionDecoder) -> Floats:
+    """What a head adds to the weighted sum of each text with its first images, `(m, c)`."""
+    out = np.empty(stage.cosine.shape, np.float32)
+    tokens = data.tokens.float()
+    head = load_head(how.folder, how.name, tokens)
+    second = torch.from_numpy(stage.likely - stage.prior)
+    cosine = torch.from_numpy(stage.cosine)
+    with torch.inference_mode():
+        for row, mine in enumerate(stage.answers):
+            words, real = decoder.words(data.ids[row : row + 1])
+            out[row] = head(words.float().cpu(), real.cpu(), tokens[mine], cosine[row], second[row])
+    return out

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, note, print_json, quiet_native_stderr, shown
+from cli.terminal import busy, clock, note, print_json, quiet_native_stderr, shown
 from retrieval.catalog import CAPTIONER
 from retrieval.errors import MediaError
 from retrieval.types import Query, Rerank
@@ -53,8 +53,8 @@ def ask_command(
             reader = found.name
         query = Query(
             text=search_words(question),
-            kind="image",
             k=k,
+            group=False,
             min_relevance=min_relevance,
             rerank=Rerank(candidates=candidates, reader=reader),
         )
@@ -83,4 +83,5 @@ def ask_command(
         return
     print(answer)
     for number, one in enumerate(evidence, 1):
-        print(f"[{number}] {shown(one.path)}")
+        when = f" {clock(one.start)}–{clock(one.end)}" if one.start is not None and one.end is not None else ""
+        print(f"[{number}] {shown(one.path)}{when}")

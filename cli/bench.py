@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from cli.terminal import busy, interruptible, note, print_json, quiet_native_stderr
+from retrieval.types import WEIGHTED
 
 if TYPE_CHECKING:
     from benchmarks.recall import RecallReport
@@ -32,29 +33,39 @@ def recall_command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Order the first 50 answers again.")] = False,
+    fusion: Annotated[
+        Optional[list[str]],
+        typer.Option(help="With --rerank: weighted (default), attention or concat; may be repeated."),
+    ] = None,
+    part: Annotated[
+        Optional[str], typer.Option(help="Only these pictures of the set, as START:STOP.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a measurement.")] = False,
 ) -> None:
     """Text-to-image and image-to-text recall by Karpathy's protocol, with 95 % intervals."""
     if (parquet is None) == (images is None or captions is None) or (parquet is not None and (images or captions)):
         raise typer.BadParameter("give --parquet FILE, or both --images DIR and --captions FILE")
     # People see what re-ranking changed; a program gets the measurement that it asked for.
-    wanted = [False, True] if rerank and not as_json else [rerank]
+    ways: list[str | None] = [*(fusion or [WEIGHTED])] if rerank else [None]
+    wanted = [None, *ways] if rerank and not as_json else ways
     with interruptible(), quiet_native_stderr() as stream:
         from benchmarks.datasets import from_folder, from_parquet
         from benchmarks.recall import measure_recall
         from retrieval.encoder import Encoder
-        from retrieval.weights import resolve
+        from retrieval.weights import cache_dir, resolve
 
         if parquet is not None:
             data = from_parquet(parquet)
         elif images is not None and captions is not None:
             data = from_folder(images, captions)
+        if part is not None:
+            data = data.part(*_bounds(part))
         found = resolve(model)
         for line in [*data.notes, *([found.notice] if found.notice else [])]:
             print(line, file=stream)
         with busy("encoding and ranking"):
             encoder = Encoder.load(found, device, precision)
-            reports = measure_recall(data, found, encoder, wanted)
+            reports = measure_recall(data, found, encoder, wanted, cache_dir() / "features")
     if as_json:
         for report in reports:
             print_json(report.to_json())
@@ -62,6 +73,17 @@ def recall_command(
         _table(reports)
     if len(data.captions) < 100:
         note(f"{len(data.captions)} pictures are few: see how wide the intervals are")
+
+
+def _bounds(part: str) -> tuple[int | None, int | None]:
+    """The two numbers of START:STOP, either of which may be left out."""
+    start, colon, stop = part.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        return int(start) if start else None, int(stop) if stop else None
+    except ValueError as error:
+        raise typer.BadParameter(f"{part!r} is not of the form START:STOP", param_hint="--part") from error
 
 
 def _table(reports: list[RecallReport]) -> None:
@@ -79,5 +101,5 @@ def _table(reports: list[RecallReport]) -> None:
                 for key, value in (("R@1", recall.r1), ("R@5", recall.r5), ("R@10", recall.r10))
             ]
             rest = [f"{recall.median_rank:.0f}", f"{recall.map_at_10:.3f}"]
-            table.add_row(report.model, "yes" if report.rerank else "no", name, *cells, *rest)
+            table.add_row(report.model, report.fusion or "no", name, *cells, *rest)
     Console(width=None if sys.stdout.isatty() else 4096).print(table)

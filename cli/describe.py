@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from cli.terminal import busy, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
+from cli.terminal import busy, clock, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
 from retrieval.catalog import CAPTIONER
 from retrieval.errors import MediaError, MmsearchError
 
@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from retrieval.decoder import Caption, CaptionDecoder, DecodeConfig
+    from retrieval.encoder import Encoder
+
+    # Start and end in seconds of a moment, None for a picture, and the caption.
+    Described: TypeAlias = list[tuple[float | None, float | None, Caption]]
 
 BATCH = 16
 
 
 def describe_command(
-    files: Annotated[list[str], typer.Argument(help="Pictures to describe.", show_default=False)],
+    files: Annotated[list[str], typer.Argument(help="Pictures and videos to describe.", show_default=False)],
     model: Annotated[str, typer.Option(help="A model with a caption decoder: mini, a CoCa's NAME, or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
@@ -30,12 +34,12 @@ def describe_command(
     min_length: Annotated[int, typer.Option(help="Least tokens of a caption.")] = 3,
     max_length: Annotated[int, typer.Option(help="Most tokens of a caption.")] = 40,
     prefix: Annotated[str, typer.Option(help="Words that every caption begins with.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture or moment.")] = False,
 ) -> None:
-    """Say in words what pictures show."""
+    """Say in words what pictures show, and what each moment of a video shows."""
     from indexer.media.image import register_decoders
     from retrieval.decoder import CaptionDecoder, DecodeConfig
-    from retrieval.models import load_model
+    from retrieval.encoder import Encoder
     from retrieval.weights import resolve
 
     config = DecodeConfig(
@@ -52,43 +56,74 @@ def describe_command(
         if found.notice:
             note(found.notice)
         with busy("loading the model"):
-            loaded = load_model(found, device, precision)
-        decoder = CaptionDecoder(loaded)
+            encoder = Encoder.load(found, device, precision)
+        decoder = CaptionDecoder(encoder.loaded)
         register_decoders()
         with quiet_native_stderr() as stream, progress_bar(stream) as bar:
             task = bar.add_task("describing", total=len(files), rate="", file="")
-            for path, caption in _captions(files, decoder, config, loaded.spec.image_size):
+            for path, captions in _captions(files, encoder, decoder, config):
                 bar.update(task, advance=1, file=shown(path)[-48:])
-                if isinstance(caption, MediaError):
+                if isinstance(captions, MediaError):
                     failed += 1
-                    bar.console.print(f"{shown(path)}: {caption.reason}", markup=False, highlight=False, soft_wrap=True)
-                elif as_json:
-                    print_json(
-                        {"path": path, "start": None, "end": None, "caption": caption.text,
-                         "log_probability": round(caption.log_probability, 4)}
-                    )  # fmt: skip
-                else:
-                    print(f"{shown(path)}: {caption.text}")
+                    reason = f"{shown(path)}: {captions.reason}"
+                    bar.console.print(reason, markup=False, highlight=False, soft_wrap=True)
+                    continue
+                for start, end, caption in captions:
+                    if as_json:
+                        print_json(
+                            {"path": path, "start": start, "end": end, "caption": caption.text,
+                             "log_probability": round(caption.log_probability, 4)}
+                        )  # fmt: skip
+                    else:
+                        when = f" {clock(start)}–{clock(end)}" if start is not None and end is not None else ""
+                        print(f"{shown(path)}{when}: {caption.text}")
     if failed:
         raise MmsearchError(f"{failed} of {len(files)} could not be described")
 
 
 def _captions(
-    files: list[str], decoder: CaptionDecoder, config: DecodeConfig, side: int
-) -> Iterator[tuple[str, Caption | MediaError]]:
-    """Each file with its caption or with what is wrong with it, in order, some pictures at a time."""
-    from indexer.media.image import decode_image
-    from indexer.sources import read_bytes
+    files: list[str], encoder: Encoder, decoder: CaptionDecoder, config: DecodeConfig
+) -> Iterator[tuple[str, Described | MediaError]]:
+    """Each file with its captions or with what is wrong with it, in order: one of a picture, and of a video one a moment.
 
-    for start in range(0, len(files), BATCH):
-        part = files[start : start + BATCH]
+    Pictures are read and described some at a time.
+    """
+    from indexer.media.image import decode_image
+    from indexer.pictures import moves
+    from indexer.sources import read_bytes
+    from indexer.watched import watch
+
+    def describe(part: list[str]) -> Iterator[tuple[str, Described | MediaError]]:
         pictures: list[Image] = []
         errors: dict[str, MediaError] = {}
         for file in part:
             try:
-                pictures.append(decode_image(read_bytes(file), side).rgb)
+                pictures.append(decode_image(read_bytes(file), encoder.spec.image_size).rgb)
             except MediaError as error:
                 errors[file] = error
         captions = iter(decoder.describe(pictures, config))
         for file in part:
-            yield file, errors[file] if file in errors else next(captions)
+            yield file, errors[file] if file in errors else [(None, None, next(captions))]
+
+    waiting: list[str] = []
+    for file in files:
+        if not moves(file):
+            waiting.append(file)
+            if len(waiting) == BATCH:
+                yield from describe(waiting)
+                waiting = []
+            continue
+        yield from describe(waiting)
+        waiting = []
+        try:
+            seen = watch(file, encoder)
+        except MediaError as error:
+            yield file, error
+            continue
+        found: Described = []
+        for start in range(0, len(seen.moments), BATCH):
+            captions = decoder.describe(seen.pictures[start : start + BATCH], config)
+            moments = seen.moments[start : start + BATCH]
+            found += [(one.start, one.end, caption) for one, caption in zip(moments, captions, strict=True)]
+        yield file, found
+    yield from describe(waiting)

@@ -28,21 +28,38 @@ def index_command(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 32,
     workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one for each CPU.")] = 0,
+    fps: Annotated[float, typer.Option(help="Frames a second that are taken of videos, where they move on.")] = 1.0,
+    max_frames: Annotated[int, typer.Option(min=1, help="Most frames of one video.")] = 10_000,
+    moment_fusion: Annotated[
+        str, typer.Option(help="How a moment's frames become one embedding: mean or attention.")
+    ] = "mean",
+    transcribe: Annotated[
+        bool, typer.Option("--transcribe", help="Make texts of what is said in videos and sound files.")
+    ] = False,
+    asr_model: Annotated[
+        str, typer.Option(help="The speech model: a folder in CTranslate2 format, or a name in the cache.")
+    ] = "small",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try files that failed before again.")] = False,
     rebuild_vectors: Annotated[
         bool, typer.Option("--rebuild-vectors", help="Make the Faiss files anew from the shards; reads no media.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Index folders, files, webdataset tars and Parquet tables; run it again to bring an index up to date."""
+    """Index folders, photos, videos, texts, webdataset tars and Parquet tables; run it again to bring an index up to date."""
     if not paths:
         raise typer.BadParameter("name at least one folder or file")
+    if not 0 < fps <= 60:
+        raise typer.BadParameter(f"{fps:g} is not in 0..60", param_hint="--fps")
     began = time.monotonic()
     with interruptible():
         from indexer.build import BuildConfig, IndexBuild
+        from indexer.moments import FUSIONS
         from indexer.run import index_folder, open_encoder
         from indexer.sources import roots_of
 
+        fusion = next((one for one in FUSIONS if one == moment_fusion), None)
+        if fusion is None:
+            raise typer.BadParameter(f"{moment_fusion!r} is not mean or attention", param_hint="--moment-fusion")
         roots = roots_of(paths)
         folder = index_folder(index, roots)
         if rebuild_vectors:
@@ -53,7 +70,21 @@ def index_command(
         encoder = opened.encoder
         for line in opened.notices:
             note(line)
-        config = BuildConfig(batch_size=batch_size, workers=workers, retry_failed=retry_failed)
+        recogniser = None
+        if transcribe:
+            from indexer.media.speech import WhisperRecogniser
+
+            with busy("loading the speech model"):
+                recogniser = WhisperRecogniser(asr_model, device)
+        config = BuildConfig(
+            batch_size=batch_size,
+            workers=workers,
+            retry_failed=retry_failed,
+            fps=fps,
+            max_frames=max_frames,
+            moment_fusion=fusion,
+            recogniser=recogniser,
+        )
         build = IndexBuild(roots, folder, encoder, config)
         _run(build)
     report = build.report

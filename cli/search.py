@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, file_url, inline_picture, note, quiet_native_stderr, shown, write_lines
+from cli.terminal import busy, clock, file_url, inline_picture, note, quiet_native_stderr, shown, write_lines
 from retrieval.errors import MediaError, MmsearchError, QueryError
 from retrieval.types import KINDS, Hit, Kind, Query, Rerank
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def search_command(
     query: Annotated[Optional[str], typer.Argument(help="Words to look for.", show_default=False)] = None,
-    image: Annotated[Optional[list[str]], typer.Option(help="A picture to look for; may be repeated.")] = None,
+    image: Annotated[Optional[list[str]], typer.Option(help="A picture or video to look for; may be repeated.")] = None,
     negative: Annotated[Optional[list[str]], typer.Option("--not", help="Words for what it should not be.")] = None,
     index: Annotated[Optional[str], typer.Option(help="The index, or a folder that has one.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
@@ -35,9 +35,19 @@ def search_command(
         Optional[float], typer.Option(help="Stop re-ranking after this many milliseconds.", show_default=False)
     ] = None,
     reader: Annotated[str, typer.Option(help="The model that re-ranks; auto: the index's own.")] = "auto",
+    fusion: Annotated[
+        str, typer.Option(help="How re-ranking joins both scores: weighted, attention or concat.")
+    ] = "weighted",
     min_relevance: Annotated[
         Optional[float],
         typer.Option(help="Leave out what is less likely relevant than this, 0 to 1.", show_default=False),
+    ] = None,
+    moments: Annotated[
+        bool, typer.Option("--moments", help="Every moment of a video as a hit of its own, not the best for all.")
+    ] = False,
+    clip: Annotated[
+        Optional[Path],
+        typer.Option(help="Write each moment that is found to this folder, as a video.", show_default=False),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     html: Annotated[Optional[Path], typer.Option(help="Write a contact sheet to this file.")] = None,
@@ -58,8 +68,9 @@ def search_command(
         negatives=tuple(negative or ()),
         kind=_kind(kind),
         k=k,
-        rerank=Rerank(candidates=candidates, milliseconds=rerank_ms, reader=reader) if rerank else None,
+        rerank=Rerank(candidates=candidates, milliseconds=rerank_ms, reader=reader, fusion=fusion) if rerank else None,
         min_relevance=min_relevance,
+        group=not moments,
     )
     from retrieval.engine import Engine
 
@@ -75,6 +86,8 @@ def search_command(
 
             write_sheet(html, _title(wanted), hits, (engine.reader(reader), query or "") if explain else None)
             note(f"wrote {shown(str(html))}")
+    if clip is not None:
+        _cut(hits, clip)
     if as_json:
         write_lines(hit.to_json() for hit in hits)
     elif html is None:
@@ -97,6 +110,18 @@ def _reranked(engine: Engine, query: Query) -> list[Hit]:
     return done.hits
 
 
+def _cut(hits: list[Hit], folder: Path) -> None:
+    from indexer.cuts import cut
+
+    for hit in hits:
+        if hit.item.kind != "video":
+            continue
+        try:
+            note(f"wrote {shown(str(cut(hit.item, folder, hit.rank)))}")
+        except MediaError as error:
+            note(f"{shown(hit.item.path)}: {error.reason}")
+
+
 def _kind(value: str | None) -> Kind | None:
     if value is None:
         return None
@@ -106,18 +131,16 @@ def _kind(value: str | None) -> Kind | None:
     raise typer.BadParameter(f"{value!r} is not one of {', '.join(KINDS)}", param_hint="--kind")
 
 
-def _pictures(files: list[str]) -> tuple[Image, ...]:
+def _pictures(files: list[str]) -> tuple[Image | tuple[Image, ...], ...]:
     if not files:
         return ()
-    from indexer.media.image import decode_image, register_decoders
-    from indexer.sources import read_bytes
+    from indexer.pictures import query_media
 
-    register_decoders()
     found = []
     with quiet_native_stderr():
         for file in files:
             try:
-                found.append(decode_image(read_bytes(file), 512).rgb)
+                found.append(query_media(file))
             except MediaError as error:
                 raise QueryError(f"--image {shown(file)}: {error.reason}") from error
     return tuple(found)
@@ -151,7 +174,10 @@ def _show(hits: list[Hit]) -> None:
         item = hit.item
         label = shown(item.path)
         if item.start is not None and item.end is not None:
-            label += f"  {item.start:.1f}–{item.end:.1f} s"
+            label += f" {clock(item.start)}–{clock(item.end)}"
+            if len(hit.moments) > 1:
+                rest = [f"{clock(one.item.start or 0)}–{clock(one.item.end or 0)}" for one in hit.moments[1:4]]
+                label += f"  also {', '.join(rest)}" + (" …" if len(hit.moments) > 4 else "")
         # Links only where a terminal shows them: in a pipe they would be noise around the path.
         path = Text(label, style=f"link {file_url(item.source)}" if sys.stdout.isatty() else "")
         if item.text is not None:
@@ -165,14 +191,14 @@ def _show(hits: list[Hit]) -> None:
 
 def _previews(hits: list[Hit]) -> None:
     """The first pictures themselves, where the terminal can draw them."""
-    if not sys.stdout.isatty() or not any(hit.item.kind == "image" for hit in hits):
+    if not sys.stdout.isatty() or not all(hit.item.kind == "text" for hit in hits):
         return
     from indexer.pictures import PictureReader
 
     reader = PictureReader(320)
     with quiet_native_stderr():
         for hit in hits:
-            if hit.item.kind != "image":
+            if hit.item.kind == "text":
                 continue
             try:
                 codes = inline_picture(reader.picture(hit.item))

@@ -8,9 +8,9 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.terminal import file_url, quiet_native_stderr, shown
+from cli.terminal import clock, file_url, quiet_native_stderr, shown
 from retrieval.errors import MediaError, MmsearchError
-from retrieval.types import Hit
+from retrieval.types import Hit, Item
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +24,7 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76re
 h1 { font-size: 1.25rem; font-weight: 600; }
 ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; list-style: none; padding: 0; }
 li { border: 1px solid var(--line); border-radius: .6rem; overflow: hidden; }
-img { display: block; width: 100%; height: 12rem; object-fit: cover; background: #8882; }
+img, video { display: block; width: 100%; height: 12rem; object-fit: cover; background: #8882; }
 div { padding: .5rem .75rem; overflow-wrap: anywhere; }
 small { opacity: .75; }
 blockquote { margin: .75rem; }
@@ -41,16 +41,19 @@ def write_sheet(file: Path, title: str, hits: list[Hit], why: tuple[LoadedModel,
     reader = PictureReader(320)
     with quiet_native_stderr():
         cards = "\n".join(_card(hit, reader, why) for hit in hits)
-    page = (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)} – mmsearch</title>\n<style>{_STYLE}</style>\n"
-        f"<h1>{html.escape(title)}</h1>\n<ol>\n{cards}\n</ol>\n</html>\n"
-    )
     try:
-        file.write_text(page, "utf-8", errors="backslashreplace")
+        file.write_text(page(html.escape(title), f"<ol>\n{cards}\n</ol>"), "utf-8", errors="backslashreplace")
     except OSError as error:
         raise MmsearchError(f"cannot write {file}: {error.strerror}") from error
+
+
+def page(title: str, body: str) -> str:
+    """A whole page that needs nothing from outside; both parts are HTML already."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title} – mmsearch</title>\n<style>{_STYLE}</style>\n<h1>{title}</h1>\n{body}\n</html>\n"
+    )
 
 
 def _card(hit: Hit, reader: PictureReader, why: tuple[LoadedModel, str] | None) -> str:
@@ -64,13 +67,24 @@ def _card(hit: Hit, reader: PictureReader, why: tuple[LoadedModel, str] | None) 
         except MediaError:
             pass
         else:
-            body = f'<img alt="{name}" src="{_data_url(rgb, 480)}">'
+            body = (
+                _moment(item, data_url(rgb, 480))
+                if item.kind == "video"
+                else f'<img alt="{name}" src="{data_url(rgb, 480)}">'
+            )
             more = _explanation(rgb, why) if why is not None else ""
+    when = f"{clock(item.start)}–{clock(item.end)} · " if item.start is not None and item.end is not None else ""
     relevance = f" · {hit.relevance:.0%} relevant" if hit.relevance is not None else ""
     return (
         f'<li>{body}<div><a href="{html.escape(file_url(item.source))}">{name}</a>'
-        f"<br><small>{hit.rank} · {hit.score:.4f}{relevance}</small></div>{more}</li>"
+        f"<br><small>{when}{hit.rank} · {hit.score:.4f}{relevance}</small></div>{more}</li>"
     )
+
+
+def _moment(item: Item, poster: str) -> str:
+    """The video itself, from the moment's start to its end, where the browser can play it; its frame until then."""
+    address = f"{html.escape(file_url(item.source))}#t={item.start:.2f},{item.end:.2f}"
+    return f'<video controls preload="none" poster="{poster}" src="{address}"></video>'
 
 
 def _explanation(rgb: Image, why: tuple[LoadedModel, str]) -> str:
@@ -79,10 +93,11 @@ def _explanation(rgb: Image, why: tuple[LoadedModel, str]) -> str:
     reader, words = why
     sheet = draw(rgb, explain(reader, rgb, words), reader.spec.resize_mode, width=160)
     alt = html.escape(f"which parts of the picture each word of {words} rests on")
-    return f'<details><summary>why</summary><img alt="{alt}" src="{_data_url(sheet, 1200)}"></details>'
+    return f'<details><summary>why</summary><img alt="{alt}" src="{data_url(sheet, 1200)}"></details>'
 
 
-def _data_url(rgb: Image, most: int) -> str:
+def data_url(rgb: Image, most: int) -> str:
+    """A picture as an address that holds it, its longer side at most `most` pixels."""
     small = rgb.copy()
     small.thumbnail((most, most))
     out = io.BytesIO()

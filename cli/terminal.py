@@ -35,6 +35,15 @@ def shown(path: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
+def clock(seconds: float) -> str:
+    """A time in a video as people read it: 1:02:03, or 02:03 below an hour."""
+    whole = int(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    if hours:
+        return f"{hours}:{minutes:02d}:{whole % 60:02d}"
+    return f"{minutes:02d}:{whole % 60:02d}"
+
+
 def file_url(path: str) -> str:
     """A `file://` address, for OSC 8 links and pages."""
     return "file://" + quote(os.fsencode(path))

@@ -10,10 +10,18 @@ from collections.abc import Callable
 from PIL.Image import Image
 
 from indexer.media.image import decode_image, register_decoders
-from indexer.sources import MEMBER, read_bytes, source_kind
+from indexer.media.video import (
+    Frame,
+    SampleConfig,
+    VideoDecoder,
+    frame_at,
+)
+from indexer.sources import MEMBER, moving, read_bytes, source_kind
 from retrieval.errors import MediaError
 from retrieval.types import Item
 
+# A video to search by is looked at this many times at most.
+_QUERY_FRAMES = 64
 _Find = Callable[[str], bytes]
 
 
@@ -27,10 +35,13 @@ class PictureReader:
         self._listing = threading.Lock()
 
     def picture(self, item: Item) -> Image:
-        """The item's picture, upright RGB, its shorter side at `least_side` or more where the file has that many.
+        """The item's picture, or the middle of a moment, upright RGB, its shorter side at `least_side` or more where the
+        file has that many.
 
         Raises `MediaError` when it is gone or damaged.
         """
+        if item.kind == "video":
+            return frame_at(item.path, ((item.start or 0.0) + (item.end or 0.0)) / 2, self._least_side)
         return decode_image(self.read(item.path), self._least_side).rgb
 
     def read(self, path: str) -> bytes:
@@ -42,6 +53,22 @@ class PictureReader:
             if container not in self._containers:
                 self._containers[container] = _lister(container)
         return self._containers[container](member)
+
+
+def query_media(path: str) -> Image | tuple[Image, ...]:
+    """A file to search by: a picture, upright RGB, or the frames of a video. Raises `MediaError`."""
+    register_decoders()
+    if not moves(path):
+        return decode_image(read_bytes(path), 512).rgb
+    with VideoDecoder() as decoder:
+        config = SampleConfig(max_frames=_QUERY_FRAMES, least_side=512)
+        return tuple(found.rgb for found in decoder.sample(os.path.abspath(path), config) if isinstance(found, Frame))
+
+
+def moves(path: str) -> bool:
+    """Whether a file is a video or an animated picture, by its name and first bytes."""
+    kind = source_kind(path)
+    return kind is not None and moving(path, kind) == "video"
 
 
 def _lister(container: str) -> _Find:

@@ -6,6 +6,7 @@ Decoders release Python's lock, so threads are enough. Results come in the order
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from indexer.media.image import DecodedImage, decode_image
+from indexer.media.subtitles import read_subtitles
 from indexer.media.text import caption_lines, decode_text, passages
-from indexer.sources import Record, read_bytes
+from indexer.sources import Passage, Record, read_bytes
 from retrieval.errors import MediaError
 
 
@@ -32,7 +34,7 @@ class Prepared:
     sha256: str = ""
     decoded: DecodedImage | None = None
     pixels: NDArray[np.float32] | None = None
-    texts: tuple[tuple[str, str], ...] = ()
+    texts: tuple[Passage, ...] = ()
     failure: MediaError | None = None
 
 
@@ -71,7 +73,7 @@ def _prepare(record: Record, how: Preparation) -> Prepared:
         if record.texts:
             return Prepared(record=record, texts=record.texts)
         data = record.data if record.data is not None else read_bytes(record.source.path)
-        if record.source.kind in ("document", "sidecar"):
+        if record.source.kind in ("document", "sidecar", "subtitles"):
             return _prepare_text(record, data)
         digest = hashlib.sha256(data).hexdigest()
         if how.holds(digest):
@@ -83,12 +85,16 @@ def _prepare(record: Record, how: Preparation) -> Prepared:
 
 
 def _prepare_text(record: Record, data: bytes) -> Prepared:
-    text = decode_text(data)
     about = record.source.about
+    if record.source.kind == "subtitles":
+        cues = read_subtitles(data, os.path.splitext(record.source.path)[1])
+        path = about or record.path
+        return Prepared(record=record, texts=tuple(Passage(path, cue.text, cue.start, cue.end) for cue in cues))
+    text = decode_text(data)
     found = caption_lines(text) if about else passages(text)
     if not found:
         raise MediaError("decode", "holds no text")
-    return Prepared(record=record, texts=tuple((about or record.path, passage) for passage in found))
+    return Prepared(record=record, texts=tuple(Passage(about or record.path, passage) for passage in found))
 
 
 def _light(record: Record) -> Record:

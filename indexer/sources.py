@@ -10,13 +10,16 @@ import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from indexer.media.image import IMAGE_SUFFIXES
+from indexer.media.speech import SOUND_SUFFIXES
+from indexer.media.subtitles import SUBTITLE_SUFFIXES
 from indexer.media.text import TABLE_SUFFIXES, TEXT_SUFFIXES, caption_lines, caption_rows, decode_text
+from indexer.media.video import ANIMATED_SUFFIXES, VIDEO_SUFFIXES, is_animated
 from retrieval.errors import IndexNotFoundError, MediaError
 
-SourceKind = Literal["image", "document", "sidecar", "captions", "tar", "parquet"]
+SourceKind = Literal["image", "video", "sound", "document", "sidecar", "subtitles", "captions", "tar", "parquet"]
 MEMBER = "::"
 CAPTION_CHUNK = 1024
 # Sources whose records may be many, so that a killed run may leave them half done.
@@ -26,7 +29,7 @@ _MAX_FILE = 2 * 1024**3
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A file on disk. `about` is the picture that a sidecar text describes."""
+    """A file on disk. `about` is the picture that a sidecar text describes, or the video that subtitles belong to."""
 
     path: str
     kind: SourceKind
@@ -35,17 +38,26 @@ class Source:
     about: str | None = None
 
 
+class Passage(NamedTuple):
+    """A text and the media that it is about; `start` and `end` in seconds where it is said in a video."""
+
+    path: str
+    text: str
+    start: float | None = None
+    end: float | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One picture or text to encode. `data` is there for members of a container and None for a file of its own.
 
-    `texts` holds passages or captions that need no decoding; `about` is the media that they belong to.
+    `texts` holds passages or captions that need no decoding.
     """
 
     path: str
     source: Source
     data: bytes | None = None
-    texts: tuple[tuple[str, str], ...] = ()
+    texts: tuple[Passage, ...] = ()
     failure: MediaError | None = None
 
 
@@ -57,8 +69,9 @@ class Unreadable:
     reason: str
 
 
-def walk(paths: Sequence[str]) -> Iterator[Source | Unreadable]:
-    """Everything indexable under `paths` (absolute, from `roots_of`), in name order, one after the other.
+def walk(paths: Sequence[str], *, sound: bool = False) -> Iterator[Source | Unreadable]:
+    """Everything indexable under `paths` (absolute, from `roots_of`), in name order, one after the other; sound files only
+    where they are asked for, since nothing but a transcript can be found of them.
 
     Hidden files and folders, `.mmsearch` among them, are left out; a folder reached twice, by whatever links, is
     walked once.
@@ -67,7 +80,7 @@ def walk(paths: Sequence[str]) -> Iterator[Source | Unreadable]:
     given = set(paths)
     for path in paths:
         if os.path.isdir(path):
-            yield from _walk(path, given, visited)
+            yield from _walk(path, given, visited, sound)
             continue
         kind = source_kind(path)
         try:
@@ -75,8 +88,8 @@ def walk(paths: Sequence[str]) -> Iterator[Source | Unreadable]:
         except OSError as error:
             yield Unreadable(path=path, reason=error.strerror or str(error))
             continue
-        if kind is not None:
-            yield Source(path=path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+        if kind is not None and (sound or kind != "sound"):
+            yield Source(path=path, kind=moving(path, kind), size=stat.st_size, mtime_ns=stat.st_mtime_ns)
 
 
 def roots_of(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -105,6 +118,12 @@ def source_kind(name: str) -> SourceKind | None:
     suffix = suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return "image"
+    if suffix in VIDEO_SUFFIXES:
+        return "video"
+    if suffix in SOUND_SUFFIXES:
+        return "sound"
+    if suffix in SUBTITLE_SUFFIXES:
+        return "subtitles"
     if suffix in TEXT_SUFFIXES:
         return "document"
     if suffix in TABLE_SUFFIXES and stem.lower() == "captions":
@@ -116,7 +135,19 @@ def source_kind(name: str) -> SourceKind | None:
     return None
 
 
-def _walk(folder: str, given: set[str], visited: set[tuple[int, int]]) -> Iterator[Source | Unreadable]:
+def moving(path: str, kind: SourceKind) -> SourceKind:
+    """`video` for an animated picture. What cannot be read is left to those who say why."""
+    suffix = os.path.splitext(path)[1].lower()
+    if kind != "image" or suffix not in ANIMATED_SUFFIXES:
+        return kind
+    try:
+        with open(path, "rb") as opened:
+            return "video" if is_animated(opened.read(4096), suffix) else kind
+    except OSError:
+        return kind
+
+
+def _walk(folder: str, given: set[str], visited: set[tuple[int, int]], sound: bool) -> Iterator[Source | Unreadable]:
     try:
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in visited:
@@ -128,6 +159,7 @@ def _walk(folder: str, given: set[str], visited: set[tuple[int, int]]) -> Iterat
         yield Unreadable(path=folder, reason=error.strerror or str(error))
         return
     images: dict[str, str] = {}
+    spoken: dict[str, str] = {}
     folders: list[str] = []
     files: list[tuple[os.DirEntry[str], SourceKind]] = []
     for entry in entries:
@@ -143,9 +175,14 @@ def _walk(folder: str, given: set[str], visited: set[tuple[int, int]]) -> Iterat
         kind = source_kind(entry.name)
         if kind is None:
             continue
-        files.append((entry, kind))
+        stem = os.path.splitext(entry.name)[0]
+        if kind in ("video", "sound"):
+            spoken.setdefault(stem, entry.path)
+        if kind == "sound" and not sound:
+            continue
+        files.append((entry, moving(entry.path, kind)))
         if kind == "image":
-            images.setdefault(os.path.splitext(entry.name)[0], entry.path)
+            images.setdefault(stem, entry.path)
     for entry, kind in files:
         if entry.path in given:
             continue
@@ -158,10 +195,14 @@ def _walk(folder: str, given: set[str], visited: set[tuple[int, int]]) -> Iterat
         if kind == "document" and entry.name.lower().endswith(".txt"):
             about = images.get(os.path.splitext(entry.name)[0])
             kind = "sidecar" if about else kind
+        elif kind == "subtitles":
+            # `film.srt` and `film.en.srt` both belong to `film.mp4`.
+            stem = os.path.splitext(entry.name)[0]
+            about = spoken.get(stem) or spoken.get(os.path.splitext(stem)[0])
         yield Source(path=entry.path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns, about=about)
     for path in folders:
         if path not in given:
-            yield from _walk(path, given, visited)
+            yield from _walk(path, given, visited, sound)
 
 
 def read_bytes(path: str) -> bytes:
@@ -198,7 +239,7 @@ def _captions(source: Source) -> Iterator[Record]:
     folder = os.path.dirname(source.path)
     known: dict[str, str | None] = {}
     missing: list[str] = []
-    texts: list[tuple[str, str]] = []
+    texts: list[Passage] = []
     for name, caption in pairs:
         if name not in known:
             known[name] = _find_image(folder, name)
@@ -206,7 +247,7 @@ def _captions(source: Source) -> Iterator[Record]:
                 missing.append(name)
         path = known[name]
         if path is not None:
-            texts.append((path, caption))
+            texts.append(Passage(path, caption))
     for start in range(0, len(texts), CAPTION_CHUNK):
         yield Record(path=source.path, source=source, texts=tuple(texts[start : start + CAPTION_CHUNK]))
     if missing:
@@ -262,7 +303,7 @@ def _tar_group(source: Source, group: dict[str, bytes]) -> Iterator[Record]:
                 yield Record(path=source.path + MEMBER + name, source=source, failure=error)
                 continue
             if lines:
-                yield Record(path=path, source=source, texts=tuple((path, line) for line in lines))
+                yield Record(path=path, source=source, texts=tuple(Passage(path, line) for line in lines))
 
 
 def _parquet(source: Source) -> Iterator[Record]:
@@ -286,7 +327,7 @@ def _parquet(source: Source) -> Iterator[Record]:
                     yield Record(path=path, source=source, data=data)
                     captions = row.get("captions") or []
                     lines = [" ".join(str(one).split()) for one in captions] if isinstance(captions, list) else []
-                    texts = tuple((path, line) for line in lines if line)
+                    texts = tuple(Passage(path, line) for line in lines if line)
                     if texts:
                         yield Record(path=path, source=source, texts=texts)
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

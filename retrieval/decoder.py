@@ -78,6 +78,12 @@ class CaptionDecoder:
         # A row of ids is `context` long with both marks, so the last position that can be computed is one before.
         self._context = min(rules.length, int(self._decoder.context_length))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = next(self._model.parameters()).device
+        return device
+
     def describe(self, images: Sequence[Image], config: DecodeConfig = DecodeConfig()) -> list[Caption]:
         """One caption for each RGB image, decoded together: the caller bounds how many."""
         if not images:
@@ -126,6 +132,17 @@ class CaptionDecoder:
             real = labels != self._pad
             mean: Tensor = (chosen * real).sum(1) / real.sum(1)
         return mean
+
+    def words(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """What the text tower makes of token ids `(n, length)`, `(n, length, w)`, and which are not padding behind a text,
+        `(n, length)`."""
+        weight = next(self._model.parameters())
+        with torch.inference_mode():
+            ids = ids.to(weight.device)
+            states: Tensor = self._model._encode_text(ids)[1]
+            # An id may be the padding's and yet stand inside a text.
+            real = (ids != self._pad).flip(1).cumsum(1).flip(1) > 0
+        return states, real
 
     def _check(self, config: DecodeConfig) -> list[int]:
         if config.method not in ("greedy", "beam", "nucleus"):

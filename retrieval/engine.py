@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from retrieval.catalog import READER
 from retrieval.errors import ModelError, QueryError
+from retrieval.grouping import group_moments
 from retrieval.manifest import FORMAT_VERSION, METRIC, check_model, find_index, read_manifest
 from retrieval.relevance import Calibration, from_sample
 from retrieval.shards import Failure, ShardReader, read_failures
 from retrieval.text_tower import TextTower
-from retrieval.types import Hit, Item, Kind, ModelSpec, Query, Rerank
+from retrieval.types import WEIGHTED, Hit, Item, Kind, ModelSpec, Query, Rerank
 from retrieval.vectors import VectorIndex
 from retrieval.weights import MINI
 from retrieval.writer import hold_open
@@ -52,7 +53,7 @@ class Engine:
             self.manifest = read_manifest(folder)
             self._device = device
             self._pictures = pictures
-            self._reranker: tuple[str, Reranker] | None = None
+            self._reranker: tuple[tuple[str, str], Reranker] | None = None
             self._rows = ShardReader(folder, self.manifest)
             self._vectors: VectorIndex | None = None
             self._tower: TextTower | None = None
@@ -108,7 +109,7 @@ class Engine:
             total += words[: len(texts)].sum(0)
             total -= NEGATIVE_WEIGHT * words[len(texts) :].sum(0)
         if query.images:
-            total += self._load_encoder().encode_images(query.images).sum(0)
+            total += np.sum([self._encode_images(one) for one in query.images], 0)
         length = float(np.linalg.norm(total))
         if length < 1e-6:
             raise QueryError("the query cancels itself out: what is wanted and what is not are the same")
@@ -125,7 +126,11 @@ class Engine:
         if query.rerank is not None:
             return self.rerank(query).hits
         kinds: Sequence[Kind] = (query.kind,) if query.kind else self._default_kinds()
-        direction = self.embed(query)
+        if query.group and "video" in kinds and self.manifest.alive("video"):
+            return self._grouped(query, kinds)
+        return self._flat(query, kinds, self.embed(query))
+
+    def _flat(self, query: Query, kinds: Sequence[Kind], direction: NDArray[np.float32]) -> list[Hit]:
         scores, shards, rows = self._nearest(direction, query.k, kinds)
         items = self._rows.items(shards, rows)
         hits = [
@@ -133,6 +138,16 @@ class Engine:
             for rank, (score, item) in enumerate(zip(scores, items, strict=True), 1)
         ]
         return self._judged(hits, self._calibration(query, kinds, direction), query.min_relevance)
+
+    def _grouped(self, query: Query, kinds: Sequence[Kind]) -> list[Hit]:
+        """`query.k` hits with the moments of a video as one, from as many moments as that takes."""
+        wanted, direction = max(4 * query.k, 50), self.embed(query)
+        while True:
+            hits = self._flat(replace(query, k=wanted), kinds, direction)
+            found = group_moments(hits, query.k)
+            if len(found) == query.k or len(hits) < wanted:
+                return found
+            wanted *= 4
 
     def rerank(self, query: Query) -> Reranked:
         """What `search` finds, its first candidates ordered again by a model that looks at words and pixels together.
@@ -149,18 +164,23 @@ class Engine:
         if not by_words and not (query.images and query.text is None and "text" in kinds):
             raise QueryError("re-ranking orders pictures by words, or texts by a picture; this query is neither")
         found = self._reader(how.reader)
-        hits = self.search(replace(query, k=max(query.k, how.candidates), rerank=None, min_relevance=None))
-        reranker = self._load_reranker(found)
+        reranker = self._load_reranker(found, how.fusion)
+        grouped = query.group and "video" in kinds and self.manifest.alive("video") > 0
+        wanted = max(4 * query.k if grouped else query.k, how.candidates)
+        hits = self.search(replace(query, k=wanted, rerank=None, min_relevance=None, group=False))
         if by_words:
             if self._pictures is None:
                 raise QueryError("this engine was opened without `pictures`, which re-ranking by words needs")
             done = reranker.rerank(query.text or "", hits[: how.candidates], self._pictures, how.milliseconds)
         else:
-            done = reranker.rerank_texts(query.images, hits[: how.candidates], how.milliseconds)
-        done = replace(done, hits=[*done.hits, *hits[how.candidates :]][: query.k])
+            flat = [one for entry in query.images for one in (entry if isinstance(entry, tuple) else (entry,))]
+            done = reranker.rerank_texts(flat, hits[: how.candidates], how.milliseconds)
+        hits = [*done.hits, *hits[how.candidates :]]
         # What was fitted holds for one pair of models; with another reader, the first stage says what is relevant.
-        fused = self._fitted("fused") if found.name == self.model.name and not query.negatives else None
-        return replace(done, hits=self._judged(done.hits, fused, query.min_relevance))
+        fitted = found.name == self.model.name and not query.negatives and how.fusion == WEIGHTED
+        fused = self._fitted("fused") if fitted else None
+        hits = self._judged(hits, fused, query.min_relevance)
+        return replace(done, hits=group_moments(hits, query.k) if grouped else hits[: query.k])
 
     def status(self) -> dict[str, object]:
         """The contract's status object."""
@@ -207,6 +227,11 @@ class Engine:
         # Finding out whether there is a GPU must not import torch: Faiss knows. An explicit device is the caller's word.
         return "cuda" if self._device == "auto" else self._device
 
+    def _encode_images(self, entry: Image | tuple[Image, ...]) -> NDArray[np.float32]:
+        """The unit vector `(d,)` of a picture, or of a clip's frames together."""
+        total = self._load_encoder().encode_images(entry if isinstance(entry, tuple) else (entry,)).sum(0)
+        return np.asarray(total / max(1e-9, float(np.linalg.norm(total))), np.float32)
+
     def _encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         if self._encoder is None and self._tower is None:
             self._tower = TextTower.find(self.model.weights_sha256)
@@ -216,7 +241,9 @@ class Engine:
 
     def reader(self, name: str = "auto") -> LoadedModel:
         """The model that re-ranks, for captions of what was found; loaded once. Raises `ModelError`."""
-        return self._load_reranker(self._reader(name)).loaded
+        found = self._reader(name)
+        fusion = self._reranker[0][1] if self._reranker is not None and self._reranker[0][0] == found.name else WEIGHTED
+        return self._load_reranker(found, fusion).loaded
 
     def _fitted(self, kind: str) -> Calibration | None:
         name = self.model.name
@@ -257,15 +284,16 @@ class Engine:
             )
         return found
 
-    def _load_reranker(self, found: Resolved) -> Reranker:
-        if self._reranker is None or self._reranker[0] != found.name:
+    def _load_reranker(self, found: Resolved, fusion: str) -> Reranker:
+        if self._reranker is None or self._reranker[0] != (found.name, fusion):
             from retrieval.models import load_model
             from retrieval.rerank import Fusion, Reranker
             from retrieval.weights import cache_dir
 
+            how = Fusion.of(found.folder, fusion)
             own = found.name == self.model.name
             loaded = self._load_encoder().loaded if own else load_model(found, self._device)
-            self._reranker = (found.name, Reranker(loaded, Fusion.of(found.folder), cache_dir() / "image-tokens"))
+            self._reranker = ((found.name, fusion), Reranker(loaded, how, cache_dir() / "image-tokens"))
         return self._reranker[1]
 
     def _load_encoder(self) -> Encoder:

@@ -12,6 +12,9 @@ The null image is a plain one of the mean colour. Pictures are ordered by a text
 says nothing of the text, so one that could not be read keeps its cosine as a neutral score, and no score depends on which
 other candidates there were. Texts are ordered by a picture with a λ and a v of their own: with λ = 0 a decoder prefers
 common sentences to fitting ones. All three are fitted on held-out pairs and stored with the model.
+
+The fusions `attention` and `concat` add a trained head's correction to the sum when pictures are ordered by a text
+(`retrieval.heads`).
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ from torch import Tensor
 
 from retrieval.decoder import CaptionDecoder
 from retrieval.errors import MediaError, QueryError
-from retrieval.types import Hit, Item
+from retrieval.heads import check_head, load_head
+from retrieval.types import WEIGHTED, Hit, Item
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,20 +53,34 @@ _BATCH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion:
-    """`weight` is v for pictures by a text; `text_weight` is v, and `null_share` λ, for texts by a picture."""
+    """`weight` is v for pictures by a text; `text_weight` is v, and `null_share` λ, for texts by a picture. `name` is
+    `weighted`, or the head of the model in `folder` that corrects the sum."""
 
     weight: float = UNFITTED_WEIGHT
     text_weight: float = UNFITTED_WEIGHT
     null_share: float = 1.0
+    name: str = WEIGHTED
+    folder: Path | None = None
 
     @staticmethod
-    def of(folder: Path | None) -> Fusion:
-        """What was fitted for the model in `folder`, or the values for a model of which nothing is known."""
+    def of(folder: Path | None, name: str = WEIGHTED) -> Fusion:
+        """What was fitted for the model in `folder`, or the weights for a model of which nothing is known.
+
+        Raises `ModelError` for a fusion that this model has no head for.
+        """
+        if name != WEIGHTED:
+            check_head(folder, name)
+        fusion = Fusion(name=name, folder=folder)
         file = folder / "reader.json" if folder is not None else None
         if file is None or not file.is_file():
-            return Fusion()
+            return fusion
         value = json.loads(file.read_text("utf-8"))["weighted"]
-        return Fusion(**{key: float(value[key]) for key in ("weight", "text_weight", "null_share")})
+        return replace(
+            fusion,
+            weight=float(value["weight"]),
+            text_weight=float(value["text_weight"]),
+            null_share=float(value["null_share"]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +105,9 @@ class Reranker:
         self._fusion = fusion
         self._cache = TokenCache(cache / loaded.spec.weights_sha256[:32]) if cache is not None else None
         self._null: Tensor | None = None
+        self._head = None
+        if fusion.name != WEIGHTED:
+            self._head = load_head(fusion.folder, fusion.name, next(loaded.model.parameters()))
 
     def rerank(
         self,
@@ -110,12 +131,18 @@ class Reranker:
         for part, tokens, errors in self._read(hits, picture):
             unreadable += errors
             read = [hit for hit in part if hit.item.id in tokens]
-            scores: dict[str, float] = {}
+            scores: dict[str, tuple[float, float]] = {}
             if read:
-                likely = self._decoder.log_probabilities(torch.stack([tokens[hit.item.id] for hit in read]), ids)
-                scores = {hit.item.id: one for hit, one in zip(read, likely.tolist(), strict=True)}
+                stacked = torch.stack([tokens[hit.item.id] for hit in read])
+                second = self._decoder.log_probabilities(stacked, ids) - prior
+                fixes = self._corrections(ids, stacked, read, second)
+                scores = {
+                    hit.item.id: one for hit, one in zip(read, zip(second.tolist(), fixes, strict=True), strict=True)
+                }
             out += [
-                self._fuse(hit, scores[hit.item.id] - prior, self._fusion.weight) if hit.item.id in scores else hit
+                self._fuse(hit, scores[hit.item.id][0], self._fusion.weight, scores[hit.item.id][1])
+                if hit.item.id in scores
+                else hit
                 for hit in part
             ]
             if milliseconds is not None and 1000 * (time.monotonic() - began) >= milliseconds:
@@ -145,11 +172,20 @@ class Reranker:
                 break
         return self._ordered(hits, out, [], False)
 
-    def _fuse(self, hit: Hit, second: float, weight: float) -> Hit:
+    def _corrections(self, ids: Tensor, tokens: Tensor, read: Sequence[Hit], second: Tensor) -> list[float]:
+        """What the head adds to each hit's sum; nothing for the weighted fusion."""
+        if self._head is None:
+            return [0.0] * len(read)
+        cosine = torch.tensor([hit.first_stage_score for hit in read], device=tokens.device)
+        with torch.inference_mode():
+            found: Tensor = self._head(*self._decoder.words(ids), tokens, cosine, second)
+        return found.tolist()
+
+    def _fuse(self, hit: Hit, second: float, weight: float, correction: float = 0.0) -> Hit:
         """The hit with both scores; as it was when the model gave no finite one."""
-        if not math.isfinite(second):
+        if not math.isfinite(second + correction):
             return hit
-        return replace(hit, score=hit.first_stage_score + weight * second, rerank_score=second)
+        return replace(hit, score=hit.first_stage_score + weight * second + correction, rerank_score=second)
 
     def _ordered(
         self, hits: Sequence[Hit], out: list[Hit], unreadable: Sequence[tuple[str, str]], text_cut: bool

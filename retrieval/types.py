@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["KINDS", "Hit", "Item", "Kind", "ModelSpec", "Query", "Rerank"]
+__all__ = ["KINDS", "WEIGHTED", "Hit", "Item", "Kind", "ModelSpec", "Query", "Rerank"]
 
 Kind: TypeAlias = Literal["image", "video", "text"]
 KINDS: tuple[Kind, ...] = ("image", "video", "text")
+# The fusion of re-ranking that every model with a decoder has.
+WEIGHTED = "weighted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +110,12 @@ class Item:
 @dataclass(frozen=True, kw_only=True)
 class Rerank:
     """How to order again what was found: the first `candidates`, for at most `milliseconds`, read by the model `reader`
-    (`auto` is the index's own)."""
+    (`auto` is the index's own). `fusion` joins its score to the first stage's: `weighted`, `attention` or `concat`."""
 
     candidates: int = 50
     milliseconds: float | None = None
     reader: str = "auto"
+    fusion: str = WEIGHTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,23 +124,27 @@ class Query:
 
     `kind` limits the answer; without it a search covers photos and videos, or passages where an index has no media.
     With `rerank`, what was found is ordered again by a model that looks at words and pixels together. `min_relevance`,
-    in 0..1, leaves out what is less likely to be relevant.
+    in 0..1, leaves out what is less likely to be relevant. With `group`, a video counts once, by its best moment.
+
+    An entry of `images` is a picture, or the frames of a clip, which together count as one.
     """
 
     text: str | None = None
-    images: tuple[Image, ...] = ()
+    images: tuple[Image | tuple[Image, ...], ...] = ()
     negatives: tuple[str, ...] = ()
     kind: Kind | None = None
     k: int = 10
     rerank: Rerank | None = None
     min_relevance: float | None = None
+    group: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
     """One answer; `rank` starts at 1 and higher scores are better. `first_stage_score` is a cosine similarity, and so is
     `score` unless re-ranked; `rerank_score` is None for a hit that no reader read, else in nats a token. `relevance` is the
-    probability that the hit is relevant (`retrieval.relevance`), None where it cannot be told."""
+    probability that the hit is relevant (`retrieval.relevance`), None where it cannot be told. `moments` are those found of
+    the same video, this one first, where a search groups them."""
 
     rank: int
     score: float
@@ -145,6 +152,7 @@ class Hit:
     rerank_score: float | None
     item: Item
     relevance: float | None = None
+    moments: tuple[Hit, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The contract's keys, every one always there."""

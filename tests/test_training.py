@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks.encoded import SecondStage
 from benchmarks.metrics import recall_both_ways
 from benchmarks.samples import PHOTOS, copy_samples
 from indexer.media.image import decode_image
@@ -33,7 +34,7 @@ from training.fit import FitConfig, evaluate, fit
 from training.mini import main as make_mini
 from training.plot import plot_log
 from training.pretrain import PretrainConfig, accuracy, pretrain
-from training.reader import Scores, choose_text_weight, choose_weight
+from training.reader import choose_text_weight, choose_weight, fused_recall
 from training.teacher import Teacher
 from training.vocabulary import train_tokenizer
 
@@ -294,16 +295,22 @@ def test_reader_weights_are_found_by_what_they_do() -> None:
     right = np.zeros((8, 3), bool)
     right[:, 1] = True
     likely = np.tile(np.array([-3.0, -1.0, -3.0], np.float32), (8, 1))
-    scores = Scores(cosine=cosine, likely=likely, prior=np.zeros((8, 3), np.float32), right=right)
-    assert scores.recall(0.0, 1.0).mean() == 0
+    scores = SecondStage(
+        answers=np.zeros((8, 3), np.int64),
+        cosine=cosine,
+        likely=likely,
+        prior=np.zeros((8, 3), np.float32),
+        right=right,
+    )
+    assert fused_recall(scores, 0.0, 1.0).mean() == 0
     weight = choose_weight(scores, np.arange(8))
     assert weight > 0.05
-    assert scores.recall(weight, 1.0).mean() == 1
+    assert fused_recall(scores, weight, 1.0).mean() == 1
     common = replace(
         scores, likely=likely + np.array([0, 0, 9], np.float32), prior=likely * 0 + np.array([0, 0, 9], np.float32)
     )
     text_weight, share = choose_text_weight(common, np.arange(8))
-    assert common.recall(text_weight, share).mean() == 1
+    assert fused_recall(common, text_weight, share).mean() == 1
     assert share > 0.5
 
 

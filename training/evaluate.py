@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.datasets import from_parquet
+from benchmarks.encoded import encode_set
 from benchmarks.metrics import Recall, recall_both_ways
 from retrieval.decoder import CaptionDecoder, DecodeConfig
 from retrieval.encoder import Encoder
-from training.data import read_pictures
 from training.machine import keep_freed_memory
-from training.reader import encode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--show", type=int, default=0, help="print this many captions")
     given = parser.parse_args(arguments)
     keep_freed_memory()
-    captions = read_pictures(given.parquet)[1]
+    pictures = from_parquet(given.parquet)
     began = time.monotonic()
     encoder = Encoder.load(given.model, given.device, given.precision)
     decoder = CaptionDecoder(encoder.loaded) if given.captions else None
-    data = encode(encoder, decoder, given.parquet)
+    data = encode_set(pictures, encoder, decoder)
     to_image, to_text = recall_both_ways(data.images, data.texts, data.owner)
     report: dict[str, object] = {
         "model": given.model,
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for at in range(0, len(data.tokens), 50)
             for caption in decoder.decode(data.tokens[at : at + 50], DecodeConfig())
         ]
-        report["captions"] = score_captions(found, captions)
+        report["captions"] = score_captions(found, pictures.captions)
         for line in found[: given.show]:
             print(line)
     report["seconds"] = round(time.monotonic() - began, 1)

@@ -1,0 +1,171 @@
+"""A captioned set as a model sees it, and what its reader says of the first answers to each query.
+
+Encoding is the long part of a measurement, so its result is kept by the content of the set and the model's own identity:
+a second run reads it back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from benchmarks.datasets import CaptionSet
+from benchmarks.metrics import Flags, Floats
+from retrieval.decoder import CaptionDecoder
+from retrieval.encoder import Encoder
+
+CANDIDATES = 50
+# Encoded sets are kept until they take this much together; a set whose image tokens alone take more goes without them.
+CACHE_BYTES = 4 * 1024**3
+_TOKEN_BYTES = 1024**3
+_BATCH = 64
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedSet:
+    """Embeddings of images `(n, d)` and texts `(m, d)`, unit rows; `owner (m,)` is each text's image. For a reader also
+    image tokens `(n, t, w)` and token ids `(m, length)`; empty without one."""
+
+    images: Floats
+    texts: Floats
+    owner: Ints
+    tokens: Tensor
+    ids: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondStage:
+    """The first answers to each query, best cosine first, `(queries, c)` each: which they are, their cosine, the reader's
+    score, the same for the null image, and whether they are right."""
+
+    answers: Ints
+    cosine: Floats
+    likely: Floats
+    prior: Floats
+    right: Flags
+
+
+def encode_set(
+    data: CaptionSet,
+    encoder: Encoder,
+    decoder: CaptionDecoder | None = None,
+    cache: Path | None = None,
+    tell: Callable[[int], None] = lambda _: None,
+) -> EncodedSet:
+    """Encode a set, or read it from the folder `cache` where it was kept; `tell` hears how many images are done.
+
+    Raises `MmsearchError` for a picture that cannot be decoded.
+    """
+    flat = [text for many in data.captions for text in many]
+    owner = np.repeat(np.arange(len(data.captions)), [len(many) for many in data.captions])
+    file = cache / f"{_identity(data, encoder, decoder)}.safetensors" if cache is not None else None
+    kept = _read(file) if file is not None else None
+    if kept is None:
+        kept = _encode(data, flat, encoder, decoder, tell)
+        if file is not None:
+            _keep(file, kept)
+    tell(len(data.paths))
+    return EncodedSet(
+        images=kept["images"].numpy(), texts=kept["texts"].numpy(), owner=owner, tokens=kept["tokens"], ids=kept["ids"]
+    )
+
+
+def second_stage(data: EncodedSet, encoder: Encoder, decoder: CaptionDecoder) -> tuple[SecondStage, SecondStage]:
+    """What the reader says of the `CANDIDATES` answers with the best cosine: text to image, and image to text."""
+    size = encoder.spec.image_size
+    score = decoder.log_probabilities
+    null = decoder.image_tokens(torch.zeros(1, 3, size, size))
+    tokens = data.tokens.to(null.device, null.dtype)
+    priors = np.concatenate([score(null, data.ids[at : at + 100]).cpu().numpy() for at in range(0, len(data.ids), 100)])
+    found = []
+    for queries, answers, by_image in ((data.texts, data.images, False), (data.images, data.texts, True)):
+        cosines = queries @ answers.T
+        first = np.argsort(-cosines, axis=1, kind="stable")[:, :CANDIDATES]
+        likely = np.empty(first.shape, np.float32)
+        for row, mine in enumerate(first):
+            one = slice(row, row + 1)
+            likely[row] = score(*((tokens[one], data.ids[mine]) if by_image else (tokens[mine], data.ids[one]))).cpu()
+        rows = np.arange(len(first))[:, None]
+        found.append(
+            SecondStage(
+                answers=first,
+                cosine=np.take_along_axis(cosines, first, 1),
+                likely=likely,
+                prior=priors[first] if by_image else np.broadcast_to(priors[:, None], first.shape),
+                right=(data.owner[first] == rows) if by_image else (first == data.owner[:, None]),
+            )
+        )
+    return found[0], found[1]
+
+
+def _encode(
+    data: CaptionSet, flat: list[str], encoder: Encoder, decoder: CaptionDecoder | None, tell: Callable[[int], None]
+) -> dict[str, Tensor]:
+    rows: list[Floats] = []
+    tokens: list[Tensor] = []
+    pictures = data.pictures(encoder.spec.image_size)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        while part := list(itertools.islice(pictures, _BATCH)):
+            pixels = list(pool.map(encoder.preprocess, part))
+            rows.append(encoder.encode_pixels(pixels))
+            if decoder is not None:
+                tokens.append(decoder.image_tokens(torch.from_numpy(np.stack(pixels))).cpu())
+            tell(sum(map(len, rows)))
+    return {
+        "images": torch.from_numpy(np.concatenate(rows)),
+        "texts": torch.from_numpy(encoder.encode_texts(flat)),
+        "tokens": torch.cat(tokens) if tokens else torch.empty(0),
+        "ids": torch.from_numpy(encoder.loaded.tokenizer.encode(flat)) if decoder is not None else torch.empty(0),
+    }
+
+
+def _identity(data: CaptionSet, encoder: Encoder, decoder: CaptionDecoder | None) -> str:
+    """A digest of everything that the encoded set depends on."""
+    whole = hashlib.sha256()
+    parts = [repr(encoder.spec), encoder.loaded.precision, str(decoder is not None), repr(data.captions)]
+    whole.update("\0".join(parts).encode("utf-8", "surrogatepass"))
+    for content in data.contents():
+        whole.update(hashlib.sha256(content).digest())
+    return whole.hexdigest()[:40]
+
+
+def _read(file: Path) -> dict[str, Tensor] | None:
+    try:
+        found = load_file(file)
+        os.utime(file)
+    except (OSError, SafetensorError):
+        return None
+    return found if {"images", "texts", "tokens", "ids"} <= set(found) else None
+
+
+def _keep(file: Path, value: dict[str, Tensor]) -> None:
+    """Write, then delete what was used longest ago until the rest fits; a disk that is full costs only the next run's time."""
+    if value["tokens"].nbytes > _TOKEN_BYTES:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scratch = file.with_suffix(".partial")
+        save_file({name: one.contiguous() for name, one in value.items()}, scratch)
+        os.replace(scratch, file)
+        stats = sorted((one.stat().st_mtime, one.stat().st_size, one) for one in file.parent.glob("*.safetensors"))
+        total = sum(size for _, size, _ in stats)
+        for _, size, old in stats:
+            if total <= CACHE_BYTES or old == file:
+                break
+            old.unlink(missing_ok=True)
+            total -= size
+    except OSError:
+        return

@@ -1,0 +1,92 @@
+"""`mmsearch summarize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from cli.terminal import busy, clock, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
+from retrieval.catalog import CAPTIONER
+from retrieval.errors import MediaError, MmsearchError, QueryError
+
+if TYPE_CHECKING:
+    from indexer.watched import Watched
+    from retrieval.summary import Segment
+
+
+def summarize_command(
+    video: Annotated[str, typer.Argument(help="The video.", show_default=False)],
+    length: Annotated[int, typer.Option(min=1, help="Most moments of the summary.")] = 8,
+    html: Annotated[Optional[Path], typer.Option(help="Write a storyboard page to this file.")] = None,
+    fps: Annotated[float, typer.Option(min=0.01, max=60, help="Frames a second that are looked at.")] = 1.0,
+    model: Annotated[str, typer.Option(help="A model with a caption decoder: mini, a CoCa's NAME, or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say in words what a video shows: its most representative moments, in order, and a paragraph that joins them."""
+    from indexer.watched import watch
+    from retrieval.decoder import CaptionDecoder
+    from retrieval.encoder import Encoder
+    from retrieval.summary import Segment, choose, paragraph
+    from retrieval.weights import resolve
+
+    with interruptible():
+        found = resolve(model, CAPTIONER)
+        if found.notice:
+            note(found.notice)
+        with busy("loading the model"):
+            encoder = Encoder.load(found, device, precision)
+        decoder = CaptionDecoder(encoder.loaded)
+        with quiet_native_stderr() as stream, progress_bar(stream) as bar:
+            task = bar.add_task("watching", total=None, rate="", file=shown(video)[-48:])
+            try:
+                seen = watch(
+                    video, encoder, fps, lambda time: bar.update(task, file=f"{shown(video)[-32:]} {clock(time)}")
+                )
+            except MediaError as error:
+                raise QueryError(f"{shown(video)}: {error.reason}") from error
+            bar.update(task, description="describing")
+            picked = choose(seen.embeddings, seen.seconds, length)
+            captions = decoder.describe([seen.pictures[number] for number in picked])
+        segments = [
+            Segment(
+                start=seen.moments[number].start,
+                end=seen.moments[number].end,
+                caption=caption.text,
+                transcript=seen.transcript(number),
+            )
+            for number, caption in zip(picked, captions, strict=True)
+        ]
+        text = paragraph(segments)
+        if seen.stopped is not None:
+            note(f"{shown(video)}: read up to {clock(seen.duration)}: {seen.stopped}")
+        if html is not None:
+            _write(html, video, seen, picked, segments, text)
+    if as_json:
+        print_json(
+            {
+                "path": video,
+                "duration": round(seen.duration, 3),
+                "summary": text,
+                "segments": [vars(segment) for segment in segments],
+            }
+        )
+        return
+    print(text)
+    for segment in segments:
+        print(f"{clock(segment.start)}–{clock(segment.end)}  {segment.caption}")
+        if segment.transcript:
+            print(f"    “{segment.transcript}”")
+
+
+def _write(html: Path, video: str, seen: Watched, picked: list[int], segments: list[Segment], text: str) -> None:
+    from cli.storyboard import storyboard
+
+    try:
+        html.write_text(storyboard(video, seen, picked, segments, text), "utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise MmsearchError(f"cannot write {html}: {error.strerror}") from error
+    note(f"wrote {shown(str(html))}")

@@ -1,0 +1,54 @@
+"""Speech to cues with faster-whisper, where the extra `asr` is installed and the user has a model."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from typing import Protocol
+
+from indexer.media.subtitles import Cue
+from retrieval.errors import MediaError, ModelError
+
+SOUND_SUFFIXES = frozenset((".mp3", ".wav", ".flac", ".m4a", ".ogg", ".oga", ".opus", ".aac", ".wma"))
+
+
+class Recogniser(Protocol):
+    """What makes cues of a file's sound."""
+
+    def transcribe(self, path: str) -> Iterator[Cue]:
+        """The words said in a media file, in order of time. Raises `MediaError` when there are none or no sound."""
+
+
+class WhisperRecogniser:
+    """A Whisper model in CTranslate2's format: a folder, or the name of one that is in the cache.
+
+    Raises `ModelError` where the extra or the model is missing; nothing is downloaded.
+    """
+
+    def __init__(self, model: str, device: str = "auto") -> None:
+        if importlib.util.find_spec("faster_whisper") is None:
+            raise ModelError("--transcribe needs faster-whisper; install it with: pip install 'mmsearch[asr]'")
+        from faster_whisper import WhisperModel
+
+        try:
+            self._model = WhisperModel(
+                os.path.expanduser(model), device="cuda" if device.startswith("cuda") else "auto", local_files_only=True
+            )
+        except Exception as error:  # CTranslate2 and the hub client raise what they like
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"the speech model {model!r} cannot be loaded: {reason}; "
+                "give --asr-model the folder of a model in CTranslate2 format"
+            ) from error
+
+    def transcribe(self, path: str) -> Iterator[Cue]:
+        """See `Recogniser`; silence is left out by voice activity detection."""
+        try:
+            segments, _ = self._model.transcribe(path, vad_filter=True)
+            heard = [Cue(start=one.start, end=one.end, text=one.text) for one in segments]
+        except Exception as error:  # PyAV and CTranslate2 alike
+            raise MediaError("decode", f"its sound cannot be read: {' '.join(str(error).split())[:150]}") from error
+        if not heard:
+            raise MediaError("decode", "no speech in it")
+        yield from heard

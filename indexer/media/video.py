@@ -1,0 +1,213 @@
+"""Sampled frames of videos, decoded by a process apart: one that crashes or hangs on a hostile file is replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from PIL import Image
+
+from indexer.media.subtitles import Cue
+from retrieval.errors import MediaError
+
+VIDEO_SUFFIXES = frozenset(
+    (
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".ts",
+        ".m2ts",
+        ".mts",
+        ".mpg",
+        ".mpeg",
+        ".ogv",
+        ".flv",
+        ".wmv",
+        ".3gp",
+    )
+)
+# Pictures that may move; which do, their first bytes tell.
+ANIMATED_SUFFIXES = frozenset((".gif", ".webp"))
+PATIENCE_SECONDS = 60.0
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """`fps` frames a second are kept of what moves on, at most `max_frames` of a file; the shorter side of each is
+    `least_side` pixels where the video has that many."""
+
+    fps: float = 1.0
+    max_frames: int = 10_000
+    least_side: int = 224
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """A sampled frame, upright RGB: seen at `time`, it stands for `start` to `end`; all in seconds. Shots count from 0."""
+
+    time: float
+    start: float
+    end: float
+    shot: int
+    rgb: Image.Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """A sign of life from a long stretch without frames: decoding has come to `time` seconds."""
+
+    time: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """What there is to say at the end: upright size in pixels, seconds read, and why it stopped early if it did."""
+
+    width: int
+    height: int
+    duration: float
+    stopped: str | None = None
+
+
+class VideoDecoder:
+    """One decoding process, started when it is first needed. Belongs to one thread; use as a context manager."""
+
+    def __init__(self, patience: float = PATIENCE_SECONDS) -> None:
+        self._patience = patience
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> VideoDecoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+        process.wait()
+
+    def sample(self, path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | Ending]:
+        """As `frames.sample`, from the other process.
+
+        Raises `MediaError("decode", reason)` also where the decoder crashed, or gave no sign of life for `patience` seconds.
+        """
+        finished = False
+        try:
+            process = self._started()
+            self._ask(process, path, config)
+            if process.stdout is None:
+                raise AssertionError("the process was started with a pipe")
+            yield from self._answers(process, process.stdout)
+            finished = True
+        except MediaError as error:
+            # What the decoder itself says leaves it ready for the next file.
+            finished = error.stage == "decode" and self._process is not None and self._process.poll() is None
+            raise
+        finally:
+            if not finished:
+                self.close()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            paths = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "indexer.media.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": paths},
+                # Ctrl-C is for the indexing process, which then ends this one.
+                start_new_session=True,
+            )
+        return self._process
+
+    def _ask(self, process: subprocess.Popen[bytes], path: str, config: SampleConfig) -> None:
+        request = {
+            "path": os.fsencode(path).hex(),
+            "fps": config.fps,
+            "max_frames": config.max_frames,
+            "least_side": config.least_side,
+        }
+        try:
+            if process.stdin is not None:
+                process.stdin.write(json.dumps(request).encode() + b"\n")
+                process.stdin.flush()
+        except OSError as error:
+            raise MediaError("decode", "the video decoder could not be started") from error
+
+    def _answers(self, process: subprocess.Popen[bytes], pipe: IO[bytes]) -> Iterator[Frame | Cue | Beat | Ending]:
+        while True:
+            line = self._patiently(process, pipe, None)
+            value = json.loads(line)
+            if "frame" in value:
+                time, start, end, shot, width, height = value["frame"]
+                pixels = self._patiently(process, pipe, 3 * width * height)
+                rgb = Image.frombytes("RGB", (width, height), pixels)
+                yield Frame(time=time, start=start, end=end, shot=shot, rgb=rgb)
+            elif "cue" in value:
+                start, end, text, spoken = value["cue"]
+                yield Cue(start=start, end=end, text=text, spoken=spoken)
+            elif "beat" in value:
+                yield Beat(time=value["beat"])
+            elif "error" in value:
+                raise MediaError(*value["error"])
+            else:
+                width, height, duration, stopped = value["ending"]
+                yield Ending(width=width, height=height, duration=duration, stopped=stopped)
+                return
+
+    def _patiently(self, process: subprocess.Popen[bytes], pipe: IO[bytes], size: int | None) -> bytes:
+        """A line, or `size` bytes; kills a process that keeps silent for too long."""
+        alarm = threading.Timer(self._patience, process.kill)
+        alarm.daemon = True
+        alarm.start()
+        try:
+            data = pipe.readline() if size is None else pipe.read(size)
+        finally:
+            hung = not alarm.is_alive()
+            alarm.cancel()
+        if (size is None and not data.endswith(b"\n")) or (size is not None and len(data) < size):
+            why = f"gave no sign of life for {self._patience:.0f} s" if hung else "crashed on this file"
+            self.close()
+            raise MediaError("decode", f"the video decoder {why}")
+        return data
+
+
+def frame_at(path: str, time: float, least_side: int) -> Image.Image:
+    """The frame shown at `time` seconds, upright RGB, its shorter side at `least_side` or more where the video has that.
+
+    Decoded here, not in the other process: for files that were indexed, and so were read before. Raises `MediaError`.
+    """
+    from indexer.media.frames import picture_at
+
+    return picture_at(path, time, least_side)
+
+
+def is_animated(head: bytes, suffix: str) -> bool:
+    """Whether a `.gif` or `.webp` that begins with `head` moves, as far as that tells: an animated WebP says so, a GIF that
+    repeats does."""
+    if suffix == ".webp":
+        return head[:4] == b"RIFF" and head[8:12] == b"WEBP" and head[12:16] == b"VP8X" and bool(head[20] & 2)
+    return head[:3] == b"GIF" and b"NETSCAPE2.0" in head

@@ -1,0 +1,60 @@
+"""`python -m indexer.media.worker`: decodes videos in a process of its own, so that one that crashes takes nothing with it.
+
+Requests come in as a line of JSON on standard input; answers go out on standard output as a line of JSON each, a frame's
+followed by its RGB bytes. The reader's pace is ours: a pipe that is full makes decoding wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import BinaryIO
+
+from indexer.media.frames import sample
+from indexer.media.subtitles import Cue
+from indexer.media.video import Beat, Ending, Frame, SampleConfig
+from retrieval.errors import MediaError
+
+
+def main() -> int:
+    """Serve requests until the input ends."""
+    # Libraries may print: our answers get a descriptor that they do not know of.
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    for line in sys.stdin.buffer:
+        _serve(json.loads(line), out)
+    return 0
+
+
+def _serve(request: dict[str, str | int | float], out: BinaryIO) -> None:
+    config = SampleConfig(
+        fps=float(request["fps"]), max_frames=int(request["max_frames"]), least_side=int(request["least_side"])
+    )
+    try:
+        for found in sample(os.fsdecode(bytes.fromhex(str(request["path"]))), config):
+            if isinstance(found, Frame):
+                width, height = found.rgb.size
+                _answer(out, {"frame": [found.time, found.start, found.end, found.shot, width, height]})
+                out.write(found.rgb.tobytes())
+            elif isinstance(found, Cue):
+                _answer(out, {"cue": [found.start, found.end, found.text, found.spoken]})
+            elif isinstance(found, Beat):
+                _answer(out, {"beat": found.time})
+            elif isinstance(found, Ending):
+                _answer(out, {"ending": [found.width, found.height, found.duration, found.stopped]})
+    except MediaError as error:
+        _answer(out, {"error": [error.stage, error.reason]})
+    except MemoryError:
+        _answer(out, {"error": ["decode", "the video does not fit in memory"]})
+    out.flush()
+
+
+def _answer(out: BinaryIO, value: dict[str, object]) -> None:
+    out.write(json.dumps(value).encode() + b"\n")
+    if "beat" in value:
+        out.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,68 @@
+"""Frames to moments: stretches of one shot whose frames look alike to the model, each with one fused embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Fusion = Literal["mean", "attention"]
+FUSIONS: tuple[Fusion, ...] = ("mean", "attention")
+# Cosine to the moment so far from which a frame still belongs to it.
+ALIKE = 0.85
+# How sharply attention prefers the frames that agree with the rest.
+_SHARPNESS = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """What one sampled frame stands for: `start` to `end` seconds of shot number `shot`."""
+
+    start: float
+    end: float
+    shot: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """`start` to `end` seconds, and the embedding of what is seen there, `(d,) float32`, unit length."""
+
+    start: float
+    end: float
+    embedding: Floats
+
+
+def merge(spans: Sequence[Span], rows: Floats, fusion: Fusion = "mean", alike: float = ALIKE) -> list[Moment]:
+    """Moments from frames in order of time. `rows (n, d)` are the frames' embeddings, unit length.
+
+    A frame joins the moment before it when both are of one shot and its cosine to the moment's mean is `alike` or more.
+    """
+    groups: list[list[int]] = []
+    total = np.empty(0, np.float32)
+    for number, span in enumerate(spans):
+        joins = bool(groups) and spans[groups[-1][-1]].shot == span.shot
+        if joins and float(rows[number] @ total) >= alike * float(np.linalg.norm(total)):
+            groups[-1].append(number)
+            total = total + rows[number]
+        else:
+            groups.append([number])
+            total = rows[number].copy()
+    return [
+        Moment(start=spans[group[0]].start, end=spans[group[-1]].end, embedding=fuse(rows[group], fusion))
+        for group in groups
+    ]
+
+
+def fuse(rows: Floats, fusion: Fusion = "mean") -> Floats:
+    """One unit vector `(d,)` for frames `(n, d)`: their mean, or with `attention` their sum weighted by
+    softmax(20 · fᵢ·m), m being the mean: frames that agree with the rest count for more, a stray one for less."""
+    mean = rows.mean(0)
+    if fusion == "attention":
+        logits = _SHARPNESS * (rows @ (mean / max(1e-9, float(np.linalg.norm(mean)))))
+        weights = np.exp(logits - logits.max())
+        mean = weights @ rows
+    return np.asarray(mean / max(1e-9, float(np.linalg.norm(mean))), np.float32)

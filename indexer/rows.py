@@ -1,0 +1,82 @@
+"""Rows of an index from what was read: identities and facts of pictures, moments and passages."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from indexer.media.image import DecodedImage
+from indexer.moments import Moment
+from indexer.sources import Passage, Source
+from retrieval.types import Item, Kind
+
+
+def item_id(path: str, kind: Kind, part: str) -> str:
+    """A name for an item that lasts as long as its path: 24 hexadecimal digits."""
+    whole = "\0".join((path, kind, part)).encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(whole, digest_size=12).hexdigest()
+
+
+def picture_item(path: str, source: Source, sha256: str, decoded: DecodedImage) -> Item:
+    """The row of a photo."""
+    return Item(
+        id=item_id(path, "image", ""),
+        path=path,
+        source=source.path,
+        kind="image",
+        width=decoded.width,
+        height=decoded.height,
+        size=source.size,
+        mtime_ns=source.mtime_ns,
+        sha256=sha256,
+        taken_at=decoded.taken_at,
+        camera=decoded.camera,
+        latitude=decoded.latitude,
+        longitude=decoded.longitude,
+        phash=decoded.phash,
+    )
+
+
+def text_items(passages: Sequence[Passage], source: Source, first: int = 0) -> list[Item]:
+    """Rows of passages, captions or cues; `first` is the number of the first among those of its source."""
+    return [
+        Item(
+            id=item_id(passage.path, "text", f"{source.path}\0{number}"),
+            path=passage.path,
+            source=source.path,
+            kind="text",
+            start=passage.start,
+            end=passage.end,
+            text=passage.text,
+            size=source.size,
+            mtime_ns=source.mtime_ns,
+            sha256=_digest(passage.text),
+        )
+        for number, passage in enumerate(passages, first)
+    ]
+
+
+def moment_items(moments: Sequence[Moment], source: Source, size: tuple[int, int]) -> list[Item]:
+    """Rows of a video's moments; `size` is its width and height. A moment's digest names its file's state and its time, for
+    what is kept of its picture elsewhere."""
+    width, height = size
+    return [
+        Item(
+            id=item_id(source.path, "video", f"{moment.start:.3f}"),
+            path=source.path,
+            source=source.path,
+            kind="video",
+            start=round(moment.start, 3),
+            end=round(moment.end, 3),
+            width=width,
+            height=height,
+            size=source.size,
+            mtime_ns=source.mtime_ns,
+            sha256=_digest(f"{source.path}\0{source.size}\0{source.mtime_ns}\0{moment.start:.3f}\0{moment.end:.3f}"),
+        )
+        for moment in moments
+    ]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,79 @@
+"""Videos for the tests: known pictures at known times."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from PIL import Image
+
+from benchmarks.clips import ClipFormat, Shot, write_clip
+from tests.conftest import picture
+
+SMALL = ClipFormat(width=160, height=120, rate=20, options={"preset": "ultrafast", "g": "40"})
+
+
+def shots(seeds: Sequence[int], seconds: float = 2.0) -> list[Shot]:
+    return [Shot(picture=picture(seed, 320, 240), seconds=seconds) for seed in seeds]
+
+
+def film(file: Path, seeds: Sequence[int], seconds: float = 2.0, how: ClipFormat = SMALL) -> list[float]:
+    """A film of one shot a seed; returns where shots begin and the last ends."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return write_clip(file, shots(seeds, seconds), how)
+
+
+def with_subtitles(
+    video: Path, subtitles: str, target: Path, chapters: Sequence[tuple[float, float, str]] = ()
+) -> None:
+    """A copy of a video with a subtitle stream and chapters inside."""
+    text = target.with_suffix(".tmp.srt")
+    text.write_text(subtitles, "utf-8")
+    with av.open(os.fspath(video)) as source, av.open(os.fspath(text)) as words, av.open(os.fspath(target), "w") as out:
+        streams = {one: out.add_stream_from_template(one) for one in (*source.streams.video, *words.streams.subtitles)}
+        if chapters:
+            out.set_chapters(
+                [
+                    {"id": n, "start": int(1000 * start), "end": int(1000 * end), "time_base": Fraction(1, 1000),
+                     "metadata": {"title": title}}
+                    for n, (start, end, title) in enumerate(chapters, 1)
+                ]
+            )  # fmt: skip
+        for opened in (source, words):
+            for packet in opened.demux():
+                if packet.dts is not None:
+                    packet.stream = streams[packet.stream]
+                    out.mux(packet)
+    text.unlink()
+
+
+def animation(file: Path, seeds: Sequence[int], milliseconds: int = 500, each: int = 3) -> None:
+    """An animated GIF or WebP that shows each picture for `each` frames."""
+    frames = [picture(seed, 160, 120) for seed in seeds for _ in range(each)]
+    # Equal frames would be joined by the encoder: a dot that moves keeps them apart.
+    for number, frame in enumerate(frames):
+        frame.paste((255, 255, 255), (number, 0, number + 1, 1))
+    frames[0].save(file, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+
+
+def rotated(file: Path, degrees: int) -> None:
+    """Write into an MP4's track header that players shall turn it clockwise by `degrees`."""
+    one = 1 << 16
+    turns = {90: (0, one, -one, 0), 180: (-one, 0, 0, -one), 270: (0, -one, one, 0)}[degrees]
+    data = bytearray(file.read_bytes())
+    place = data.index(b"tkhd") + 4
+    matrix = place + (40 if data[place] == 0 else 52)
+    for at, value in zip((0, 4, 12, 16), turns, strict=True):
+        data[matrix + at : matrix + at + 4] = value.to_bytes(4, "big", signed=True)
+    file.write_bytes(data)
+
+
+def same_picture(one: Image.Image, other: Image.Image) -> float:
+    """Mean absolute difference of two pictures at the size of a stamp, 0 to 255."""
+    import numpy as np
+
+    small = [np.asarray(image.convert("RGB").resize((16, 12)), float) for image in (one, other)]
+    return float(abs(small[0] - small[1]).mean())

@@ -1,0 +1,330 @@
+"""Videos in an index: moments, searches for them, what is said, summaries, and the commands over all of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+import mmsearch
+from benchmarks.samples import copy_samples
+from indexer.build import BuildConfig, BuildReport, IndexBuild
+from indexer.cuts import cut
+from indexer.media.speech import WhisperRecogniser
+from indexer.media.subtitles import Cue
+from indexer.moments import Span, fuse, merge
+from indexer.pictures import PictureReader, query_media
+from indexer.watched import watch
+from retrieval.encoder import Encoder
+from retrieval.engine import Engine
+from retrieval.errors import MediaError, ModelError
+from retrieval.grouping import group_moments
+from retrieval.summary import Segment, choose, paragraph
+from retrieval.types import Hit, Item, Query, Rerank
+from tests.conftest import Command, picture, write_photos
+from tests.films import SMALL, animation, film, same_picture, with_subtitles
+
+SEEDS = (11, 12, 13, 14, 15)
+
+
+def build(folder: Path, encoder: Encoder, config: BuildConfig | None = None) -> BuildReport:
+    run = IndexBuild([folder], folder / ".mmsearch", encoder, config or BuildConfig())
+    for _ in run:
+        pass
+    assert run.report is not None
+    return run.report
+
+
+def overlap(item: Item, start: float, end: float) -> float:
+    """Intersection over union of a moment and a span."""
+    assert item.start is not None and item.end is not None
+    both = min(item.end, end) - max(item.start, start)
+    return max(0.0, both) / (max(item.end, end) - min(item.start, start))
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory, mini: Encoder) -> Path:
+    """Photos, a film with subtitles beside it, the same film in another container, an animation, and damaged files."""
+    folder = tmp_path_factory.mktemp("library")
+    write_photos(folder, 6)
+    film(folder / "film.mp4", SEEDS)
+    film(folder / "other" / "film.mkv", SEEDS)
+    animation(folder / "moving.gif", (21, 22))
+    (folder / "film.en.srt").write_text("1\n00:00:02,500 --> 00:00:03,500\nA dog barks loudly\n\n")
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "words.mkv").write_text("not a film")
+    whole = (folder / "other" / "film.mkv").read_bytes()
+    (folder / "half.mkv").write_bytes(whole[: len(whole) // 2])
+    report = build(folder, mini)
+    # half.mkv is indexed as far as it goes, and in the ledger for the rest.
+    assert (report.failed, report.indexed) == (3, 6 + 1 + 4)
+    return folder
+
+
+@pytest.fixture
+def engine(library: Path) -> Iterator[Engine]:
+    with mmsearch.open(library) as opened:
+        yield opened
+
+
+def test_a_shots_picture_finds_the_shot(engine: Engine) -> None:
+    for number, seed in enumerate(SEEDS):
+        query = Query(images=(picture(seed, 320, 240),), kind="video", k=40, group=False)
+        whole = [hit for hit in engine.search(query) if "half" not in hit.item.path]
+        best = whole[0].item
+        assert overlap(best, 2.0 * number, 2.0 * number + 2) >= 0.9
+        assert (best.width, best.height, os.path.basename(best.source)) == (160, 120, os.path.basename(best.path))
+
+
+def test_two_containers_give_the_same_moments(engine: Engine) -> None:
+    query = Query(images=(picture(1),), kind="video", k=100, group=False)
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for hit in engine.search(query):
+        spans.setdefault(os.path.basename(hit.item.path), []).append((hit.item.start or 0.0, hit.item.end or 0.0))
+    assert sorted(spans["film.mp4"]) == pytest.approx(np.array(sorted(spans["film.mkv"])), abs=0.05)
+    assert len(spans["film.mp4"]) >= 5 and len(spans["moving.gif"]) == 2
+
+
+def test_moments_of_a_video_are_one_hit_unless_asked(engine: Engine) -> None:
+    query = Query(images=(picture(SEEDS[2], 320, 240),), k=10)
+    grouped, flat = engine.search(query), engine.search(replace(query, group=False))
+    paths = [hit.item.path for hit in grouped]
+    assert len(set(paths)) == len(paths) == 10
+    assert [hit.rank for hit in grouped] == list(range(1, 11))
+    best = next(hit for hit in grouped if hit.item.path.endswith("film.mp4"))
+    assert best.moments[0].item == best.item
+    assert len(best.moments) >= 5 and {one.item.path for one in best.moments} == {best.item.path}
+    assert len({hit.item.path for hit in flat}) < len(flat)
+    assert grouped[0].item == flat[0].item
+
+
+def test_what_is_said_is_found_at_its_time(engine: Engine) -> None:
+    hit = engine.search(Query(text="a dog barks", kind="text", k=1))[0]
+    assert (hit.item.text, hit.item.start, hit.item.end) == ("A dog barks loudly", 2.5, 3.5)
+    assert hit.item.path.endswith("film.mp4") and hit.item.source.endswith("film.en.srt")
+
+
+def test_the_ledger_says_where_reading_stopped(engine: Engine) -> None:
+    reasons = {os.path.basename(one.path): one.reason for one in engine.failures()}
+    assert set(reasons) == {"empty.mp4", "words.mkv", "half.mkv"}
+    assert reasons["half.mkv"].startswith("read up to 4 s") or reasons["half.mkv"].startswith("read up to 5 s")
+    assert engine.status()["videos"] == 4
+
+
+def test_an_unchanged_library_is_left_alone(library: Path, mini: Encoder) -> None:
+    again = build(library, mini)
+    assert (again.indexed, again.encoded, again.failed) == (0, 0, 3)
+    assert again.unchanged == 6 + 1 + 4
+
+
+def test_a_moments_picture_is_from_its_middle(engine: Engine) -> None:
+    reader = PictureReader(64)
+    hits = engine.search(Query(images=(picture(SEEDS[1], 320, 240),), kind="video", k=1))
+    assert same_picture(reader.picture(hits[0].item), picture(SEEDS[1], 320, 240)) < 30
+
+
+def test_moments_are_re_ranked_like_pictures(engine: Engine) -> None:
+    done = engine.rerank(Query(text="a dog", kind="video", k=3, rerank=Rerank(candidates=20)))
+    assert len(done.hits) == 3 and not done.unreadable
+    assert all(hit.rerank_score is not None for hit in done.hits)
+    # The cache of image tokens goes by content: moments of one file must not share theirs.
+    flat = engine.rerank(Query(text="a dog", kind="video", k=20, group=False, rerank=Rerank(candidates=20))).hits
+    film_scores = [hit.rerank_score for hit in flat if hit.item.path.endswith("film.mp4")]
+    assert len(set(film_scores)) == len(film_scores)
+
+
+def test_a_video_is_a_query(engine: Engine, library: Path, tmp_path: Path) -> None:
+    film(tmp_path / "query.mp4", SEEDS[3:4])
+    clip = query_media(os.fspath(tmp_path / "query.mp4"))
+    assert isinstance(clip, tuple) and len(clip) >= 1
+    best = engine.search(Query(images=(clip,), kind="video", k=1, group=False))[0].item
+    assert overlap(best, 6, 8) >= 0.9
+    alone, frames = engine.embed(Query(images=(clip,))), engine.embed(Query(images=clip))
+    assert float(alone @ frames) > 0.999
+    with_words = engine.embed(Query(text="a dog", images=(clip,)))
+    words = engine.embed(Query(text="a dog"))
+    assert with_words @ words == pytest.approx(with_words @ alone, abs=1e-3), "the clip counts as one picture"
+
+
+def test_a_cut_plays_and_shows_the_moment(engine: Engine, tmp_path: Path) -> None:
+    hits = engine.search(Query(images=(picture(SEEDS[4], 320, 240),), kind="video", k=30, group=False))
+    for name in ("film.mp4", "film.mkv"):
+        hit = next(one for one in hits if one.item.path.endswith(name))
+        file = cut(hit.item, tmp_path, hit.rank)
+        with av.open(os.fspath(file)) as opened:
+            frames = list(opened.decode(video=0))
+        assert 1.5 <= len(frames) / 20 <= 2 + 2.1
+        shown = frames[-5]
+        assert isinstance(shown, av.VideoFrame)
+        assert same_picture(Image.fromarray(shown.to_ndarray(format="rgb24")), picture(SEEDS[4], 320, 240)) < 30
+    with pytest.raises(MediaError, match="only moments"):
+        cut(replace(hit.item, kind="image"), tmp_path, 1)
+
+
+def test_frames_merge_within_a_shot_while_they_look_alike() -> None:
+    one, other = np.eye(4, dtype=np.float32)[:2]
+    near = np.array([0.98, np.sqrt(1 - 0.98**2), 0, 0], np.float32)
+    spans = [Span(start=n, end=n + 1, shot=shot) for n, shot in enumerate((0, 0, 0, 1, 1))]
+    found = merge(spans, np.stack([one, near, other, other, other]))
+    assert [(moment.start, moment.end) for moment in found] == [(0, 2), (2, 3), (3, 5)]
+    assert found[0].embedding == pytest.approx((one + near) / np.linalg.norm(one + near), abs=1e-6)
+    assert merge([], np.empty((0, 4), np.float32)) == []
+
+
+def test_attention_fusion_is_its_formula_and_trusts_the_many() -> None:
+    rows = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
+    mean = rows.mean(0) / np.linalg.norm(rows.mean(0))
+    weights = np.exp(20 * rows @ mean) / np.exp(20 * rows @ mean).sum()
+    wanted = weights @ rows / np.linalg.norm(weights @ rows)
+    assert fuse(rows, "attention") == pytest.approx(wanted, abs=1e-5)
+    assert fuse(rows, "attention")[0] > fuse(rows, "mean")[0]
+
+
+def test_grouping_keeps_order_and_counts_ranks_anew() -> None:
+    def hit(rank: int, path: str, kind: str) -> Hit:
+        item = Item(id=f"{rank}", path=path, source=path, kind=kind, start=rank, end=rank + 1)  # type: ignore[arg-type]
+        return Hit(rank=rank, score=1 - rank / 10, first_stage_score=0.5, rerank_score=None, item=item)
+
+    hits = [
+        hit(1, "a", "video"),
+        hit(2, "p", "image"),
+        hit(3, "a", "video"),
+        hit(4, "b", "video"),
+        hit(5, "p", "image"),
+    ]
+    found = group_moments(hits, 3)
+    assert [(one.rank, one.item.id) for one in found] == [(1, "1"), (2, "2"), (3, "4")]
+    assert [[one.item.id for one in each.moments] for each in found] == [["1", "3"], [], ["4"]]
+
+
+class Heard:
+    """Stands in for a speech model: what it hears in a file named so."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def transcribe(self, path: str) -> Iterator[Cue]:
+        self.asked.append(os.path.basename(path))
+        if "silent" in path:
+            raise MediaError("decode", "no speech in it")
+        yield Cue(start=1.0, end=2.0, text="hello from the sea")
+
+
+def test_speech_is_transcribed_once_where_asked(tmp_path: Path, mini: Encoder) -> None:
+    film(tmp_path / "plain.mp4", SEEDS[:1])
+    film(tmp_path / "inner.mkv", SEEDS[:1])
+    with_subtitles(tmp_path / "inner.mkv", "1\n00:00:00,000 --> 00:00:01,000\nwritten\n", tmp_path / "said.mkv")
+    (tmp_path / "inner.mkv").unlink()
+    (tmp_path / "talk.mp3").write_bytes(b"sound")
+    (tmp_path / "silent.wav").write_bytes(b"sound")
+    assert build(tmp_path, mini).indexed == 2
+    ear = Heard()
+    report = build(tmp_path, mini, BuildConfig(recogniser=ear))
+    assert (sorted(ear.asked), report.failed) == (["plain.mp4", "silent.wav", "talk.mp3"], 1)
+    with mmsearch.open(tmp_path) as engine:
+        texts = {
+            (hit.item.text, os.path.basename(hit.item.path)) for hit in engine.search(Query(text="x", kind="text"))
+        }
+    assert texts == {
+        ("hello from the sea", "plain.mp4"), ("hello from the sea", "talk.mp3"), ("written", "said.mkv")
+    }  # fmt: skip
+    again = Heard()
+    assert build(tmp_path, mini, BuildConfig(recogniser=again)).indexed == 0
+    assert not again.asked
+
+
+def test_a_missing_speech_model_is_told() -> None:
+    with pytest.raises(ModelError, match=r"mmsearch\[asr\]|cannot be loaded"):
+        WhisperRecogniser("/nowhere")
+
+
+def test_a_summary_covers_every_shot_of_a_short_film(library: Path, mini: Encoder) -> None:
+    seen = watch(os.fspath(library / "film.mp4"), mini)
+    picked = choose(seen.embeddings, seen.seconds, 8)
+    for number, seed in enumerate(SEEDS):
+        mine = [n for n in picked if abs(seen.moments[n].start - 2.0 * number) < 0.2]
+        assert mine, f"shot {number}"
+        assert same_picture(seen.pictures[mine[0]], picture(seed, 320, 240)) < 30
+    assert seen.transcript(1) == "A dog barks loudly" and seen.transcript(0) is None
+
+
+def test_few_moments_stand_for_many() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(3, 16))
+    rows = np.stack([centres[n % 3] + 0.1 * rng.normal(size=16) for n in range(30)]).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    chosen = choose(rows, np.ones(30), 3)
+    assert chosen == sorted(chosen) and {n % 3 for n in chosen} == {0, 1, 2}
+    assert choose(rows[:2], np.ones(2), 5) == [0, 1]
+
+
+def test_a_paragraph_joins_captions_in_order() -> None:
+    segments = [
+        Segment(start=n, end=n + 1, caption=words, transcript=None)
+        for n, words in enumerate(["a dog runs.", "a dog runs", "snow on a hill", "the end"])
+    ]
+    assert paragraph(segments) == "First a dog runs. Then snow on a hill. At the end the end."
+    assert paragraph(segments[:2]) == "A dog runs." and paragraph([]) == ""
+
+
+def test_the_commands_over_videos(library: Path, command: Command, tmp_path: Path) -> None:
+    index = ("--index", str(library))
+    picture(SEEDS[0], 320, 240).save(tmp_path / "q.png")
+    shown = command("search", "--image", "q.png", "--kind", "video", *index, "-k", "3")
+    assert "00:00–00:02" in shown.stdout and "also" in shown.stdout
+    flat = command("search", "--image", "q.png", "--kind", "video", "--moments", *index, "-k", "30", "--json")
+    assert len([json.loads(line) for line in flat.stdout.splitlines()]) > 4
+    made = command(
+        "search",
+        "--image",
+        str(library / "film.mp4"),
+        "--kind",
+        "video",
+        *index,
+        "-k",
+        "2",
+        "--clip",
+        "clips",
+        "--html",
+        "s.html",
+    )
+    assert made.returncode == 0, made.stderr
+    assert len(list((tmp_path / "clips").iterdir())) == 2
+    assert "<video controls" in (tmp_path / "s.html").read_text() and "#t=" in (tmp_path / "s.html").read_text()
+    told = command("describe", str(library / "film.mp4"), str(library / "photo0000.jpg"), "--model", "mini", "--json")
+    lines = [json.loads(line) for line in told.stdout.splitlines()]
+    assert len(lines) >= 6 and lines[0]["start"] == 0 and lines[-1]["start"] is None
+    summary = command("summarize", str(library / "film.mp4"), "--model", "mini", "--html", "film.html", "--json")
+    value = json.loads(summary.stdout)
+    assert list(value) == ["path", "duration", "summary", "segments"]
+    assert list(value["segments"][0]) == ["start", "end", "caption", "transcript"]
+    assert len(value["segments"]) >= 5 and value["duration"] == pytest.approx(10, abs=0.2)
+    assert (tmp_path / "film.html").read_text().count("<img") == len(value["segments"])
+    bad = command("summarize", str(library / "words.mkv"), "--model", "mini")
+    assert bad.returncode == 1 and "words.mkv" in bad.stderr and len(bad.stderr.strip().splitlines()) == 1
+
+
+def test_a_text_query_finds_the_shot_of_a_photo(tmp_path: Path, mini: Encoder) -> None:
+    """Real photos as shots: words find the shot about as well as they find the photo."""
+    from benchmarks.clips import Shot, write_clip
+
+    copy_samples(tmp_path / "photos")
+    names = sorted(path for path in (tmp_path / "photos").iterdir() if path.suffix in (".jpg", ".png"))[:6]
+    shots = [Shot(picture=Image.open(name).convert("RGB"), seconds=2) for name in names]
+    (tmp_path / "films").mkdir()
+    edges = write_clip(tmp_path / "films" / "all.mp4", shots, replace(SMALL, width=320, height=240))
+    build(tmp_path / "films", mini)
+    photos = mini.encode_images([shot.picture for shot in shots])
+    with mmsearch.open(tmp_path / "films") as engine:
+        for words in ("a cat", "a person", "a cup of coffee"):
+            order = np.argsort(-(photos @ engine.embed(Query(text=words))))
+            found = engine.search(Query(text=words, k=2, group=False))
+            spans = [(edges[n], edges[n + 1]) for n in order[:3]]
+            assert any(overlap(found[0].item, *span) >= 0.5 for span in spans), words
