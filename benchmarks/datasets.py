@@ -1,11 +1,13 @@
-"""Captioned pictures to measure with: a Parquet table, or a folder with a captions file. What does not fit is counted."""
+"""Captioned pictures to measure with: a table, a tar, or a folder with a captions file. What does not fit is counted."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from PIL.Image import Image
 
@@ -13,6 +15,9 @@ from indexer.media.image import decode_image, register_decoders
 from indexer.media.text import TABLE_SUFFIXES, caption_rows, decode_text
 from indexer.sources import Source, expand, read_bytes
 from retrieval.errors import MediaError, MmsearchError
+
+# Captions of a large set are larger than a text to be searched: COCO's are 66 MB.
+_MAX_CAPTIONS = 1024**3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,49 +61,98 @@ class CaptionSet:
                     raise MmsearchError(f"{path}: {error.reason}") from error
             return
         wanted = set(self.paths)
-        for record in expand(Source(path=self.table, kind="parquet", size=0, mtime_ns=0)):
+        for record in expand(Source(path=self.table, kind=_container(self.table), size=0, mtime_ns=0)):
             if record.data is not None and record.path in wanted:
                 yield record.path, record.data
 
 
-def from_parquet(file: Path) -> CaptionSet:
-    """A table with the columns `image_id`, `image` and `captions`. Raises `MmsearchError`."""
+def from_container(file: Path) -> CaptionSet:
+    """A Parquet table with the columns `image_id`, `image` and `captions`, or a webdataset `.tar`. Raises `MmsearchError`."""
     if not file.is_file():
         raise MmsearchError(f"{file}: no such file")
+    kind = _container(os.fspath(file))
     found: dict[str, tuple[str, ...]] = {}
     doubled = 0
-    for record in expand(Source(path=os.fspath(file), kind="parquet", size=0, mtime_ns=0)):
+    for record in expand(Source(path=os.fspath(file), kind=kind, size=0, mtime_ns=0)):
         if record.failure is not None:
             raise MmsearchError(f"{record.path}: {record.failure.reason}")
         if record.data is not None:
             doubled += record.path in found
             found.setdefault(record.path, ())
-        else:
-            found[record.path] = (*found[record.path], *(passage.text for passage in record.texts))
+            continue
+        for passage in record.texts:
+            if passage.path in found:
+                found[passage.path] = (*found[passage.path], passage.text)
     if doubled:
-        raise MmsearchError(f"{file}: {doubled} image_id(s) stand more than once; a recall over them would be wrong")
-    bare = sum(not many for many in found.values())
-    notes = [f"{bare} picture(s) without captions: they are answers, but ask nothing"] if bare else []
-    return _checked(file.name, found, notes, os.fspath(file))
+        raise MmsearchError(f"{file}: {doubled} image(s) stand more than once; a recall over them would be wrong")
+    return _checked(file.name, found, [], os.fspath(file))
 
 
-def from_folder(images: Path, captions: Path) -> CaptionSet:
-    """Pictures below `images`, named by a csv, tsv or jsonl file with a path and a caption column."""
-    suffix = captions.suffix.lower()
-    if suffix not in TABLE_SUFFIXES:
-        raise MmsearchError(f"{captions}: captions must be one of {', '.join(sorted(TABLE_SUFFIXES))}")
+def _container(file: str) -> Literal["parquet", "tar"]:
+    return "tar" if file.lower().endswith(".tar") else "parquet"
+
+
+def from_folder(images: Path, captions: Path, split: str | None = None) -> CaptionSet:
+    """Pictures below `images`, named by a captions file: csv, tsv or jsonl with a path and a caption column, Karpathy's
+    `dataset_*.json` (of which `split` is taken, `test` by default), or COCO's captions as JSON. Raises `MmsearchError`."""
     if not images.is_dir():
         raise MmsearchError(f"{images}: no such folder")
+    suffix = captions.suffix.lower()
     try:
-        rows = caption_rows(decode_text(read_bytes(os.fspath(captions))), suffix)
+        text = decode_text(read_bytes(os.fspath(captions)), _MAX_CAPTIONS)
+        if suffix == ".json":
+            rows = _json_captions(captions, text, split)
+        elif suffix in TABLE_SUFFIXES:
+            rows = caption_rows(text, suffix)
+        else:
+            raise MmsearchError(f"{captions}: captions must be one of {', '.join(sorted(TABLE_SUFFIXES))}, .json")
     except MediaError as error:
         raise MmsearchError(f"{captions}: {error.reason}") from error
+    if split is not None and suffix != ".json":
+        raise MmsearchError(f"{captions} has no splits; leave --split out")
+    return _named(images, captions, rows)
+
+
+def _json_captions(file: Path, text: str, split: str | None) -> list[tuple[str, str]]:
+    """`(image name, caption)` of Karpathy's or COCO's form."""
+    try:
+        value = json.loads(text)
+        pictures = value["images"]
+        if "annotations" in value:
+            if split is not None:
+                raise MmsearchError(f"{file} has no splits; leave --split out")
+            names = {one["id"]: str(one["file_name"]) for one in pictures}
+            return [
+                (names.get(one["image_id"], f"image {one['image_id']}"), " ".join(str(one["caption"]).split()))
+                for one in value["annotations"]
+            ]
+        wanted = split or "test"
+        there = sorted({str(one["split"]) for one in pictures})
+        if wanted not in there:
+            raise MmsearchError(f"{file} has no split {wanted!r}; it has {', '.join(there)}")
+        return [
+            (os.path.join(str(one.get("filepath", "")), str(one["filename"])), " ".join(str(said["raw"]).split()))
+            for one in pictures
+            if one["split"] == wanted
+            for said in one["sentences"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MmsearchError(
+            f"{file} is neither Karpathy's nor COCO's captions ({type(error).__name__}: {error}); both are JSON with `images`"
+        ) from error
+
+
+def _named(images: Path, captions: Path, rows: Sequence[tuple[str, str]]) -> CaptionSet:
+    """The pictures that the captions name, and what does not fit, counted."""
     found: dict[str, tuple[str, ...]] = {}
     missing: dict[str, None] = {}
     doubled = 0
+    places: dict[str, str | None] = {}
     for name, text in rows:
-        path = os.path.normpath(os.path.join(os.path.abspath(images), name))
-        if not os.path.isfile(path):
+        if name not in places:
+            places[name] = _place(images, name)
+        path = places[name]
+        if path is None:
             missing[name] = None
             continue
         if text in found.get(path, ()):
@@ -113,7 +167,19 @@ def from_folder(images: Path, captions: Path) -> CaptionSet:
     return _checked(captions.name, found, notes, None)
 
 
+def _place(images: Path, name: str) -> str | None:
+    """Where a picture is: Karpathy's COCO names have a folder that not every copy of the pictures has."""
+    for one in (name, os.path.basename(name)):
+        path = os.path.normpath(os.path.join(os.path.abspath(images), one))
+        if os.path.isfile(path):
+            return path
+    return None
+
+
 def _checked(name: str, found: dict[str, tuple[str, ...]], notes: list[str], table: str | None) -> CaptionSet:
     if not any(found.values()):
         raise MmsearchError(f"{name} holds no picture with a caption; " + ("; ".join(notes) or "nothing to measure"))
+    bare = sum(not many for many in found.values())
+    if bare:
+        notes = [*notes, f"{bare} picture(s) without captions: they are answers, but ask nothing"]
     return CaptionSet(name=name, paths=tuple(found), captions=tuple(found.values()), notes=tuple(notes), table=table)

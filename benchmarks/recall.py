@@ -13,6 +13,7 @@ import torch
 from benchmarks.datasets import CaptionSet
 from benchmarks.encoded import EncodedSet, SecondStage, encode_set, second_stage
 from benchmarks.metrics import Floats, Ranks, ranks_both_ways
+from benchmarks.through import ranks_through_index
 from retrieval.decoder import CaptionDecoder
 from retrieval.encoder import Encoder
 from retrieval.heads import load_head
@@ -20,10 +21,22 @@ from retrieval.rerank import Fusion
 from retrieval.types import WEIGHTED
 from retrieval.weights import Resolved
 
+WORST = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Miss:
+    """A text whose own picture came late: its `rank` from 1, the numbers of that picture and of the one found instead."""
+
+    text: str
+    rank: int
+    right: int
+    found: int
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecallReport:
-    """What one model is worth on one set. `fusion` is None without re-ranking."""
+    """What one model is worth on one set. `fusion` is None without re-ranking, `index` where scores were exact."""
 
     model: str
     images: int
@@ -32,6 +45,12 @@ class RecallReport:
     text_to_image: Ranks
     image_to_text: Ranks
     seconds: float
+    misses: tuple[Miss, ...] = ()
+    index: str | None = None
+
+    def through(self) -> list[str]:
+        """What was between query and answer, for people: nothing, or the index's type."""
+        return [f"through {self.index}"] if self.index else []
 
     def to_json(self) -> dict[str, object]:
         """The contract's keys, the fusion, and 95 % intervals."""
@@ -53,6 +72,7 @@ class RecallReport:
             }
         out["seconds"] = round(self.seconds, 2)
         out["fusion"] = self.fusion
+        out["index"] = self.index
         out["confidence_95"] = {name: ranks.confidence() for name, ranks in ways.items()}
         return out
 
@@ -64,9 +84,12 @@ def measure_recall(
     fusions: Sequence[str | None],
     cache: Path | None = None,
     tell: Callable[[int], None] = lambda _: None,
+    *,
+    through_index: bool = False,
 ) -> list[RecallReport]:
     """Encode a set once with `encoder`, and rank every text against every picture and back: as they are for None, and for
-    the name of a fusion with the first 50 answers of each query ordered again by the same model.
+    the name of a fusion with the first 50 answers of each query ordered again by the same model. With `through_index`, one
+    more report tells what a real index answers.
 
     Raises `ModelError` where it has no decoder or no such head, before anything is encoded.
     """
@@ -91,9 +114,44 @@ def measure_recall(
                 text_to_image=to_image,
                 image_to_text=to_text,
                 seconds=spent + time.monotonic() - began,
+                misses=_misses(
+                    data, encoded, to_image, None if stages is None or again is None else (stages[0], again[0])
+                ),
+            )
+        )
+    if through_index:
+        began = time.monotonic()
+        to_image, to_text, kind = ranks_through_index(data, encoded, encoder)
+        reports.append(
+            RecallReport(
+                model=encoder.spec.name,
+                images=len(encoded.images),
+                texts=len(encoded.texts),
+                fusion=None,
+                text_to_image=to_image,
+                image_to_text=to_text,
+                seconds=spent + time.monotonic() - began,
+                index=kind,
             )
         )
     return reports
+
+
+def _misses(
+    data: CaptionSet, encoded: EncodedSet, ranks: Ranks, again: tuple[SecondStage, Floats] | None
+) -> tuple[Miss, ...]:
+    """The worst text queries, worst first, and what they found."""
+    texts = [text for many in data.captions for text in many]
+    out = []
+    for row in np.argsort(-ranks.first, kind="stable")[:WORST].tolist():
+        if again is not None:
+            stage, scores = again
+            found = int(stage.answers[row][int(np.argmax(scores[row]))])
+        else:
+            found = int(np.argmax(encoded.images @ encoded.texts[row]))
+        rank = int(ranks.first[row])
+        out.append(Miss(text=texts[row], rank=rank, right=int(encoded.owner[row]), found=found))
+    return tuple(miss for miss in out if miss.rank > 1)
 
 
 def fused(

@@ -1,35 +1,41 @@
-"""`mmsearch bench recall`."""
+"""`mmsearch bench`: its commands put together, and `bench recall` and `bench compare`."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, interruptible, note, print_json, quiet_native_stderr
+from cli import bench_ann, bench_speed
+from cli.terminal import busy, columns, interruptible, note, print_json, progress_bar, quiet_native_stderr
 from retrieval.types import WEIGHTED
 
 if TYPE_CHECKING:
+    from benchmarks.datasets import CaptionSet
     from benchmarks.recall import RecallReport
+    from benchmarks.shots import ShotReport
 
-app = typer.Typer(help="Measure: recall on captioned pictures.", no_args_is_help=True)
-
-
-@app.callback()
-def _bench() -> None:
-    """Measure: recall on captioned pictures."""
+app = typer.Typer(help="Measure: recall on captioned pictures, the index, and speed.", no_args_is_help=True)
+app.command("ann")(bench_ann.ann_command)
+app.command("speed")(bench_speed.speed_command)
 
 
 @app.command("recall")
 def recall_command(
     images: Annotated[Optional[Path], typer.Option(help="Folder that the captions' paths are relative to.")] = None,
     captions: Annotated[
-        Optional[Path], typer.Option(help="csv, tsv or jsonl with a path and a caption column.")
+        Optional[Path], typer.Option(help="csv, tsv, jsonl, Karpathy's dataset_*.json or COCO's captions as JSON.")
     ] = None,
+    split: Annotated[Optional[str], typer.Option(help="The split of Karpathy's JSON; test by default.")] = None,
     parquet: Annotated[Optional[Path], typer.Option(help="Table with image_id, image and captions.")] = None,
-    model: Annotated[str, typer.Option(help="The model to measure.")] = "auto",
+    tar: Annotated[Optional[Path], typer.Option(help="A webdataset.")] = None,
+    part: Annotated[
+        Optional[str], typer.Option(help="Only these pictures of the set, as START:STOP.", show_default=False)
+    ] = None,
+    model: Annotated[Optional[list[str]], typer.Option(help="The model to measure; may be repeated.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Order the first 50 answers again.")] = False,
@@ -37,35 +43,39 @@ def recall_command(
         Optional[list[str]],
         typer.Option(help="With --rerank: weighted (default), attention or concat; may be repeated."),
     ] = None,
-    part: Annotated[
-        Optional[str], typer.Option(help="Only these pictures of the set, as START:STOP.", show_default=False)
-    ] = None,
+    through_index: Annotated[
+        bool, typer.Option("--through-index", help="Ask a real index as well, and tell what it costs in recall.")
+    ] = False,
+    shots: Annotated[
+        bool, typer.Option("--shots", help="Make videos of the pictures, and measure how often the moment is found.")
+    ] = False,
+    html: Annotated[Optional[Path], typer.Option(help="Write a report to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a measurement.")] = False,
 ) -> None:
     """Text-to-image and image-to-text recall by Karpathy's protocol, with 95 % intervals."""
-    if (parquet is None) == (images is None or captions is None) or (parquet is not None and (images or captions)):
-        raise typer.BadParameter("give --parquet FILE, or both --images DIR and --captions FILE")
-    # People see what re-ranking changed; a program gets the measurement that it asked for.
+    if (images is None) != (captions is None) or (images is not None) + (parquet is not None) + (tar is not None) != 1:
+        raise typer.BadParameter("give one of: --parquet FILE, --tar FILE, or both --images DIR and --captions FILE")
+    if shots and (rerank or through_index or html):
+        raise typer.BadParameter("it stands alone", param_hint="--shots")
     ways: list[str | None] = [*(fusion or [WEIGHTED])] if rerank else [None]
+    # People see what re-ranking changed; a program gets the measurement that it asked for.
     wanted = [None, *ways] if rerank and not as_json else ways
-    with interruptible(), quiet_native_stderr() as stream:
-        from benchmarks.datasets import from_folder, from_parquet
-        from benchmarks.recall import measure_recall
-        from retrieval.encoder import Encoder
-        from retrieval.weights import cache_dir, resolve
+    with interruptible():
+        with quiet_native_stderr() as stream:
+            data = _set(images, captions, split, parquet or tar, part)
+            for line in data.notes:
+                print(line, file=stream)
+        if shots:
+            _shots(data, model or ["auto"], device, precision, as_json)
+            return
+        reports: list[RecallReport] = []
+        for name in model or ["auto"]:
+            reports += _measure(data, name, device, precision, wanted, through_index)
+    if html is not None:
+        from benchmarks.recall_report import write_recall_page
 
-        if parquet is not None:
-            data = from_parquet(parquet)
-        elif images is not None and captions is not None:
-            data = from_folder(images, captions)
-        if part is not None:
-            data = data.part(*_bounds(part))
-        found = resolve(model)
-        for line in [*data.notes, *([found.notice] if found.notice else [])]:
-            print(line, file=stream)
-        with busy("encoding and ranking"):
-            encoder = Encoder.load(found, device, precision)
-            reports = measure_recall(data, found, encoder, wanted, cache_dir() / "features")
+        write_recall_page(html, shlex.join(["mmsearch", *sys.argv[1:]]), data, reports)
+        note(f"wrote {html}")
     if as_json:
         for report in reports:
             print_json(report.to_json())
@@ -73,6 +83,43 @@ def recall_command(
         _table(reports)
     if len(data.captions) < 100:
         note(f"{len(data.captions)} pictures are few: see how wide the intervals are")
+
+
+@app.command("compare")
+def compare_command(
+    before: Annotated[Path, typer.Argument(help="What --json wrote before.")],
+    after: Annotated[Path, typer.Argument(help="What it wrote now.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a figure.")] = False,
+) -> None:
+    """What changed between two measurements, and whether it is beyond noise."""
+    from benchmarks.compare import compare, read_measurements
+
+    old, new = read_measurements(before), read_measurements(after)
+    if len(old) != len(new):
+        note(f"{before} holds {len(old)} measurement(s), {after} {len(new)}: they are compared in order")
+    rows = []
+    for one, other in zip(old, new, strict=False):
+        for change in compare(one, other):
+            if as_json:
+                print_json(vars(change))
+                continue
+            verdict = {True: "changed", False: "within noise", None: "no spread known"}[change.beyond]
+            percent = f"{100 * (change.after / change.before - 1):+.1f} %" if change.before else ""
+            rows.append([change.name, f"{change.before:.4g}", f"{change.after:.4g}", percent, verdict])
+    if not as_json:
+        columns(("figure", "before", "after", "change", ""), rows, left=(0, 4))
+
+
+def _set(
+    images: Path | None, captions: Path | None, split: str | None, whole: Path | None, part: str | None
+) -> CaptionSet:
+    from benchmarks.datasets import from_container, from_folder
+
+    if images is not None and captions is not None:
+        data = from_folder(images, captions, split)
+    elif whole is not None:
+        data = from_container(whole)
+    return data.part(*_bounds(part)) if part is not None else data
 
 
 def _bounds(part: str) -> tuple[int | None, int | None]:
@@ -86,20 +133,64 @@ def _bounds(part: str) -> tuple[int | None, int | None]:
         raise typer.BadParameter(f"{part!r} is not of the form START:STOP", param_hint="--part") from error
 
 
-def _table(reports: list[RecallReport]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _measure(
+    data: CaptionSet, name: str, device: str, precision: str, wanted: list[str | None], through_index: bool
+) -> list[RecallReport]:
+    from benchmarks.recall import measure_recall
+    from retrieval.encoder import Encoder
+    from retrieval.weights import cache_dir, resolve
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("model", "re-ranked", "direction", "R@1", "R@5", "R@10", "median rank", "mAP@10"):
-        table.add_column(column, justify="left" if column in ("model", "re-ranked", "direction") else "right")
-    for report in reports:
-        for name, ranks in (("text to image", report.text_to_image), ("image to text", report.image_to_text)):
-            recall, sure = ranks.recall(), ranks.confidence()
-            cells = [
-                f"{100 * value:.1f} ({100 * sure[key][0]:.1f}–{100 * sure[key][1]:.1f})"
-                for key, value in (("R@1", recall.r1), ("R@5", recall.r5), ("R@10", recall.r10))
-            ]
-            rest = [f"{recall.median_rank:.0f}", f"{recall.map_at_10:.3f}"]
-            table.add_row(report.model, report.fusion or "no", name, *cells, *rest)
-    Console(width=None if sys.stdout.isatty() else 4096).print(table)
+    found = resolve(name)
+    if found.notice:
+        note(found.notice)
+    with quiet_native_stderr() as stream, progress_bar(stream) as bar:
+        task = bar.add_task("encoding", total=len(data.paths), rate="", file=found.name)
+
+        def tell(done: int) -> None:
+            bar.update(task, completed=done, description="ranking" if done == len(data.paths) else "encoding")
+
+        encoder = Encoder.load(found, device, precision)
+        return measure_recall(data, found, encoder, wanted, cache_dir() / "features", tell, through_index=through_index)
+
+
+def _shots(data: CaptionSet, models: list[str], device: str, precision: str, as_json: bool) -> None:
+    from benchmarks.shots import measure_shots
+    from indexer.moments import FUSIONS
+    from retrieval.encoder import Encoder
+    from retrieval.weights import resolve
+
+    reports: list[ShotReport] = []
+    for name in models:
+        found = resolve(name)
+        encoder = Encoder.load(found, device, precision)
+        for fusion in FUSIONS:
+            with busy(f"{found.name}, {fusion} of a moment's frames"):
+                reports.append(measure_shots(data, encoder, fusion))
+    if as_json:
+        for report in reports:
+            print_json(report.to_json())
+        return
+    from benchmarks.recall_report import cells
+
+    rows = [
+        [report.model, report.fusion, name, *cells(ranks)[:3]]
+        for report in reports
+        for name, ranks in (
+            ("picture to moment", report.image_to_moment),
+            ("text to moment", report.text_to_moment),
+            ("text to photo", report.text_to_photo),
+        )
+    ]
+    columns(("model", "fusion", "direction", "R@1", "R@5", "R@10"), rows, left=(0, 1, 2))
+
+
+def _table(reports: list[RecallReport]) -> None:
+    from benchmarks.recall_report import WAYS, cells
+
+    rows = [
+        [report.model, ", ".join([*([report.fusion] if report.fusion else []), *report.through()]) or "no", name,
+         *cells(getattr(report, key))]
+        for report in reports
+        for name, key in WAYS
+    ]  # fmt: skip
+    columns(("model", "re-ranked", "direction", "R@1", "R@5", "R@10", "median rank", "mAP@10"), rows, left=(0, 1, 2))

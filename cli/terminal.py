@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
@@ -109,19 +109,33 @@ def progress_bar(stream: TextIO) -> Progress:
     )
 
 
+def columns(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> None:
+    """A table on standard output, at full width in a pipe; the columns in `left` are text, the others numbers."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(head):
+        table.add_column(name, justify="left" if number in left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 4096).print(table)
+
+
 @contextmanager
-def busy(message: str) -> Iterator[None]:
-    """A spinner with the time spent, for work whose end cannot be told; nothing where standard error is no terminal."""
+def busy(message: str) -> Iterator[Callable[[str], None]]:
+    """A spinner with the time spent, for work whose end cannot be told; nothing where standard error is no terminal. It gives
+    a function that changes the message."""
     if not sys.stderr.isatty():
-        yield
+        yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        bar.add_task(message, total=None)
-        yield
+        task = bar.add_task(message, total=None)
+        yield lambda said: bar.update(task, description=said)
 
 
 def inline_picture(rgb: Image, rows: int = 6) -> str | None:

@@ -96,12 +96,13 @@ class Engine:
     def embed(self, query: Query) -> NDArray[np.float32]:
         """The direction that a query means, `(d,) float32`, unit length.
 
-        It is the sum of the unit vectors of its words and pictures, less half of each negative's.
+        It is the sum of the unit vectors of its words, pictures and items alike, less half of each negative's. Raises
+        `QueryError` for an id that is not in the index.
         """
         texts = [query.text] if query.text is not None else []
         if any(not text.strip() for text in [*texts, *query.negatives]):
             raise QueryError("the query is empty; give some words or --image FILE")
-        if not texts and not query.images:
+        if not texts and not query.images and not query.like:
             raise QueryError("the query is empty; give some words or --image FILE")
         total = np.zeros(self.model.dim, np.float32)
         words = self._encode_texts([*texts, *query.negatives]) if texts or query.negatives else None
@@ -110,6 +111,8 @@ class Engine:
             total -= NEGATIVE_WEIGHT * words[len(texts) :].sum(0)
         if query.images:
             total += np.sum([self._encode_images(one) for one in query.images], 0)
+        total += self._stored(query.like).sum(0)
+        total -= NEGATIVE_WEIGHT * self._stored(query.unlike).sum(0)
         length = float(np.linalg.norm(total))
         if length < 1e-6:
             raise QueryError("the query cancels itself out: what is wanted and what is not are the same")
@@ -227,6 +230,30 @@ class Engine:
         # Finding out whether there is a GPU must not import torch: Faiss knows. An explicit device is the caller's word.
         return "cuda" if self._device == "auto" else self._device
 
+    def rows(self, kinds: Sequence[Kind]) -> NDArray[np.float16]:
+        """Every living embedding of some kinds, `(n, d) float16`, unit rows, in index order: for measurements."""
+        parts = [np.empty((0, self.model.dim), np.float16)]
+        for number, entry in enumerate(self.manifest.shards):
+            if entry.kind in kinds and entry.alive:
+                parts.append(np.delete(self._rows.all_embeddings(number), entry.dead_rows(), 0))
+        return np.concatenate(parts)
+
+    def item(self, identity: str) -> Item:
+        """The item of this id. Raises `QueryError` where the index has none."""
+        shard, row = self._place(identity)
+        return self._rows.items(np.array([shard]), np.array([row]))[0]
+
+    def _place(self, identity: str) -> tuple[int, int]:
+        place = self._rows.find(identity)
+        if place is None:
+            raise QueryError(f"the index has no item {identity!r}")
+        return place
+
+    def _stored(self, identities: Sequence[str]) -> NDArray[np.float32]:
+        """The embeddings `(n, d)` of items, as the index holds them."""
+        places = np.array([self._place(one) for one in identities], np.int64).reshape(-1, 2)
+        return self._rows.embeddings(places[:, 0], places[:, 1]).astype(np.float32)
+
     def _encode_images(self, entry: Image | tuple[Image, ...]) -> NDArray[np.float32]:
         """The unit vector `(d,)` of a picture, or of a clip's frames together."""
         total = self._load_encoder().encode_images(entry if isinstance(entry, tuple) else (entry,)).sum(0)
@@ -254,8 +281,8 @@ class Engine:
 
     def _calibration(self, query: Query, kinds: Sequence[Kind], direction: NDArray[np.float32]) -> Calibration | None:
         """What cosines mean for this query: as fitted for words against pictures, or by a sample of the collection."""
-        words, pixels = query.text is not None, bool(query.images)
-        if words != pixels and words == ("text" not in kinds) and not query.negatives:
+        words, pixels = query.text is not None, bool(query.images or query.like)
+        if words != pixels and words == ("text" not in kinds) and not query.negatives and not query.unlike:
             fitted = self._fitted("cosine")
             if fitted is not None:
                 return fitted

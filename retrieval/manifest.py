@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,15 @@ class VectorEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VectorPolicy:
+    """Which vector files an index has: `auto` by its size, `flat` scanned exactly, or `ivf`, an inverted file of which a
+    search visits `nprobe` lists (None: a share that `retrieval.vectors` chooses)."""
+
+    type: Literal["auto", "flat", "ivf"] = "auto"
+    nprobe: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """`journal` is the number of the last journal part that these shards contain."""
 
@@ -66,6 +76,7 @@ class Manifest:
     vectors: tuple[VectorEntry, ...] = ()
     journal: int = 0
     generation: int = 0
+    policy: VectorPolicy = VectorPolicy()
 
     def files(self) -> tuple[ShardEntry | VectorEntry, ...]:
         """Every file that this state consists of."""
@@ -158,6 +169,7 @@ def read_manifest(folder: Path) -> Manifest:
             ),
             journal=int(value["journal"]),
             generation=int(value["generation"]),
+            policy=_policy(value.get("vector_policy")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{file} is damaged ({error!r}); move the folder away and index again") from error
@@ -179,6 +191,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
             {"file": v.file, "type": v.type, "kind": v.kind, "shards": list(v.shards), "rows": v.rows, "bytes": v.bytes}
             for v in manifest.vectors
         ],
+        "vector_policy": {"type": manifest.policy.type, "nprobe": manifest.policy.nprobe},
         "tombstones": {s.file: [list(pair) for pair in s.dead] for s in manifest.shards if s.dead},
     }
     write_atomically(folder / "manifest.json", (json.dumps(value, indent=1) + "\n").encode())
@@ -217,6 +230,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _policy(value: object) -> VectorPolicy:
+    """As written; an index from before there was a choice has none."""
+    if value is None:
+        return VectorPolicy()
+    if not isinstance(value, Mapping):
+        raise TypeError("vector_policy must be an object")
+    for kind in ("auto", "flat", "ivf"):
+        if value["type"] == kind:
+            return VectorPolicy(type=kind, nprobe=None if value["nprobe"] is None else int(value["nprobe"]))
+    raise ValueError(f"unknown vector policy {value['type']!r}")
 
 
 def _kind(value: object) -> Kind:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -181,6 +182,7 @@ class ShardReader:
         self.folder = folder
         self.manifest = manifest
         self._open = lru_cache(maxsize=256)(self._open_file)
+        self._ids = lru_cache(maxsize=None)(self._read_ids)
 
     def _open_file(self, number: int) -> pq.ParquetFile:
         entry = self.manifest.shards[number]
@@ -194,6 +196,9 @@ class ShardReader:
         if opened.metadata.num_rows != entry.rows:
             raise FormatError(f"{file} has {opened.metadata.num_rows} rows, the manifest says {entry.rows}")
         return opened
+
+    def _read_ids(self, number: int) -> pa.ChunkedArray:
+        return self._open(number).read(columns=["id"]).column("id")
 
     def take(self, shard: int, rows: NDArray[np.int64], columns: Sequence[str] | None) -> pa.Table:
         """The given rows of one shard, in the given order; reads only the row groups that hold them."""
@@ -216,6 +221,14 @@ class ShardReader:
             for row, item in zip(wanted.tolist(), to_items(self.take(shard, wanted, names)), strict=True):
                 found[shard, row] = item
         return [found[shard, row] for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)]
+
+    def find(self, identity: str) -> tuple[int, int] | None:
+        """The shard and row of the living item with this id; None where there is none. Ids of a shard are read once."""
+        for number, entry in enumerate(self.manifest.shards):
+            row = pc.index(self._ids(number), identity).as_py()
+            if row >= 0 and not any(start <= row < stop for start, stop in entry.dead):
+                return number, int(row)
+        return None
 
     def embeddings(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float16]:
         """`(n, d) float16`, unit rows, of `(shard, row)` pairs in their order."""

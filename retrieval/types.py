@@ -126,12 +126,15 @@ class Query:
     With `rerank`, what was found is ordered again by a model that looks at words and pixels together. `min_relevance`,
     in 0..1, leaves out what is less likely to be relevant. With `group`, a video counts once, by its best moment.
 
-    An entry of `images` is a picture, or the frames of a clip, which together count as one.
+    An entry of `images` is a picture, or the frames of a clip, which together count as one. `like` and `unlike` are ids of
+    items of the index itself, whose embeddings count as a picture's and as a negative's.
     """
 
     text: str | None = None
     images: tuple[Image | tuple[Image, ...], ...] = ()
     negatives: tuple[str, ...] = ()
+    like: tuple[str, ...] = ()
+    unlike: tuple[str, ...] = ()
     kind: Kind | None = None
     k: int = 10
     rerank: Rerank | None = None

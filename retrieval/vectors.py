@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import FormatError
-from retrieval.manifest import Manifest, ShardEntry, VectorEntry
+from retrieval.manifest import Manifest, ShardEntry, VectorEntry, VectorPolicy
 
 # Multiply-adds of an exact scan that stay well under a tenth of a second on two cores (measured: benchmarks/README.md).
 EXACT_WORK = 160_000_000
+# Fewer rows than this make no lists worth the name.
+LEAST_IVF = 256
 # An inverted file is rebuilt when the rows outside it pass this share of those inside.
 TAIL_SHARE = 0.25
 PROBE_SHARE = 1 / 24
@@ -29,9 +31,11 @@ OVERFETCH = 8
 _SPARE = 16
 
 
-def wants_ivf(rows: int, dim: int) -> bool:
-    """Whether this many rows are too many for an exact scan on every query."""
-    return rows * dim > EXACT_WORK
+def wants_ivf(rows: int, dim: int, policy: VectorPolicy) -> bool:
+    """Whether this many rows go under an inverted file: by the policy, else where an exact scan on every query is too much."""
+    if policy.type == "auto":
+        return rows * dim > EXACT_WORK
+    return policy.type == "ivf" and rows >= LEAST_IVF
 
 
 def flat_name(shard: ShardEntry) -> str:
@@ -161,7 +165,8 @@ class VectorIndex:
 
         Returns scores `(m,)` (inner products; higher is closer), shard numbers `(m,)` and rows `(m,)`, best first, ties
         by shard and row. `m` is `k` or, where inverted files take part, up to eight times `k` candidates to rescore.
-        `nprobe` is the number of lists that an inverted file visits; by default a twenty-fourth of them, at least 32.
+        `nprobe` is the number of lists that an inverted file visits; by default what the index's policy says, else a
+        twenty-fourth of them, at least 32.
         """
         scores, shards, rows = [], [], []
         approximate = False
@@ -201,7 +206,8 @@ class VectorIndex:
             settings = faiss.SearchParameters(sel=selector) if selector is not None else None
         else:
             lists = index.nlist
-            probes = nprobe if nprobe is not None else max(32, round(lists * PROBE_SHARE))
+            chosen = nprobe if nprobe is not None else self._manifest.policy.nprobe
+            probes = chosen if chosen is not None else max(32, round(lists * PROBE_SHARE))
             settings = faiss.SearchParametersIVF(sel=selector, nprobe=min(lists, probes))
         scores, labels = index.search(np.ascontiguousarray(query[None], np.float32), asked, params=settings)
         valid = labels[0] >= 0
@@ -236,10 +242,12 @@ def plan(manifest: Manifest, dim: int) -> Iterator[tuple[str, tuple[ShardEntry, 
             continue
         inside: tuple[ShardEntry, ...] = ()
         for names, entry in by_shards.items():
+            if manifest.policy.type == "flat":
+                continue
             if entry.kind == kind and entry.type != "flat" and names == tuple(s.file for s in shards[: len(names)]):
                 inside = shards[: len(names)]
         rows, covered = sum(s.rows for s in shards), sum(s.rows for s in inside)
-        if wants_ivf(rows, dim) and (not inside or rows - covered > TAIL_SHARE * covered):
+        if wants_ivf(rows, dim, manifest.policy) and (not inside or rows - covered > TAIL_SHARE * covered):
             yield "ivf", shards
             continue
         if inside:

@@ -28,6 +28,7 @@ from retrieval.manifest import (
     Manifest,
     ShardEntry,
     VectorEntry,
+    VectorPolicy,
     bury,
     check_model,
     read_manifest,
@@ -167,12 +168,14 @@ class IndexWriter:
         self._sweep()
         return state
 
-    def rebuild_vectors(self) -> Manifest:
-        """Make every vector file anew from the shards, checking each shard's SHA-256 first."""
+    def rebuild_vectors(self, policy: VectorPolicy | None = None) -> Manifest:
+        """Make every vector file anew from the shards, checking each shard's SHA-256 first; with another policy from now on,
+        where one is given."""
         for shard in self.manifest.shards:
             sh.verify(self.folder, shard)
         with _disk(self.folder):
             state = replace(self.manifest, vectors=(), generation=self.manifest.generation + 1)
+            state = replace(state, policy=policy or state.policy)
             state = replace(state, vectors=self._vectors(state, fresh=True))
             write_manifest(self.folder, state)
         self.manifest = state

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.datasets import from_folder, from_parquet
+from benchmarks.datasets import from_container, from_folder
 from benchmarks.metrics import recall_both_ways
 from benchmarks.recall import measure_recall
 from retrieval.encoder import Encoder
@@ -22,7 +22,7 @@ from retrieval.weights import resolve
 from tests.conftest import Command, picture, write_photos
 from tests.stores import items
 
-KEYS = "model images texts rerank text_to_image image_to_text seconds fusion confidence_95"
+KEYS = "model images texts rerank text_to_image image_to_text seconds fusion index confidence_95"
 WORDS = ["a dog runs", "two men on a bench", "snow on a hill", "a boy in a red shirt", "the beach", "a brown dog jumps"]
 
 
@@ -44,7 +44,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def test_a_table_is_measured_as_its_embeddings_say(table: Path, mini: Encoder) -> None:
-    report = measure_recall(from_parquet(table), resolve("mini"), mini, [None])[0]
+    report = measure_recall(from_container(table), resolve("mini"), mini, [None])[0]
     images = mini.encode_images([picture(n, 80, 60) for n in range(6)])
     texts = mini.encode_texts([text for word in WORDS for text in (word, f"{word} again")])
     to_image, to_text = recall_both_ways(images, texts, np.repeat(np.arange(6), 2))
@@ -53,7 +53,7 @@ def test_a_table_is_measured_as_its_embeddings_say(table: Path, mini: Encoder) -
 
 
 def test_re_ranked_ranks_are_those_that_a_search_gives(table: Path, mini: Encoder) -> None:
-    plain, again = measure_recall(from_parquet(table), resolve("mini"), mini, [None, "weighted"])
+    plain, again = measure_recall(from_container(table), resolve("mini"), mini, [None, "weighted"])
     assert (plain.to_json()["rerank"], again.to_json()["rerank"]) == (False, True)
     photos = [picture(n, 80, 60) for n in range(6)]
     rows = mini.encode_images(photos)
@@ -107,11 +107,11 @@ def test_what_cannot_be_measured_is_an_error(tmp_path: Path, table: Path, comman
         pa.table({"image_id": ["a"], "image": [encoded(1)], "captions": captions}), tmp_path / "bare.parquet"
     )
     with pytest.raises(MmsearchError, match="no picture with a caption"):
-        from_parquet(tmp_path / "bare.parquet")
+        from_container(tmp_path / "bare.parquet")
     twice = pa.concat_tables([pq.read_table(table), pq.read_table(table)])
     pq.write_table(twice, tmp_path / "twice.parquet")
-    with pytest.raises(MmsearchError, match="6 image_id"):
-        from_parquet(tmp_path / "twice.parquet")
+    with pytest.raises(MmsearchError, match="6 image"):
+        from_container(tmp_path / "twice.parquet")
     with pytest.raises(MmsearchError, match="no such folder"):
         from_folder(tmp_path / "none", tmp_path / "c.csv")
     assert command("bench", "recall").returncode == 2

@@ -16,9 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.encoded import SecondStage
-from benchmarks.metrics import recall_both_ways
-from benchmarks.samples import PHOTOS, copy_samples
-from indexer.media.image import decode_image
 from retrieval.convcoca import ConvCoCa, ConvCoCaConfig
 from retrieval.encoder import Encoder
 from retrieval.models import load_model
@@ -312,15 +309,3 @@ def test_reader_weights_are_found_by_what_they_do() -> None:
     text_weight, share = choose_text_weight(common, np.arange(8))
     assert fused_recall(common, text_weight, share).mean() == 1
     assert share > 0.5
-
-
-def test_mini_finds_the_projects_own_pictures(mini: Encoder, tmp_path: Path) -> None:
-    """A floor under what the shipped weights can do, on photos and captions that no training saw."""
-    copy_samples(tmp_path)
-    named = [(name, words) for name, words in PHOTOS.items() if words and (tmp_path / name).is_file()]
-    pictures = [decode_image((tmp_path / name).read_bytes(), 128).rgb for name, _ in named]
-    images, texts = mini.encode_images(pictures), mini.encode_texts([words for _, words in named])
-    assert np.isfinite(images).all() and np.isfinite(texts).all()
-    to_image, to_text = recall_both_ways(images, texts, np.arange(len(named)))
-    assert len(named) >= 12
-    assert to_image.r5 >= 0.6 and to_text.r5 >= 0.6

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.datasets import from_parquet
+from benchmarks.datasets import from_container
 from benchmarks.encoded import encode_set
 from benchmarks.metrics import Recall, recall_both_ways
 from retrieval.decoder import CaptionDecoder, DecodeConfig
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--show", type=int, default=0, help="print this many captions")
     given = parser.parse_args(arguments)
     keep_freed_memory()
-    pictures = from_parquet(given.parquet)
+    pictures = from_container(given.parquet)
     began = time.monotonic()
     encoder = Encoder.load(given.model, given.device, given.precision)
     decoder = CaptionDecoder(encoder.loaded) if given.captions else None

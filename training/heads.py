@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.datasets import from_parquet
+from benchmarks.datasets import from_container
 from benchmarks.encoded import EncodedSet, SecondStage, encode_set, second_stage
 from retrieval.decoder import CaptionDecoder
 from retrieval.encoder import Encoder
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     encoder = Encoder.load(given.model, given.device, given.precision)
     decoder = CaptionDecoder(encoder.loaded)
-    data = encode_set(from_parquet(given.parquet).part(0, given.images), encoder, decoder)
+    data = encode_set(from_container(given.parquet).part(0, given.images), encoder, decoder)
     heads = train_heads(data, second_stage(data, encoder, decoder)[0], decoder, Fusion.of(given.output).weight)
     state = {name: value.half().cpu().contiguous() for name, value in heads.state_dict().items()}
     save_file(state, given.output / FILE)

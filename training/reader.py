@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.datasets import from_parquet
+from benchmarks.datasets import from_container
 from benchmarks.encoded import EncodedSet, Ints, SecondStage, encode_set, second_stage
 from benchmarks.metrics import Floats
 from retrieval.decoder import CaptionDecoder
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     encoder = Encoder.load(given.model, given.device, given.precision)
     decoder = CaptionDecoder(encoder.loaded)
-    data = encode_set(from_parquet(given.parquet), encoder, decoder)
+    data = encode_set(from_container(given.parquet), encoder, decoder)
     to_image, to_text = second_stage(data, encoder, decoder)
     priors = to_image.prior[:, 0]
     weight = choose_weight(to_image, np.arange(len(data.owner)))

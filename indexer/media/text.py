@@ -19,10 +19,10 @@ _IMAGE_COLUMNS = ("path", "image", "file", "filename", "file_name", "image_path"
 _TEXT_COLUMNS = ("caption", "captions", "text", "comment", "description", "title")
 
 
-def decode_text(data: bytes) -> str:
+def decode_text(data: bytes, most: int = MAX_TEXT_BYTES) -> str:
     """UTF-8 with or without a mark, UTF-16, else Windows-1252. Raises `MediaError` for what is not text at all."""
-    if len(data) > MAX_TEXT_BYTES:
-        raise MediaError("decode", f"a text of {len(data) / 1e6:.0f} MB is more than {MAX_TEXT_BYTES // 1_048_576} MB")
+    if len(data) > most:
+        raise MediaError("decode", f"a text of {len(data) / 1e6:.0f} MB is more than {most // 1_048_576} MB")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     try:

@@ -1,0 +1,231 @@
+"""What an index type costs in recall and gives in speed: exact scan against inverted files, for texts and pictures apart.
+
+Text queries come from elsewhere than the pictures among which they search, and quantisers learnt on pictures serve them worse,
+so an index is judged by them. Everything runs through the files and the code that a search uses, with candidates scored
+again from the exact rows.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.metrics import Floats
+from retrieval.engine import Engine
+from retrieval.errors import QueryError
+from retrieval.manifest import Manifest, ShardEntry, VectorEntry, VectorPolicy
+from retrieval.types import Kind, ModelSpec, Query
+from retrieval.vectors import LEAST_IVF, OVERFETCH, VectorIndex, write_flat, write_ivf
+
+Halves = NDArray[np.float16]
+QUERIES = 200
+_INTRINSIC = 32
+_WHO = ("a dog", "a cat", "a child", "two people", "a woman", "an old man", "a crowd", "a bird", "a red car", "a horse")
+_WHERE = (
+    "in the snow", "on a beach", "at night", "in a kitchen", "by a lake", "on a street", "in a forest", "at a party",
+    "on a mountain", "in the rain", "at a market", "in front of a house", "on a boat", "at sunset", "with a ball",
+    "sitting at a table", "in black and white", "seen from above", "close up", "in a museum",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One index type at one setting. Recalls are shares of the exact first k; milliseconds are of whole searches, one query
+    at a time; `read_mb` is what a search looks at."""
+
+    type: str
+    nprobe: int | None
+    recall_text: float
+    recall_image: float
+    median_ms: float
+    p95_ms: float
+    p99_ms: float
+    build_seconds: float
+    disk_mb: float
+    read_mb: float
+    pareto: bool = False
+
+    @property
+    def policy(self) -> VectorPolicy:
+        """What an index must be told to be like this."""
+        return VectorPolicy(type="flat" if self.nprobe is None else "ivf", nprobe=self.nprobe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """Rows `(n, d)` to search, and unit queries `(q, d)`; `own` is each picture query's own row, which counts for nothing."""
+
+    name: str
+    rows: Halves
+    texts: Floats
+    images: Floats
+    own: NDArray[np.int64]
+
+
+def of_index(folder: Path) -> Workload:
+    """The pictures and moments of an index, or its texts where it has nothing else. Queries in words are the texts that the
+    index holds, else made-up ones. Raises `QueryError` where there are too few rows to tell index types apart."""
+    rng = np.random.default_rng(0)
+    with Engine.open(folder) as engine:
+        kinds: tuple[Kind, ...] = ("image", "video")
+        rows = engine.rows(kinds)
+        if not len(rows):
+            kinds = ("text",)
+            rows = engine.rows(kinds)
+        if len(rows) < LEAST_IVF:
+            raise QueryError(
+                f"{folder} has {len(rows)} rows; with fewer than {LEAST_IVF} every search is exact and instant"
+            )
+        words = engine.rows(("text",)) if kinds != ("text",) else rows[:0]
+        if len(words) >= QUERIES:
+            texts = words[np.sort(rng.choice(len(words), QUERIES, replace=False))].astype(np.float32)
+        else:
+            texts = np.stack([engine.embed(Query(text=f"{who} {where}")) for who in _WHO for where in _WHERE])
+    own = np.sort(rng.choice(len(rows), min(QUERIES, len(rows)), replace=False))
+    return Workload(
+        name=str(folder), rows=rows, texts=_unit(texts), images=_unit(rows[own].astype(np.float32)), own=own
+    )
+
+
+def synthetic(count: int, dim: int, seed: int = 0) -> Workload:
+    """Rows around topics, as embeddings of photos lie: most of what tells rows of a topic apart is in a few dimensions of all.
+    Text queries lie near topics but off them to one side, the gap between the modalities of CLIP (Liang et al., 2022)."""
+    rng = np.random.default_rng(seed)
+    few = min(_INTRINSIC, dim)
+    centres = _unit(rng.standard_normal((max(8, min(5000, count // 20)), dim), np.float32))
+    directions = rng.standard_normal((few, dim), np.float32) / np.float32(dim**0.5)
+
+    def around(topics: Floats) -> Floats:
+        inside = rng.standard_normal((len(topics), few), np.float32) @ directions * np.float32(0.6 / few**0.5)
+        noise = rng.standard_normal((len(topics), dim), np.float32) / np.float32(dim**0.5)
+        return topics + inside + np.float32(0.3) * noise
+
+    rows = np.empty((count, dim), np.float16)
+    for start in range(0, count, 65_536):
+        size = min(65_536, count - start)
+        rows[start : start + size] = _unit(around(centres[rng.integers(0, len(centres), size)]))
+    own = np.sort(rng.choice(count, min(QUERIES, count), replace=False))
+    gap = _unit(rng.standard_normal((1, dim), np.float32))
+    texts = around(centres[rng.integers(0, len(centres), QUERIES)]) + np.float32(0.8) * gap
+    name = f"{count:,} made-up rows of {dim}"
+    return Workload(name=name, rows=rows, texts=_unit(texts), images=_unit(rows[own].astype(np.float32)), own=own)
+
+
+def measure_ann(work: Workload, k: int = 10, tell: Callable[[str], None] = lambda _: None) -> list[Point]:
+    """Every index type at every setting, the ones that nothing beats in both recall for texts and speed marked `pareto`."""
+    tell("exact answers")
+    truth = {name: _exact(work.rows, queries, own, k) for name, queries, own in _queries(work)}
+    points: list[Point] = []
+    with tempfile.TemporaryDirectory(prefix="mmsearch-ann-") as scratch:
+        folder = Path(scratch)
+        for kind in ("flat", "ivf") if len(work.rows) >= LEAST_IVF else ("flat",):
+            tell(f"building {kind}")
+            shard = ShardEntry(file=f"shards/{kind}.parquet", kind="image", rows=len(work.rows), sha256="", bytes=0)
+            began = time.perf_counter()
+            if kind == "flat":
+                entry = write_flat(folder, shard, work.rows)
+            else:
+                entry = write_ivf(folder, "vectors/all.ivf.faiss", [shard], lambda _: work.rows)
+            build = time.perf_counter() - began
+            index = VectorIndex(folder, _manifest(work.rows.shape[1], shard, entry))
+            lists = int(entry.type.partition(",")[0].removeprefix("ivf")) if kind == "ivf" else 0
+            settings = [None] if kind == "flat" else [2**n for n in range(12) if 2**n <= max(1, lists // 2)]
+            for nprobe in settings:
+                tell(f"searching {entry.type}" + (f", nprobe {nprobe}" if nprobe else ""))
+                points.append(_point(work, index, entry, nprobe, lists, k, truth, build))
+    return [_marked(point, points) for point in points]
+
+
+def choose(points: list[Point], target: float) -> Point:
+    """The fastest point whose recall for texts is `target` or more."""
+    return min((point for point in points if point.recall_text >= target), key=lambda point: point.median_ms)
+
+
+def _queries(work: Workload) -> Iterator[tuple[str, Floats, NDArray[np.int64]]]:
+    yield "text", work.texts, np.full(len(work.texts), -1)
+    yield "image", work.images, work.own
+
+
+def _exact(rows: Halves, queries: Floats, own: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """The exact first k rows of each query `(q, k)`, its own row left out."""
+    scores = np.full((len(queries), 0), 0, np.float32)
+    numbers = np.empty((len(queries), 0), np.int64)
+    for start in range(0, len(rows), 65_536):
+        part = queries @ rows[start : start + 65_536].astype(np.float32).T
+        here = np.arange(start, start + part.shape[1])
+        part[own[:, None] == here] = -np.inf
+        scores = np.concatenate([scores, part], 1)
+        numbers = np.concatenate([numbers, np.broadcast_to(here, part.shape)], 1)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        scores, numbers = np.take_along_axis(scores, best, 1), np.take_along_axis(numbers, best, 1)
+    return numbers
+
+
+def _point(
+    work: Workload,
+    index: VectorIndex,
+    entry: VectorEntry,
+    nprobe: int | None,
+    lists: int,
+    k: int,
+    truth: dict[str, NDArray[np.int64]],
+    build: float,
+) -> Point:
+    recalls: dict[str, float] = {}
+    seconds: list[float] = []
+    for name, queries, own in _queries(work):
+        index.search(queries[0], k + 1, ("image",), nprobe)
+        found = 0
+        for number, query in enumerate(queries):
+            began = time.perf_counter()
+            _, _, rows = index.search(query, k + 1, ("image",), nprobe)
+            if entry.type != "flat":
+                exact = work.rows[rows].astype(np.float32) @ query
+                rows = rows[np.argsort(-exact, kind="stable")]
+            seconds.append(time.perf_counter() - began)
+            rows = rows[rows != own[number]][:k]
+            found += len(np.intersect1d(rows, truth[name][number]))
+        recalls[name] = found / truth[name].size
+    share = min(1.0, nprobe / lists) if nprobe is not None else 1.0
+    rescored = 0 if nprobe is None else 2 * work.rows.shape[1] * k * OVERFETCH
+    return Point(
+        type=entry.type,
+        nprobe=nprobe,
+        recall_text=recalls["text"],
+        recall_image=recalls["image"],
+        median_ms=1000 * float(np.median(seconds)),
+        p95_ms=1000 * float(np.percentile(seconds, 95)),
+        p99_ms=1000 * float(np.percentile(seconds, 99)),
+        build_seconds=build,
+        disk_mb=entry.bytes / 1e6,
+        read_mb=(entry.bytes * share + rescored) / 1e6,
+    )
+
+
+def _marked(point: Point, points: list[Point]) -> Point:
+    beaten = any(
+        other.recall_text >= point.recall_text
+        and other.median_ms <= point.median_ms
+        and (other.recall_text, other.median_ms) != (point.recall_text, point.median_ms)
+        for other in points
+    )
+    return Point(**{**vars(point), "pareto": not beaten})
+
+
+def _manifest(dim: int, shard: ShardEntry, entry: VectorEntry) -> Manifest:
+    three = (0.5, 0.5, 0.5)
+    spec = ModelSpec(
+        name="none", architecture="none", weights_sha256="", dim=dim, image_size=1, mean=three, std=three,
+        interpolation="bicubic", resize_mode="shortest", tokenizer="none", context_length=1, clean="lower",
+    )  # fmt: skip
+    return Manifest(model=spec, shards=(shard,), vectors=(entry,))
+
+
+def _unit(rows: Floats) -> Floats:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)

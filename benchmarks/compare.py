@@ -1,0 +1,71 @@
+"""What changed between two measurements, and whether it is more than noise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from retrieval.errors import MmsearchError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One figure in both. `beyond` says whether the change is more than noise, None where no spread is known."""
+
+    name: str
+    before: float
+    after: float
+    beyond: bool | None
+
+
+def read_measurements(file: Path) -> list[dict[str, object]]:
+    """The objects of a file that `--json` wrote, one a line. Raises `MmsearchError`."""
+    try:
+        found = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise MmsearchError(f"{file} is not what --json writes: {error}") from error
+    if not found or not all(isinstance(one, dict) for one in found):
+        raise MmsearchError(f"{file} holds no measurement")
+    return found
+
+
+def compare(before: Mapping[str, object], after: Mapping[str, object]) -> list[Change]:
+    """Every number that both have.
+
+    A recall has a 95 % interval, and a time its least and greatest: a change is beyond noise where those do not overlap.
+    That is stricter than a test of the difference would be, and so never calls noise a change.
+    """
+    old, new = _numbers(before, ""), _numbers(after, "")
+    changes = []
+    for name, (value, spread) in old.items():
+        if name in new:
+            other, other_spread = new[name]
+            known = spread is not None and other_spread is not None
+            beyond = None
+            if known and spread is not None and other_spread is not None:
+                beyond = spread[0] > other_spread[1] or other_spread[0] > spread[1]
+            changes.append(Change(name=name, before=value, after=other, beyond=beyond))
+    return changes
+
+
+def _numbers(value: Mapping[str, object], path: str) -> dict[str, tuple[float, tuple[float, float] | None]]:
+    out: dict[str, tuple[float, tuple[float, float] | None]] = {}
+    sure = value.get("confidence_95")
+    for key, one in value.items():
+        name = f"{path}{key}"
+        if key == "confidence_95":
+            continue
+        if isinstance(one, Mapping):
+            if {"median", "min", "max"} <= set(one):
+                out[name] = (float(one["median"]), (float(one["min"]), float(one["max"])))
+                continue
+            inner = dict(one)
+            if isinstance(sure, Mapping) and isinstance(sure.get(key), Mapping):
+                inner["confidence_95"] = sure[key]
+            out.update(_numbers(inner, f"{name} "))
+        elif isinstance(one, int | float) and not isinstance(one, bool):
+            spread = sure.get(key) if isinstance(sure, Mapping) else None
+            out[name] = (float(one), (float(spread[0]), float(spread[1])) if isinstance(spread, list | tuple) else None)
+    return out

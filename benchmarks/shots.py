@@ -1,0 +1,145 @@
+"""Moment recall: captioned pictures become shots of videos, and pictures and words must find them again.
+
+Everything goes the way that a user's videos go: files on disk, sampled, merged to moments, indexed, searched. A moment is
+right when it overlaps its shot by an intersection over union of 0.5 or more, as in temporal grounding (Gao et al., *TALL*,
+2017). The same pictures as photos in an index of their own say what words could find at best.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL.Image import Image
+
+from benchmarks.clips import ClipFormat, Shot, write_clip
+from benchmarks.datasets import CaptionSet
+from benchmarks.metrics import Ranks
+from indexer.build import BuildConfig, IndexBuild
+from indexer.moments import Fusion
+from retrieval.encoder import Encoder
+from retrieval.engine import Engine
+from retrieval.types import Item, Query
+
+SHOTS_A_VIDEO = 20
+OVERLAP = 0.5
+_SIDE = 360
+_DEPTH = 10
+_FORMAT = ClipFormat(width=480, height=360, rate=25, options={"preset": "veryfast", "crf": "23"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShotReport:
+    """Ranks of the right moment for pictures and for words; `text_to_photo` are those of the same words among photos."""
+
+    model: str
+    fusion: Fusion
+    shots: int
+    moments: int
+    image_to_moment: Ranks
+    text_to_moment: Ranks
+    text_to_photo: Ranks
+    seconds: float
+
+    def to_json(self) -> dict[str, object]:
+        """Recalls as fractions of 1, with 95 % intervals."""
+        out: dict[str, object] = {
+            "model": self.model, "fusion": self.fusion, "shots": self.shots, "moments": self.moments, "iou": OVERLAP
+        }  # fmt: skip
+        for name in ("image_to_moment", "text_to_moment", "text_to_photo"):
+            ranks: Ranks = getattr(self, name)
+            recall = ranks.recall()
+            out[name] = {"R@1": recall.r1, "R@5": recall.r5, "R@10": recall.r10, "confidence_95": ranks.confidence()}
+        out["seconds"] = round(self.seconds, 2)
+        return out
+
+
+def measure_shots(
+    data: CaptionSet,
+    encoder: Encoder,
+    fusion: Fusion = "mean",
+    seconds: float = 3.0,
+    tell: Callable[[str], None] = lambda _: None,
+) -> ShotReport:
+    """Write the videos and photos of a set to a scratch folder, index both, and look for each picture and first caption.
+
+    Raises `MmsearchError` for a picture that cannot be decoded.
+    """
+    began = time.monotonic()
+    pictures = list(data.pictures(_SIDE))
+    with tempfile.TemporaryDirectory(prefix="mmsearch-shots-") as scratch:
+        root = Path(scratch)
+        tell("writing the videos")
+        spans = list(_write_videos(root / "videos", pictures, seconds))
+        for number, picture in enumerate(pictures):
+            _photo(root, number).parent.mkdir(exist_ok=True)
+            picture.save(_photo(root, number), quality=95)
+        tell("indexing them")
+        for name in ("videos", "photos"):
+            for _ in IndexBuild([root / name], root / name / ".mmsearch", encoder, BuildConfig(moment_fusion=fusion)):
+                pass
+        tell("searching")
+        words = [captions[0] if captions else None for captions in data.captions]
+        with Engine.open(root / "videos") as engine:
+            moments = int(str(engine.status()["moments"]))
+            by_picture = [_rank(engine, Query(images=(picture,)), spans[n]) for n, picture in enumerate(pictures)]
+            by_words = [_rank(engine, Query(text=text), spans[n]) for n, text in enumerate(words) if text is not None]
+        with Engine.open(root / "photos") as engine:
+            photos = [_photo_rank(engine, text, _photo(root, n)) for n, text in enumerate(words) if text is not None]
+    return ShotReport(
+        model=encoder.spec.name,
+        fusion=fusion,
+        shots=len(pictures),
+        moments=moments,
+        image_to_moment=_ranks(by_picture),
+        text_to_moment=_ranks(by_words),
+        text_to_photo=_ranks(photos),
+        seconds=time.monotonic() - began,
+    )
+
+
+def overlap(item: Item, start: float, end: float) -> float:
+    """Intersection over union of a moment and a span, both in seconds."""
+    if item.start is None or item.end is None:
+        return 0.0
+    both = min(item.end, end) - max(item.start, start)
+    return max(0.0, both) / max(1e-9, max(item.end, end) - min(item.start, start))
+
+
+def _write_videos(folder: Path, pictures: list[Image], seconds: float) -> Iterator[tuple[str, float, float]]:
+    """Films of some shots each; gives the film, start and end of each picture's shot."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for first in range(0, len(pictures), SHOTS_A_VIDEO):
+        part = pictures[first : first + SHOTS_A_VIDEO]
+        shots = [Shot(picture=one, seconds=float(rng.uniform(0.5, 1.5)) * seconds) for one in part]
+        file = folder / f"{first:05d}.mp4"
+        edges = write_clip(file, shots, _FORMAT)
+        for number in range(len(part)):
+            yield str(file), edges[number], edges[number + 1]
+
+
+def _photo(root: Path, number: int) -> Path:
+    return root / "photos" / f"{number:05d}.jpg"
+
+
+def _rank(engine: Engine, query: Query, span: tuple[str, float, float]) -> int:
+    """The rank of the first right moment, from 1; beyond the first ten, eleven."""
+    path, start, end = span
+    hits = engine.search(Query(text=query.text, images=query.images, kind="video", k=_DEPTH, group=False))
+    right = (hit.rank for hit in hits if hit.item.path == path and overlap(hit.item, start, end) >= OVERLAP)
+    return next(right, _DEPTH + 1)
+
+
+def _photo_rank(engine: Engine, text: str, photo: Path) -> int:
+    hits = engine.search(Query(text=text, kind="image", k=_DEPTH))
+    return next((hit.rank for hit in hits if hit.item.path == str(photo)), _DEPTH + 1)
+
+
+def _ranks(first: list[int]) -> Ranks:
+    found = np.array(first, np.int64)
+    return Ranks(first=found, precision=np.where(found <= _DEPTH, 1 / found, 0.0))

@@ -1,0 +1,73 @@
+"""Recall through a real index: the same queries by the way that a user's go, and what that costs against exact scores.
+
+The set's embeddings become an index on disk (half-precision rows, Faiss files, an inverted file where there are enough), and
+every query is a search: texts through the exported text tower, pictures by what the index holds of them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.datasets import CaptionSet
+from benchmarks.encoded import EncodedSet
+from benchmarks.metrics import Ranks
+from retrieval.encoder import Encoder
+from retrieval.engine import Engine
+from retrieval.text_tower import ensure_text_tower
+from retrieval.types import Item, Kind, Query
+from retrieval.writer import IndexWriter
+
+DEPTH = 100
+_PART = 4096
+
+
+def ranks_through_index(data: CaptionSet, encoded: EncodedSet, encoder: Encoder) -> tuple[Ranks, Ranks, str]:
+    """Ranks text to image and image to text, those beyond the first `DEPTH` as `DEPTH + 1`, and the index's type."""
+    ensure_text_tower(encoder.spec.name, encoder.spec.weights_sha256)
+    texts = [text for many in data.captions for text in many]
+    own = [np.flatnonzero(encoded.owner == n) for n in range(len(encoded.images))]
+    with tempfile.TemporaryDirectory(prefix="mmsearch-bench-") as scratch:
+        folder = Path(scratch) / "index"
+        with IndexWriter(folder, encoder.spec) as writer:
+            for start in range(0, len(encoded.images), _PART):
+                rows = encoded.images[start : start + _PART]
+                writer.append([_item("image", start + n, None) for n in range(len(rows))], rows)
+            for start in range(0, len(texts), _PART):
+                rows = encoded.texts[start : start + _PART]
+                writer.append([_item("text", start + n, texts[start + n]) for n in range(len(rows))], rows)
+            writer.commit()
+        to_image, to_text = [], []
+        with Engine.open(folder) as engine:
+            kind = str(engine.status()["vector_index"])
+            for number, text in enumerate(texts):
+                hits = engine.search(Query(text=text, kind="image", k=DEPTH))
+                to_image.append(_ranks([hit.item.size for hit in hits], [int(encoded.owner[number])]))
+            for number, mine in enumerate(own):
+                if len(mine):
+                    hits = engine.search(Query(like=(f"image{number}",), kind="text", k=DEPTH))
+                    to_text.append(_ranks([hit.item.size for hit in hits], mine.tolist()))
+    return _joined(to_image), _joined(to_text), kind
+
+
+def _item(kind: Kind, number: int, text: str | None) -> Item:
+    """A row whose `size` is its number, so that a hit can be told without a table."""
+    return Item(
+        id=f"{kind}{number}", path=f"{kind}/{number}", source=f"{kind}/{number}", kind=kind, text=text, size=number
+    )
+
+
+def _ranks(found: list[int], right: list[int]) -> tuple[int, float]:
+    """The first right rank and the average precision over the first ten."""
+    places = np.flatnonzero(np.isin(found, right)) + 1
+    early = places[places <= 10]
+    precision = float(np.sum(np.arange(1, len(early) + 1) / early)) / min(10, len(right))
+    return (int(places[0]) if len(places) else DEPTH + 1), precision
+
+
+def _joined(found: list[tuple[int, float]]) -> Ranks:
+    return Ranks(
+        first=np.array([one for one, _ in found], np.int64), precision=np.array([one for _, one in found], np.float64)
+    )
