@@ -8,9 +8,6 @@ from typing import Annotated, Optional
 import typer
 
 from cli.terminal import busy, clock, note, print_json, quiet_native_stderr, shown
-from retrieval.catalog import CAPTIONER
-from retrieval.errors import MediaError
-from retrieval.types import Query, Rerank
 
 
 def ask_command(
@@ -32,13 +29,11 @@ def ask_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Answer a question from the pictures of an index, with the evidence."""
-    from retrieval.answer import Answerer, Evidence, compose, search_words
+    from retrieval.answer import Answerer, Evidence, compose
 
     writer = Answerer.of(answerer, answerer_model, os.environ.get("MMSEARCH_ANSWERER_KEY")) if answerer else None
     from indexer.pictures import PictureReader
-    from retrieval.decoder import CaptionDecoder
     from retrieval.engine import Engine
-    from retrieval.weights import has_decoder, resolve
 
     pictures = PictureReader()
     with (
@@ -46,37 +41,15 @@ def ask_command(
         quiet_native_stderr(),
         Engine.open(index, device=device, pictures=pictures.picture) as engine,
     ):
-        if reader == "auto" and not has_decoder(resolve(engine.model.name)):
-            found = resolve("auto", CAPTIONER)
-            if found.notice:
-                note(found.notice)
-            reader = found.name
-        query = Query(
-            text=search_words(question),
-            k=k,
-            group=False,
-            min_relevance=min_relevance,
-            rerank=Rerank(candidates=candidates, reader=reader),
-        )
-        hits = engine.search(query)
-        evidence: list[Evidence] = []
-        if hits:
-            decoder = CaptionDecoder(engine.reader(reader))
-            for hit in hits:
-                try:
-                    caption = decoder.describe([pictures.picture(hit.item)])[0]
-                except MediaError:
-                    # It vanished since it was found: what cannot be shown is no evidence.
-                    continue
-                evidence.append(
-                    Evidence(
-                        path=hit.item.path,
-                        start=hit.item.start,
-                        end=hit.item.end,
-                        caption=caption.text,
-                        score=hit.score,
-                    )
-                )
+        if reader == "auto":
+            reader, notice = engine.reader_name()
+            if notice:
+                note(notice)
+        found = engine.evidence(question, k, min_relevance=min_relevance, candidates=candidates, reader=reader)
+    evidence = [
+        Evidence(path=hit.item.path, start=hit.item.start, end=hit.item.end, caption=caption.text, score=hit.score)
+        for hit, caption in found
+    ]
     answer = writer.answer(question, evidence) if writer is not None else compose(evidence)
     if as_json:
         print_json({"question": question, "answer": answer, "evidence": [vars(one) for one in evidence]})

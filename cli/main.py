@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import admin, ask, bench, describe, explain, index, model, search, summarize
+from cli import admin, ask, bench, describe, explain, index, model, search, serve, summarize
 from retrieval.errors import MmsearchError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("ask")(ask.ask_command)
 app.command("describe")(describe.describe_command)
 app.command("summarize")(summarize.summarize_command)
 app.command("explain")(explain.explain_command)
+app.command("serve")(serve.serve_command)
 app.command("status")(admin.status_command)
 app.command("failures")(admin.failures_command)
 app.command("compact")(admin.compact_command)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.catalog import READER
-from retrieval.errors import ModelError, QueryError
+from retrieval.errors import ItemNotFoundError, MediaError, ModelError, QueryError
 from retrieval.grouping import group_moments
 from retrieval.manifest import FORMAT_VERSION, METRIC, check_model, find_index, read_manifest
 from retrieval.relevance import Calibration, from_sample
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+    from retrieval.decoder import Caption
     from retrieval.encoder import Encoder
     from retrieval.models import LoadedModel
     from retrieval.rerank import Reranked, Reranker
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 # How much of a `--not` direction is taken away from the query, both being unit vectors.
 NEGATIVE_WEIGHT = 0.5
+# Texts whose embeddings are kept: a few hundred kilobytes.
+REMEMBERED = 256
 
 
 class Engine:
@@ -58,6 +61,7 @@ class Engine:
             self._vectors: VectorIndex | None = None
             self._tower: TextTower | None = None
             self._encoder: Encoder | None = None
+            self._words: dict[str, NDArray[np.float32]] = {}
         except BaseException:
             self._holding.close()
             raise
@@ -88,6 +92,21 @@ class Engine:
         """Let writers delete the files of this state."""
         self._holding.close()
 
+    def reopened(self) -> Engine:
+        """The index as it is now, with the models that this engine has loaded; this one stays as it is until it is closed.
+
+        Raises what `open` raises, and `ModelError` where another model has taken the index's place.
+        """
+        fresh = Engine(self.folder, self._device, self._pictures)
+        try:
+            check_model(self.model, fresh.model)
+        except BaseException:
+            fresh.close()
+            raise
+        fresh._tower, fresh._encoder, fresh._reranker = self._tower, self._encoder, self._reranker
+        fresh._words = self._words
+        return fresh
+
     @property
     def model(self) -> ModelSpec:
         """The model that made this index, and that every query uses."""
@@ -97,7 +116,7 @@ class Engine:
         """The direction that a query means, `(d,) float32`, unit length.
 
         It is the sum of the unit vectors of its words, pictures and items alike, less half of each negative's. Raises
-        `QueryError` for an id that is not in the index.
+        `ItemNotFoundError` for an id that is not in the index.
         """
         texts = [query.text] if query.text is not None else []
         if any(not text.strip() for text in [*texts, *query.negatives]):
@@ -105,7 +124,7 @@ class Engine:
         if not texts and not query.images and not query.like:
             raise QueryError("the query is empty; give some words or --image FILE")
         total = np.zeros(self.model.dim, np.float32)
-        words = self._encode_texts([*texts, *query.negatives]) if texts or query.negatives else None
+        words = self.embed_texts([*texts, *query.negatives]) if texts or query.negatives else None
         if words is not None:
             total += words[: len(texts)].sum(0)
             total -= NEGATIVE_WEIGHT * words[len(texts) :].sum(0)
@@ -117,6 +136,18 @@ class Engine:
         if length < 1e-6:
             raise QueryError("the query cancels itself out: what is wanted and what is not are the same")
         return np.asarray(total / length, np.float32)
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """`(n, d) float32`, unit rows, encoded in one batch. The last few hundred are remembered: a page of hits more, or many
+        queries encoded together beforehand, cost no second pass."""
+        fresh = [text for text in dict.fromkeys(texts) if text not in self._words]
+        known = {text: self._words[text] for text in texts if text in self._words}
+        if fresh:
+            known.update(zip(fresh, self._encode_texts(fresh), strict=True))
+            self._words.update((text, known[text]) for text in fresh)
+            for text in list(self._words)[: max(0, len(self._words) - REMEMBERED)]:
+                del self._words[text]
+        return np.stack([known[text] for text in texts])
 
     def search(self, query: Query) -> list[Hit]:
         """The `query.k` best items, best first; ties keep index order, so equal searches give equal answers.
@@ -239,14 +270,14 @@ class Engine:
         return np.concatenate(parts)
 
     def item(self, identity: str) -> Item:
-        """The item of this id. Raises `QueryError` where the index has none."""
+        """The item of this id. Raises `ItemNotFoundError` where the index has none."""
         shard, row = self._place(identity)
         return self._rows.items(np.array([shard]), np.array([row]))[0]
 
     def _place(self, identity: str) -> tuple[int, int]:
         place = self._rows.find(identity)
         if place is None:
-            raise QueryError(f"the index has no item {identity!r}")
+            raise ItemNotFoundError(f"the index has no item {identity!r}")
         return place
 
     def _stored(self, identities: Sequence[str]) -> NDArray[np.float32]:
@@ -260,9 +291,10 @@ class Engine:
         return np.asarray(total / max(1e-9, float(np.linalg.norm(total))), np.float32)
 
     def _encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        if self._encoder is None and self._tower is None:
+        if self._tower is None and self._encoder is None:
             self._tower = TextTower.find(self.model.weights_sha256)
-        if self._encoder is None and self._tower is not None:
+        # The exported tower even where the model is loaded: it is faster, and equal words must give equal answers.
+        if self._tower is not None:
             return self._tower.encode_texts(texts)
         return self._load_encoder().encode_texts(texts)
 
@@ -271,6 +303,47 @@ class Engine:
         found = self._reader(name)
         fusion = self._reranker[0][1] if self._reranker is not None and self._reranker[0][0] == found.name else WEIGHTED
         return self._load_reranker(found, fusion).loaded
+
+    def reader_name(self) -> tuple[str, str | None]:
+        """The model that reads and describes by default: the index's own where it has a decoder, else the best at hand, with
+        a line that says which."""
+        from retrieval.catalog import CAPTIONER
+        from retrieval.weights import has_decoder, resolve
+
+        if has_decoder(resolve(self.model.name)):
+            return "auto", None
+        found = resolve("auto", CAPTIONER)
+        return found.name, found.notice
+
+    def evidence(
+        self, question: str, k: int = 3, *, min_relevance: float = 0.5, candidates: int = 50, reader: str = "auto"
+    ) -> list[tuple[Hit, Caption]]:
+        """What speaks to a question: pictures and moments found by its words, read again, with a caption each; nothing where
+        nothing is relevant. Raises what `rerank` raises."""
+        from retrieval.answer import search_words
+
+        how = Rerank(candidates=candidates, reader=reader)
+        words = search_words(question)
+        hits = self.search(Query(text=words, k=k, group=False, min_relevance=min_relevance, rerank=how))
+        found = []
+        for hit in hits:
+            caption = self.describe(hit.item, reader)
+            # What vanished since it was found cannot be shown, and is no evidence.
+            if caption is not None:
+                found.append((hit, caption))
+        return found
+
+    def describe(self, item: Item, reader: str = "auto") -> Caption | None:
+        """A caption of a picture or of the middle of a moment; None where it cannot be read. Raises `ModelError`."""
+        from retrieval.decoder import CaptionDecoder
+
+        if self._pictures is None:
+            raise QueryError("this engine was opened without `pictures`, which describing needs")
+        try:
+            picture = self._pictures(item)
+        except MediaError:
+            return None
+        return CaptionDecoder(self.reader(reader)).describe([picture])[0]
 
     def _fitted(self, kind: str) -> Calibration | None:
         name = self.model.name

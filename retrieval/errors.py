@@ -6,6 +6,7 @@ __all__ = [
     "FormatError",
     "IndexLockedError",
     "IndexNotFoundError",
+    "ItemNotFoundError",
     "MediaError",
     "MmsearchError",
     "ModelError",
@@ -35,6 +36,10 @@ class ModelError(MmsearchError):
 
 class QueryError(MmsearchError):
     """A query that cannot be answered: empty, or with settings out of range."""
+
+
+class ItemNotFoundError(QueryError):
+    """The index has no item of the id that was asked for."""
 
 
 class MediaError(MmsearchError):

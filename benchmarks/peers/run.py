@@ -1,0 +1,173 @@
+"""mmsearch against rclip and clip-retrieval: the same photos, ViT-B-32-256 with the same local weights, in turns.
+
+`prepare` makes an environment for each peer from the package index, and random weights in the form that each reads: they
+take as long as trained ones. `run` measures. Run by hand; nothing of this is part of the tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.speed import ROOT, command, report, spread, write_weights
+
+ARCHITECTURE = "ViT-B-32-256"
+# Where rclip looks for its one model, below its data folder.
+RCLIP_MODEL = "ViT-B-32-256-datacomp_s34b_b86k"
+PACKAGES = {"rclip": ["rclip>=3.3"], "clip-retrieval": ["clip-retrieval>=2.45", "setuptools<80"]}
+WORDS = "a dog in the snow"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare, or measure."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.run", description=__doc__)
+    commands = parser.add_subparsers(dest="what", required=True)
+    for name in ("prepare", "run"):
+        one = commands.add_parser(name)
+        one.add_argument("work", type=Path, help="folder for environments, weights and indexes")
+        if name == "run":
+            one.add_argument("photos", type=Path)
+            one.add_argument("--rounds", type=int, default=3)
+            one.add_argument("--without", action="append", default=[], choices=sorted(PACKAGES))
+    given = parser.parse_args(arguments)
+    if given.what == "prepare":
+        prepare(given.work)
+    else:
+        peers = [name for name in PACKAGES if name not in given.without]
+        report(measure(given.work.resolve(), given.photos.resolve(), given.rounds, peers))
+    return 0
+
+
+def prepare(work: Path) -> None:
+    """Environments and weights; what is there already stays."""
+    work.mkdir(parents=True, exist_ok=True)
+    for name, packages in PACKAGES.items():
+        place = work / name
+        if not place.exists():
+            venv.create(place, with_pip=True)
+        subprocess.run([str(place / "bin" / "pip"), "install", "--quiet", *packages], check=True)
+    weights = work / "weights.safetensors"
+    if not weights.exists():
+        write_weights(ARCHITECTURE, weights)
+    _export_for_rclip(weights, work / "rclip-data")
+
+
+def _export_for_rclip(weights: Path, data: Path) -> None:
+    """The two towers as ONNX, batch first, input and output named as rclip names them, and the tokenizer's vocabulary."""
+    import open_clip
+    import torch
+
+    folder = data / RCLIP_MODEL
+    folder.mkdir(parents=True, exist_ok=True)
+    (data / "tokenizer").mkdir(exist_ok=True)
+    vocabulary = "bpe_simple_vocab_16e6.txt.gz"
+    shutil.copyfile(Path(open_clip.__file__).with_name(vocabulary), data / "tokenizer" / vocabulary)
+    model = open_clip.create_model(ARCHITECTURE, pretrained=str(weights)).eval()
+
+    class Tower(torch.nn.Module):
+        def __init__(self, encode: Callable[[torch.Tensor], torch.Tensor]) -> None:
+            super().__init__()
+            self.inner, self.encode = model, encode
+
+        def forward(self, value: torch.Tensor) -> torch.Tensor:
+            return self.encode(value)
+
+    for name, encode, example in (
+        ("visual", model.encode_image, torch.zeros(2, 3, 256, 256)),
+        ("textual", model.encode_text, torch.zeros(2, 77, dtype=torch.long)),
+    ):
+        torch.onnx.export(
+            Tower(encode), (example,), str(folder / f"{name}.onnx"), input_names=["input"], output_names=["output"],
+            dynamic_axes={"input": {0: "n"}, "output": {0: "n"}}, dynamo=False,
+        )  # fmt: skip
+
+
+def measure(work: Path, photos: Path, rounds: int, peers: Sequence[str]) -> dict[str, object]:
+    """Seconds of indexing from nothing, and of a query where the peer has a command for it; ratios above 1 say that mmsearch
+    took less time."""
+    model = f"{ARCHITECTURE}@{work / 'weights.safetensors'}"
+    ways: dict[str, Callable[[], tuple[float, float | None]]] = {"mmsearch": lambda: _ours(work, photos, model)}
+    if "rclip" in peers:
+        ways["rclip"] = lambda: _rclip(work, photos)
+    if "clip-retrieval" in peers:
+        ways["clip-retrieval"] = lambda: _clip_retrieval(work, photos)
+    _ours(work, photos, model)  # exports the text tower, once for each model
+    index: dict[str, list[float]] = {name: [] for name in ways}
+    query: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            seconds, asked = way()
+            index[name].append(seconds)
+            if asked is not None:
+                query[name].append(asked)
+    out: dict[str, object] = {"photos": len(list(photos.glob("*.jpg"))), "rounds": rounds}
+    for name in ways:
+        out[name] = {
+            "index_seconds": spread(index[name]),
+            **({"query_seconds": spread(query[name])} if query[name] else {}),
+        }
+        if name != "mmsearch":
+            ratios = [peer / own for peer, own in zip(index[name], index["mmsearch"], strict=True)]
+            out[f"index_ratio_{name}"] = spread(ratios)
+            if query[name]:
+                both = zip(query[name], query["mmsearch"], strict=True)
+                out[f"query_ratio_{name}"] = spread([peer / own for peer, own in both])
+    return out
+
+
+def _ours(work: Path, photos: Path, model: str) -> tuple[float, float]:
+    index = work / "mmsearch-index"
+    shutil.rmtree(index, ignore_errors=True)
+    seconds = _timed(command("index", str(photos), "--model", model, "--index", str(index)), ROOT)
+    queries = [_timed(command("search", WORDS, "--index", str(index)), ROOT) for _ in range(3)]
+    return seconds, statistics.median(queries)
+
+
+def _rclip(work: Path, photos: Path) -> tuple[float, float]:
+    """rclip indexes when it searches; a search that finds nothing new is the query."""
+    data = work / "rclip-data"
+    for database in data.glob("db.sqlite3*"):
+        database.unlink()
+    run = [str(work / "rclip" / "bin" / "rclip"), "--filepath-only", "--indexing-batch-size", "32", WORDS]
+    seconds = _timed(run, photos, RCLIP_DATADIR=str(data))
+    query = [run[0], "--filepath-only", "--no-indexing", WORDS]
+    queries = [_timed(query, photos, RCLIP_DATADIR=str(data)) for _ in range(3)]
+    return seconds - statistics.median(queries), statistics.median(queries)
+
+
+def _clip_retrieval(work: Path, photos: Path) -> tuple[float, None]:
+    """Inference and index, its two commands; its queries go to a server, so none is timed."""
+    program = str(work / "clip-retrieval" / "bin" / "clip-retrieval")
+    embeddings, index = work / "cr-embeddings", work / "cr-index"
+    shutil.rmtree(embeddings, ignore_errors=True)
+    shutil.rmtree(index, ignore_errors=True)
+    inference = [
+        program, "inference", "--input_dataset", str(photos), "--output_folder", str(embeddings),
+        "--clip_model", f"open_clip:{ARCHITECTURE}/{work / 'weights.safetensors'}", "--use_jit", "False",
+        "--enable_text", "False", "--enable_metadata", "False", "--batch_size", "32",
+        "--num_prepro_workers", str(os.cpu_count() or 1), "--input_format", "files",
+    ]  # fmt: skip
+    seconds = _timed(inference, work)
+    seconds += _timed([program, "index", "--embeddings_folder", str(embeddings), "--index_folder", str(index)], work)
+    return seconds, None
+
+
+def _timed(run: Sequence[str], place: Path, **more: str) -> float:
+    began = time.perf_counter()
+    done = subprocess.run(run, cwd=place, env={**os.environ, **more}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(done.stderr[-2000:], file=sys.stderr)
+        raise SystemExit(f"{run[0]} ended with {done.returncode}")
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,169 @@
+"""What the API takes and gives, as the OpenAPI document says it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from retrieval.types import Kind
+
+MOST = 200
+Text = Annotated[str, Field(max_length=2000)]
+
+
+class Strict(BaseModel):
+    """No field that is not known: a misspelt one would silently do nothing."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class SearchRequest(Strict):
+    """What to look for. At least one of `text`, `image_id` and an uploaded image."""
+
+    text: Text | None = None
+    image_id: Annotated[str, Field(max_length=64)] | None = None
+    unlike_id: Annotated[str, Field(max_length=64)] | None = None
+    negatives: Annotated[list[Text], Field(alias="not", max_length=16)] = []
+    kind: Kind | None = None
+    k: Annotated[int, Field(ge=1, le=MOST)] = 20
+    rerank: bool = False
+    min_relevance: Annotated[float, Field(ge=0, le=1)] | None = None
+    cursor: Annotated[str, Field(max_length=64)] | None = None
+
+
+class Span(BaseModel):
+    """A moment of a video, in seconds."""
+
+    start: float
+    end: float
+    score: float
+
+
+class ItemModel(BaseModel):
+    """One item of the index. `path` is for people; the file itself is at `media_url`."""
+
+    id: str
+    kind: Kind
+    path: str
+    start: float | None
+    end: float | None
+    text: str | None
+    width: int | None
+    height: int | None
+    taken_at: str | None
+    camera: str | None
+    latitude: float | None
+    longitude: float | None
+    size: int
+    media_url: str
+    thumb_url: str
+
+
+class HitModel(BaseModel):
+    """A search hit; higher scores are better. `moments` are those found of the same video, this one first."""
+
+    rank: int
+    score: float
+    first_stage_score: float
+    rerank_score: float | None
+    id: str
+    kind: Kind
+    path: str
+    start: float | None
+    end: float | None
+    text: str | None
+    width: int | None
+    height: int | None
+    media_url: str
+    thumb_url: str
+    relevance: float | None
+    moments: list[Span]
+
+
+class SearchResponse(BaseModel):
+    """Hits, best first; `next` is the cursor of the page after this one, null at the end."""
+
+    hits: list[HitModel]
+    next: str | None
+    milliseconds: float
+    model: str
+
+
+class DescribeRequest(Strict):
+    """The item to describe."""
+
+    id: Annotated[str, Field(max_length=64)]
+
+
+class DescribeResponse(BaseModel):
+    """A caption of a picture, or of the middle of a moment."""
+
+    id: str
+    caption: str
+    log_probability: float
+
+
+class AskRequest(Strict):
+    """A question about what the pictures show."""
+
+    question: Annotated[str, Field(min_length=1, max_length=2000)]
+    k: Annotated[int, Field(ge=1, le=20)] = 3
+
+
+class EvidenceModel(BaseModel):
+    """One thing that an answer rests on."""
+
+    id: str
+    path: str
+    start: float | None
+    end: float | None
+    caption: str
+    score: float
+    media_url: str
+    thumb_url: str
+
+
+class AskResponse(BaseModel):
+    """The answer, which cites its evidence as [1], [2]."""
+
+    question: str
+    answer: str
+    evidence: list[EvidenceModel]
+
+
+class WatchModel(BaseModel):
+    """What indexing in the background does now."""
+
+    state: str
+    done: int
+    total: int
+    path: str
+    error: str | None
+
+
+class StatusResponse(BaseModel):
+    """What the index holds, and what happens to it."""
+
+    items: int
+    images: int
+    videos: int
+    moments: int
+    texts: int
+    failures: int
+    model: str
+    dim: int
+    metric: str
+    shards: int
+    bytes: int
+    vector_index: str
+    format_version: int
+    generation: int
+    reader: bool
+    watch: WatchModel | None
+
+
+class ErrorResponse(BaseModel):
+    """What was wrong, in one sentence."""
+
+    error: str

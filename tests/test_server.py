@@ -1,0 +1,359 @@
+"""The API as other programs use it, and as those who mean harm do."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from benchmarks.samples import copy_samples
+from indexer.build import BuildConfig, IndexBuild
+from retrieval.encoder import Encoder
+from server.guard import host_names, is_loopback
+from server.media import media_type
+from tests.conftest import ROOT, picture, write_photos
+from tests.films import film
+from tests.servers import serving
+
+EVIL = "<img src=x onerror=alert(1)>.jpg"
+
+
+def build(folder: Path, encoder: Encoder) -> None:
+    for _ in IndexBuild([folder], folder / ".mmsearch", encoder, BuildConfig()):
+        pass
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, mini: Encoder) -> Path:
+    """Sample photos with captions, more photos than a page holds, a film, and names and words that are markup."""
+    folder = tmp_path_factory.mktemp("site")
+    copy_samples(folder)
+    write_photos(folder / "more", 60)
+    film(folder / "film.mp4", (31, 32, 33))
+    picture(77).save(folder / EVIL)
+    (folder / f"{EVIL[:-4]}.txt").write_text("<script>alert(2)</script> a strange caption")
+    outside = tmp_path_factory.mktemp("outside") / "secret.jpg"
+    picture(99).save(outside)
+    (folder / "link.jpg").symlink_to(outside)
+    build(folder, mini)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def address(site: Path) -> Iterator[str]:
+    with serving(site / ".mmsearch") as found:
+        yield found
+
+
+@pytest.fixture
+def web(address: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=address, timeout=120) as client:
+        yield client
+
+
+def search(web: httpx.Client, **asked: object) -> list[dict[str, object]]:
+    reply = web.post("/api/search", json=asked)
+    assert reply.status_code == 200, reply.text
+    hits: list[dict[str, object]] = reply.json()["hits"]
+    return hits
+
+
+def png(seed: int) -> bytes:
+    out = io.BytesIO()
+    picture(seed, 320, 240).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_words_find_pictures(web: httpx.Client) -> None:
+    value = web.post("/api/search", json={"text": "a cat", "k": 5}).json()
+    assert value["hits"][0]["path"].endswith("chelsea.png") and value["model"] == "mini"
+    first = value["hits"][0]
+    assert {"media_url", "thumb_url", "relevance", "rank", "score", "id", "start"} <= set(first)
+    assert [hit["rank"] for hit in value["hits"]] == [1, 2, 3, 4, 5]
+    assert 0 <= first["relevance"] <= 1 and value["milliseconds"] > 0
+
+
+def test_pages_follow_each_other_without_gap_or_repeat(web: httpx.Client) -> None:
+    whole = [hit["id"] for hit in search(web, text="colours", k=60)]
+    found: list[str] = []
+    cursor = None
+    while True:
+        value = web.post("/api/search", json={"text": "colours", "k": 25, "cursor": cursor}).json()
+        found += [hit["id"] for hit in value["hits"]]
+        cursor = value["next"]
+        if cursor is None:
+            break
+    assert found[:60] == whole and len(set(found)) == len(found)
+    assert len(found) > 80, "every picture and the film once"
+
+
+def test_a_picture_of_the_index_and_one_from_outside(web: httpx.Client) -> None:
+    cat = search(web, text="a cat", k=1)[0]
+    assert search(web, image_id=cat["id"], k=1)[0]["id"] == cat["id"]
+    less = search(web, text="a cat", unlike_id=cat["id"], k=80)
+    assert less[0]["id"] != cat["id"]
+    reply = web.post("/api/search", files={"image": ("q.png", png(32))}, data={"kind": "video", "k": "3"})
+    hit = reply.json()["hits"][0]
+    assert hit["kind"] == "video" and (hit["start"], hit["end"]) == (pytest.approx(2, abs=0.2), pytest.approx(4, abs=0.2))
+    assert len(hit["moments"]) == 3
+    mixed = web.post("/api/search", files={"image": ("q.png", png(5))}, data={"text": "a cat", "not": ["dogs", "cars"]})
+    assert mixed.status_code == 200
+
+
+def test_texts_re_ranking_and_relevance(web: httpx.Client) -> None:
+    texts = search(web, text="a cat", kind="text", k=3)
+    assert all(hit["kind"] == "text" and hit["text"] for hit in texts)
+    again = search(web, text="a cat", rerank=True, k=5)
+    assert all(hit["rerank_score"] is not None for hit in again)
+    sure = search(web, text="a cat", min_relevance=0.5, k=50)
+    assert all(float(str(hit["relevance"])) >= 0.5 for hit in sure)
+
+
+def test_items_files_and_thumbnails(web: httpx.Client, site: Path) -> None:
+    cat = search(web, text="a cat", k=1)[0]
+    item = web.get(f"/api/items/{cat['id']}").json()
+    assert (item["width"], item["path"]) == (cat["width"], cat["path"])
+    whole = web.get(str(cat["media_url"]))
+    assert whole.content == (site / "chelsea.png").read_bytes() and whole.headers["content-type"] == "image/png"
+    part = web.get(str(cat["media_url"]), headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, whole.content[10:20])
+    for size, side in ((64, 128), (256, 256), (300, 384)):
+        thumb = web.get(str(cat["thumb_url"]), params={"size": size})
+        assert max(Image.open(io.BytesIO(thumb.content)).size) == side
+        assert thumb.headers["content-type"] == "image/jpeg"
+    moment = search(web, text="colours", kind="video", k=1)[0]
+    assert web.get(str(moment["thumb_url"])).status_code == 200
+    seek = web.get(str(moment["media_url"]), headers={"Range": "bytes=-100"})
+    assert seek.status_code == 206 and seek.headers["content-type"] == "video/mp4"
+
+
+def test_describe_ask_and_explain(web: httpx.Client) -> None:
+    cat = search(web, text="a cat", k=1)[0]
+    told = web.post("/api/describe", json={"id": cat["id"]}).json()
+    assert told["caption"] and told["log_probability"] < 0
+    value = web.post("/api/ask", json={"question": "what is the cat doing?", "k": 2}).json()
+    assert list(value) == ["question", "answer", "evidence"]
+    why = web.get("/api/explain", params={"id": cat["id"], "text": "a ginger cat"})
+    assert Image.open(io.BytesIO(why.content)).format == "PNG"
+    text = search(web, text="a cat", kind="text", k=1)[0]
+    assert web.post("/api/describe", json={"id": text["id"]}).status_code == 400
+
+
+def test_status_health_metrics_and_documents(web: httpx.Client) -> None:
+    status = web.get("/api/status").json()
+    assert status["videos"] == 1 and status["reader"] is True and status["watch"] is None
+    assert web.get("/healthz").json() == {"status": "ok"}
+    metrics = web.get("/metrics").text
+    assert 'mmsearch_requests_total{route="/api/search",status="200"}' in metrics
+    assert "mmsearch_stage_seconds_bucket" in metrics and "mmsearch_peak_memory_bytes" in metrics
+    page = web.get("/docs").text
+    assert "/api/search" in page and "http://" not in page.replace("http://127.0.0.1", "")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/api/search", {}, 400),
+        ("POST", "/api/search", {"text": "   "}, 400),
+        ("POST", "/api/search", {"text": "a", "k": 0}, 422),
+        ("POST", "/api/search", {"text": "a", "k": 10_000}, 422),
+        ("POST", "/api/search", {"text": "a", "kind": "sound"}, 422),
+        ("POST", "/api/search", {"text": "a", "cursor": "zz"}, 422),
+        ("POST", "/api/search", {"words": "a"}, 422),
+        ("POST", "/api/search", {"image_id": "nope"}, 404),
+        ("POST", "/api/search", {"text": "x" * 3000}, 422),
+        ("POST", "/api/describe", {"id": "nope"}, 404),
+        ("POST", "/api/ask", {"question": "  "}, 400),
+        ("GET", "/api/items/nope", None, 404),
+        ("GET", "/media/nope", None, 404),
+        ("GET", "/thumb/nope", None, 404),
+        ("GET", "/api/explain?id=nope&text=x", None, 404),
+        ("GET", "/api/explain", None, 422),
+        ("GET", "/nothing", None, 404),
+        ("PUT", "/api/search", None, 405),
+    ],
+)
+def test_every_error_is_one_sentence(web: httpx.Client, method: str, path: str, body: object, status: int) -> None:
+    reply = web.request(method, path, json=body) if body is not None else web.request(method, path)
+    assert reply.status_code == status
+    assert list(reply.json()) == ["error"] and "\n" not in reply.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../../../../etc/passwd", "..%2f..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd", "/etc/passwd", "C:%5cwindows%5cwin.ini"],
+)
+@pytest.mark.parametrize("route", ["media", "thumb", "api/items"])
+def test_no_path_reaches_the_file_system(web: httpx.Client, route: str, path: str) -> None:
+    reply = web.get(f"/{route}/{path}")
+    assert reply.status_code in (404, 405) and "root:" not in reply.text
+
+
+def test_a_link_out_of_the_tree_is_not_followed(web: httpx.Client) -> None:
+    hits = search(web, text="colours", kind="image", k=100)
+    link = next(hit for hit in hits if str(hit["path"]).endswith("link.jpg"))
+    for url in (link["media_url"], link["thumb_url"]):
+        assert web.get(str(url)).json() == {"error": "the file lies outside of what is served"}
+    assert web.post("/api/describe", json={"id": link["id"]}).status_code == 404
+
+
+def test_a_file_that_vanished_says_so(tmp_path: Path, mini: Encoder) -> None:
+    write_photos(tmp_path, 2)
+    build(tmp_path, mini)
+    (tmp_path / "photo0001.jpg").unlink()
+    with serving(tmp_path / ".mmsearch") as address, httpx.Client(base_url=address) as web:
+        gone = next(hit for hit in search(web, text="x") if str(hit["path"]).endswith("0001.jpg"))
+        assert web.get(str(gone["media_url"])).json() == {"error": "the file is gone"}
+        assert web.get(str(gone["thumb_url"])).status_code == 404
+
+
+def test_hostile_uploads_are_refused(web: httpx.Client) -> None:
+    def upload(content: bytes) -> httpx.Response:
+        return web.post("/api/search", files={"image": ("q.png", content)})
+
+    assert upload(b"not a picture").status_code == 404 or upload(b"not a picture").status_code == 400
+    bomb = io.BytesIO()
+    Image.new("1", (60_000, 60_000)).save(bomb, "PNG")
+    assert upload(bomb.getvalue()).status_code in (400, 404)
+    assert upload(b"x" * (21 * 1024 * 1024)).status_code == 413
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(30):
+            yield b"x" * 1024 * 1024
+
+    streamed = web.post("/api/search", content=endless(), headers={"Content-Type": "application/json"})
+    assert streamed.status_code == 413
+    assert web.post("/api/search", content=b"{", headers={"Content-Type": "application/json"}).status_code == 422
+    assert web.post("/api/search", content=b"a=b", headers={"Content-Type": "text/plain"}).status_code == 422
+    assert web.post("/api/search", data={"image": "http://example.com/a.png"}).status_code in (400, 422)
+
+
+def test_other_hosts_and_origins_are_refused(web: httpx.Client, address: str) -> None:
+    assert web.get("/", headers={"Host": "evil.example"}).status_code == 400
+    assert web.get("/", headers={"Host": f"localhost:{address.rsplit(':', 1)[1]}"}).status_code == 200
+    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert web.post("/api/search", json={"text": "a"}, headers=headers).status_code == 400
+    assert web.post("/api/search", json={"text": "a"}, headers={"Origin": address}).status_code == 200
+    assert host_names("127.0.0.1", ["My.Box"]) == {"127.0.0.1", "localhost", "::1", "my.box"}
+    assert is_loopback("::1") and not is_loopback("0.0.0.0") and not is_loopback("example.org")
+
+
+def test_headers_keep_everything_to_itself(web: httpx.Client) -> None:
+    page = web.get("/")
+    rules = page.headers["content-security-policy"]
+    nonce = re.search(r"script-src 'nonce-([^']+)'", rules)
+    assert nonce and f'<script nonce="{nonce.group(1)}">' in page.text
+    assert "unsafe" not in rules and "default-src 'none'" in rules and "frame-ancestors 'none'" in rules
+    assert web.get("/").headers["content-security-policy"] != rules, "a nonce is used once"
+    other = web.get("/api/status")
+    assert other.headers["x-content-type-options"] == "nosniff" and "default-src 'none'" in other.headers["content-security-policy"]
+    cat = search(web, text="a cat", k=1)[0]
+    assert "sandbox" in web.get(str(cat["media_url"])).headers["content-security-policy"]
+    assert media_type("a.svg") == ("application/octet-stream", False) and media_type("a.html")[1] is False
+
+
+def test_a_token_guards_every_route(site: Path) -> None:
+    with serving(site / ".mmsearch", token="a-long-secret") as address, httpx.Client(base_url=address) as web:
+        for path in ("/", "/api/status", "/healthz", "/metrics", "/docs", "/openapi.json", "/media/x", "/thumb/x"):
+            assert web.get(path).status_code == 401, path
+        assert web.post("/api/search", json={"text": "a"}).status_code == 401
+        assert web.get("/healthz", headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert web.get("/healthz?token=wrong").status_code == 401
+        assert web.get("/healthz", headers={"Authorization": "Bearer a-long-secret"}).status_code == 200
+        entered = web.get("/?q=cat&token=a-long-secret")
+        assert entered.status_code == 303 and entered.headers["location"] == "/?q=cat"
+        cookie = entered.headers["set-cookie"].lower()
+        assert "httponly" in cookie and "samesite=strict" in cookie
+        assert web.get("/").status_code == 200, "the cookie is enough from now on"
+
+
+def test_a_new_state_is_seen_without_dropping_requests(tmp_path: Path, mini: Encoder) -> None:
+    write_photos(tmp_path, 3)
+    build(tmp_path, mini)
+
+    async def ask(address: str) -> list[int]:
+        async with httpx.AsyncClient(base_url=address, timeout=60) as web:
+            counts: list[int] = []
+
+            async def one() -> None:
+                reply = await web.post("/api/search", json={"text": "colours", "k": 50})
+                assert reply.status_code == 200, reply.text
+                counts.append(len(reply.json()["hits"]))
+
+            await asyncio.gather(*(one() for _ in range(8)))
+            write_photos(tmp_path, 3, start=10)
+            work = asyncio.to_thread(build, tmp_path, mini)
+            await asyncio.gather(work, *(one() for _ in range(8)))
+            await one()
+            return counts
+
+    with serving(tmp_path / ".mmsearch") as address:
+        counts = asyncio.run(ask(address))
+    assert counts[:8] == [3] * 8 and set(counts) <= {3, 6} and counts[-1] == 6
+
+
+def test_watching_indexes_what_is_new(tmp_path: Path, mini: Encoder) -> None:
+    write_photos(tmp_path, 2)
+    build(tmp_path, mini)
+    with serving(tmp_path / ".mmsearch", watch=True) as address, httpx.Client(base_url=address, timeout=60) as web:
+        assert web.get("/api/status").json()["watch"]["error"] is None
+        time.sleep(1.5)
+        write_photos(tmp_path / "new", 2, start=50)
+        deadline = time.monotonic() + 60
+        while web.get("/api/status").json()["images"] < 4 and time.monotonic() < deadline:
+            time.sleep(0.3)
+        status = web.get("/api/status").json()
+        assert status["images"] == 4 and status["watch"]["error"] is None
+
+
+def test_the_real_command_serves_and_ends(site: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = [sys.executable, "-m", "mmsearch", "serve", "--index", str(site), "--port", "0"]
+    process = subprocess.Popen(run, stderr=subprocess.PIPE, text=True, env=env)
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+/", line)
+        assert found, line
+        assert httpx.get(f"{found.group(0)}healthz", timeout=30).json() == {"status": "ok"}
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0 or process.returncode in (-2, 130)
+        process.stderr.close()
+    other = subprocess.run(
+        [*run[:4], "--index", str(site), "--host", "203.0.113.7"], capture_output=True, text=True, env=env, check=False
+    )
+    assert other.returncode == 1 and other.stderr.startswith("error: cannot listen on 203.0.113.7")
+
+
+def test_the_document_describes_what_is_answered(address: str) -> None:
+    """Schemathesis over the OpenAPI document: made-up requests, valid and not, and answers as the document says."""
+    import schemathesis
+    from hypothesis import HealthCheck, given, settings
+
+    schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
+    counts = 0
+    for result in schema.get_all_operations():
+        operation = result.ok()
+
+        @settings(max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy())
+        def probe(case: schemathesis.Case) -> None:
+            case.call_and_validate(timeout=60)
+
+        probe()
+        counts += 1
+    assert counts >= 9
+    assert json.loads(httpx.get(f"{address}/openapi.json").text)["info"]["title"] == "mmsearch"
