@@ -130,7 +130,7 @@ def first_paint(address: str, rounds: int) -> list[float]:
             page = browser.new_page(viewport={"width": 1200, "height": 800})
             page.goto(f"{address}?q=a+dog+{number % 2}")
             page.wait_for_function(
-                "[...document.querySelectorAll('#grid img')].filter((one) => one.complete && one.naturalWidth).length >= 10"
+                "() => [...document.querySelectorAll('#grid img')].filter((one) => one.complete && one.width).length >= 10"
             )
             times.append(float(page.evaluate("performance.now()")))
             page.close()

@@ -136,10 +136,14 @@ def measure_memory(folder: Path, model: str) -> dict[str, object]:
 
 
 def _children(pid: int) -> list[int]:
-    try:
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+    """Processes that any thread of this one started."""
+    found: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [int(one) for one in file.read_text().split()]
+        except OSError:
+            continue
+    return found
 
 
 def _resident(pid: int) -> int:

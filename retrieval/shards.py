@@ -183,6 +183,8 @@ class ShardReader:
         self.manifest = manifest
         self._open = lru_cache(maxsize=256)(self._open_file)
         self._ids = lru_cache(maxsize=None)(self._read_ids)
+        # Row groups that were read stay decoded, some 150 kB each: hits of many searches lie in the same ones.
+        self._facts = lru_cache(maxsize=256)(self._read_facts)
 
     def _open_file(self, number: int) -> pq.ParquetFile:
         entry = self.manifest.shards[number]
@@ -196,6 +198,14 @@ class ShardReader:
         if opened.metadata.num_rows != entry.rows:
             raise FormatError(f"{file} has {opened.metadata.num_rows} rows, the manifest says {entry.rows}")
         return opened
+
+    def _read_facts(self, shard: int, group: int) -> pa.Table:
+        """One row group without the embeddings."""
+        try:
+            return self._open(shard).read_row_group(group, columns=[name for name, _ in _META])
+        except (OSError, pa.ArrowInvalid) as error:
+            name = self.folder / self.manifest.shards[shard].file
+            raise FormatError(f"{name} is damaged ({_first_line(error)})") from error
 
     def _read_ids(self, number: int) -> pa.ChunkedArray:
         return self._open(number).read(columns=["id"]).column("id")
@@ -215,11 +225,13 @@ class ShardReader:
     def items(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> list[Item]:
         """Metadata of `(shard, row)` pairs, in their order."""
         found: dict[tuple[int, int], Item] = {}
-        names = [name for name, _ in _META]
         for shard in np.unique(shards).tolist():
             wanted = rows[shards == shard]
-            for row, item in zip(wanted.tolist(), to_items(self.take(shard, wanted, names)), strict=True):
-                found[shard, row] = item
+            for group in np.unique(wanted // ROW_GROUP).tolist():
+                here = wanted[wanted // ROW_GROUP == group]
+                table = self._facts(shard, group).take(pa.array(here % ROW_GROUP))
+                for row, item in zip(here.tolist(), to_items(table), strict=True):
+                    found[shard, row] = item
         return [found[shard, row] for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)]
 
     def find(self, identity: str) -> tuple[int, int] | None:

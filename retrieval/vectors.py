@@ -21,6 +21,8 @@ from retrieval.manifest import Manifest, ShardEntry, VectorEntry, VectorPolicy
 
 # Multiply-adds of an exact scan that stay well under a tenth of a second on two cores (measured: benchmarks/README.md).
 EXACT_WORK = 160_000_000
+# Up to so many multiply-adds one thread is faster than several.
+SMALL_WORK = 8_000_000
 # Fewer rows than this make no lists worth the name.
 LEAST_IVF = 256
 # An inverted file is rebuilt when the rows outside it pass this share of those inside.
@@ -209,7 +211,14 @@ class VectorIndex:
             chosen = nprobe if nprobe is not None else self._manifest.policy.nprobe
             probes = chosen if chosen is not None else max(32, round(lists * PROBE_SHARE))
             settings = faiss.SearchParametersIVF(sel=selector, nprobe=min(lists, probes))
-        scores, labels = index.search(np.ascontiguousarray(query[None], np.float32), asked, params=settings)
+        # A small scan takes less time than waking a team of threads for it. The number holds for the calling thread.
+        threads = faiss.omp_get_max_threads()
+        if entry.rows * index.d <= SMALL_WORK:
+            faiss.omp_set_num_threads(1)
+        try:
+            scores, labels = index.search(np.ascontiguousarray(query[None], np.float32), asked, params=settings)
+        finally:
+            faiss.omp_set_num_threads(threads)
         valid = labels[0] >= 0
         if on_gpu:
             valid &= ~np.isin(labels[0], dead)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -98,6 +99,9 @@ def create_app(config: ServeConfig) -> FastAPI:
     roots = [*config.roots, *([config.folder.parent] if config.folder.name == ".mmsearch" else [])]
     watcher = Watcher(config.folder, roots, config.device) if config.watch else None
     service.warm()
+    # What is loaded now stays: the collector need not look through the models again while a request waits.
+    gc.collect()
+    gc.freeze()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -192,7 +196,7 @@ def _searching(app: FastAPI, service: SearchService, files: Files) -> None:
             hits=[_hit(hit) for hit in hits[offset:]],
             next=f"{offset + asked.k:x}" if more else None,
             milliseconds=round(now_ms() - began, 2),
-            model=await service.ask(lambda engine: engine.model.name),
+            model=service.model,
         )
 
     # Referred to by the request body above, which FastAPI cannot see: it is JSON or a form.
@@ -347,10 +351,12 @@ def _files(app: FastAPI, service: SearchService, files: Files) -> None:
         item = await service.item(identity)
         if item.kind == "text" and item.path == item.source:
             raise MediaError("read", "a text has no picture")
-        async with slots:
-            with service.metrics.stage("thumb"):
-                file = await asyncio.to_thread(files.thumb, item, size)
-        return FileResponse(file, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
+        with service.metrics.stage("thumb"):
+            content = await asyncio.to_thread(files.kept, item, size)
+            if content is None:
+                async with slots:
+                    content = await asyncio.to_thread(files.thumb, item, size)
+        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
 
 def _about(app: FastAPI, service: SearchService, watcher: Watcher | None) -> None:

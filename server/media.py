@@ -60,13 +60,17 @@ class Files:
         self.place(item)
         return self._pictures.picture(item)
 
-    def thumb(self, item: Item, size: int) -> Path:
-        """A JPEG of the item, its longer side the next of `SIZES`, from the cache or made now. Raises `MediaError`."""
-        size = next((one for one in SIZES if one >= size), SIZES[-1])
-        key = hashlib.sha256(f"{item.id}\0{item.sha256}\0{item.mtime_ns}".encode()).hexdigest()
-        file = self._cache / key[:2] / f"{key[2:34]}-{size}.jpg"
-        if file.is_file():
-            return file
+    def kept(self, item: Item, size: int) -> bytes | None:
+        """The item's JPEG, its longer side the next of `SIZES`, if the cache has it."""
+        try:
+            return self._file(item, size).read_bytes()
+        except OSError:
+            return None
+
+    def thumb(self, item: Item, size: int) -> bytes:
+        """The same, made now and kept. Raises `MediaError`."""
+        file = self._file(item, size)
+        size = _next(size)
         rgb = self.picture(item)
         rgb.thumbnail((size, size))
         out = io.BytesIO()
@@ -76,10 +80,15 @@ class Files:
             scratch = file.with_suffix(f".{threading.get_ident()}.partial")
             scratch.write_bytes(out.getvalue())
             os.replace(scratch, file)
-        except OSError as error:
-            raise MediaError("read", f"no place for a thumbnail: {error.strerror}") from error
+        except OSError:
+            # A full disk costs the next request's time.
+            return out.getvalue()
         self._trim(len(out.getvalue()))
-        return file
+        return out.getvalue()
+
+    def _file(self, item: Item, size: int) -> Path:
+        key = hashlib.sha256(f"{item.id}\0{item.sha256}\0{item.mtime_ns}".encode()).hexdigest()
+        return self._cache / key[:2] / f"{key[2:34]}-{_next(size)}.jpg"
 
     def _trim(self, added: int) -> None:
         """Now and then, delete what was used longest ago until the rest fits."""
@@ -101,6 +110,10 @@ class Files:
                 return
             file.unlink(missing_ok=True)
             total -= size
+
+
+def _next(size: int) -> int:
+    return next((one for one in SIZES if one >= size), SIZES[-1])
 
 
 def media_type(path: str) -> tuple[str, bool]:

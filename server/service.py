@@ -124,6 +124,7 @@ class SearchService:
         self.metrics = metrics
         self._searching = _Worker("search", folder, device, self.pictures, metrics)
         self._reading = _Worker("read", folder, device, self.pictures, metrics)
+        self.model = self._searching.submit(lambda engine: engine.model.name).result()
         self._items: OrderedDict[str, Item] = OrderedDict()
         self._items_lock = threading.Lock()
 

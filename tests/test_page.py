@@ -188,13 +188,13 @@ def test_a_video_plays_from_the_moment(tab: Watched) -> None:
     tiles(page).first.locator("button").click()
     video = page.locator("#stage video")
     expect(video).to_be_visible()
-    page.wait_for_function("document.querySelector('#stage video').currentTime >= 3.8")
+    page.wait_for_function("() => document.querySelector('#stage video').currentTime >= 3.8")
     marks = page.locator("#line button")
     expect(marks).to_have_count(3)
     expect(page.locator("#line button[aria-current=true]")).to_have_count(1)
     keep(page, "moment.png")
     marks.first.click()
-    page.wait_for_function("document.querySelector('#stage video').currentTime < 3")
+    page.wait_for_function("() => document.querySelector('#stage video').currentTime < 3")
 
 
 def test_the_viewer_describes_explains_and_finds_more(tab: Watched) -> None:

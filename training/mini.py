@@ -2,7 +2,7 @@
 
 Stage one teaches the image tower to name classes (`training.pretrain`), stage two teaches everything together on
 captioned images (`training.fit`). Run it again with the same folders to resume; `--install` then writes the model, and
-fits what its reader needs (`training.reader`).
+fits what its reader needs (`training.reader`, `training.heads`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from retrieval.convcoca import ConvCoCa, ConvCoCaConfig
 from retrieval.errors import MmsearchError
 from retrieval.models import choose_device
 from retrieval.weights import MINI
-from training import reader
+from training import heads, reader
 from training.checkpoint import CheckpointError, Diverged
 from training.data import DataError, Statistics, load_captioned, load_labelled
 from training.fit import FitConfig, class_phrases, fit
@@ -49,6 +49,8 @@ FIT = FitConfig(
     decoder_dropout=0.15,
     eval_side=MODEL.image_size,
 )
+# How many of the development split teach the fusion heads; the others judge them.
+HEAD_IMAGES = 500
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,7 +93,9 @@ def run(data: Path, work: Path, device: str, install: Path | None) -> None:
         print(f"{write_model(install, best)}  {install / 'model.safetensors'}")
         tokenizer.save(install)
         model_name = "mini" if install == MINI else f"local-dir:{install}"
-        reader.main(["--parquet", str(data / "flickr8k-dev.parquet"), "--model", model_name, "--output", str(install)])
+        asked = ["--parquet", str(data / "flickr8k-dev.parquet"), "--model", model_name, "--output", str(install)]
+        reader.main(asked)
+        heads.main([*asked, "--images", str(HEAD_IMAGES)])
 
 
 def write_model(folder: Path, state: dict[str, Tensor]) -> str:
