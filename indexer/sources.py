@@ -16,7 +16,7 @@ from indexer.media.image import IMAGE_SUFFIXES
 from indexer.media.speech import SOUND_SUFFIXES
 from indexer.media.subtitles import SUBTITLE_SUFFIXES
 from indexer.media.text import TABLE_SUFFIXES, TEXT_SUFFIXES, caption_lines, caption_rows, decode_text
-from indexer.media.video import ANIMATED_SUFFIXES, VIDEO_SUFFIXES, is_animated
+from indexer.media.video import ANIMATED_SUFFIXES, SHARED_SUFFIXES, VIDEO_SUFFIXES, is_animated, is_transport_stream
 from retrieval.errors import IndexNotFoundError, MediaError
 
 SourceKind = Literal["image", "video", "sound", "document", "sidecar", "subtitles", "captions", "tar", "parquet"]
@@ -88,8 +88,9 @@ def walk(paths: Sequence[str], *, sound: bool = False) -> Iterator[Source | Unre
         except OSError as error:
             yield Unreadable(path=path, reason=error.strerror or str(error))
             continue
+        kind = looked_into(path, kind) if kind is not None else None
         if kind is not None and (sound or kind != "sound"):
-            yield Source(path=path, kind=moving(path, kind), size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+            yield Source(path=path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
 
 
 def roots_of(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -135,16 +136,20 @@ def source_kind(name: str) -> SourceKind | None:
     return None
 
 
-def moving(path: str, kind: SourceKind) -> SourceKind:
-    """`video` for an animated picture. What cannot be read is left to those who say why."""
+def looked_into(path: str, kind: SourceKind) -> SourceKind | None:
+    """What a file is where its name alone does not tell: `video` for an animated picture, None for a `.ts` that holds a
+    program's source. What cannot be read is left to those who say why."""
     suffix = os.path.splitext(path)[1].lower()
-    if kind != "image" or suffix not in ANIMATED_SUFFIXES:
+    if suffix not in ANIMATED_SUFFIXES and suffix not in SHARED_SUFFIXES:
         return kind
     try:
         with open(path, "rb") as opened:
-            return "video" if is_animated(opened.read(4096), suffix) else kind
+            head = opened.read(4096)
     except OSError:
         return kind
+    if suffix in SHARED_SUFFIXES:
+        return kind if is_transport_stream(head) else None
+    return "video" if is_animated(head, suffix) else kind
 
 
 def _walk(folder: str, given: set[str], visited: set[tuple[int, int]], sound: bool) -> Iterator[Source | Unreadable]:
@@ -172,7 +177,8 @@ def _walk(folder: str, given: set[str], visited: set[tuple[int, int]], sound: bo
         except OSError as error:
             yield Unreadable(path=entry.path, reason=error.strerror or str(error))
             continue
-        kind = source_kind(entry.name)
+        named = source_kind(entry.name)
+        kind = looked_into(entry.path, named) if named is not None else None
         if kind is None:
             continue
         stem = os.path.splitext(entry.name)[0]
@@ -180,8 +186,8 @@ def _walk(folder: str, given: set[str], visited: set[tuple[int, int]], sound: bo
             spoken.setdefault(stem, entry.path)
         if kind == "sound" and not sound:
             continue
-        files.append((entry, moving(entry.path, kind)))
-        if kind == "image":
+        files.append((entry, kind))
+        if named == "image":
             images.setdefault(stem, entry.path)
     for entry, kind in files:
         if entry.path in given:

@@ -304,14 +304,16 @@ class Engine:
         fusion = self._reranker[0][1] if self._reranker is not None and self._reranker[0][0] == found.name else WEIGHTED
         return self._load_reranker(found, fusion).loaded
 
-    def reader_name(self) -> tuple[str, str | None]:
+    def reader_name(self, *, offline: bool = False) -> tuple[str, str | None]:
         """The model that reads and describes by default: the index's own where it has a decoder, else the best at hand, with
-        a line that says which."""
+        a line that says which. With `offline`, none is fetched for it."""
         from retrieval.catalog import CAPTIONER
-        from retrieval.weights import has_decoder, resolve
+        from retrieval.weights import has_decoder, is_cached, resolve
 
         if has_decoder(resolve(self.model.name)):
             return "auto", None
+        if offline:
+            return (CAPTIONER if is_cached(CAPTIONER) else "mini"), None
         found = resolve("auto", CAPTIONER)
         return found.name, found.notice
 

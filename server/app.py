@@ -121,7 +121,7 @@ def create_app(config: ServeConfig) -> FastAPI:
         lifespan=lifespan,
     )
     _errors(app)
-    _searching(app, service, files)
+    _searching(app, service)
     _reading(app, service, files)
     _files(app, service, files)
     _about(app, service, watcher)
@@ -151,7 +151,7 @@ def _errors(app: FastAPI) -> None:
         return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
 
 
-def _searching(app: FastAPI, service: SearchService, files: Files) -> None:
+def _searching(app: FastAPI, service: SearchService) -> None:
     body = {
         "required": True,
         "content": {
@@ -176,7 +176,10 @@ def _searching(app: FastAPI, service: SearchService, files: Files) -> None:
         offset = _offset(asked.cursor)
         images: tuple[Image, ...] = ()
         if uploaded is not None:
-            images = (await asyncio.to_thread(lambda: decode_image(uploaded, _UPLOAD_SIDE).rgb),)
+            try:
+                images = (await asyncio.to_thread(lambda: decode_image(uploaded, _UPLOAD_SIDE).rgb),)
+            except MediaError as error:
+                raise QueryError(f"the image cannot be read: {error.reason}") from error
         if not (asked.text or "").strip() and not asked.image_id and not images:
             raise QueryError("give some words, an image_id or an image")
         query = SearchQuery(
@@ -187,7 +190,7 @@ def _searching(app: FastAPI, service: SearchService, files: Files) -> None:
             unlike=(asked.unlike_id,) if asked.unlike_id else (),
             kind=asked.kind,
             k=offset + asked.k,
-            rerank=Rerank() if asked.rerank else None,
+            rerank=Rerank(reader=service.reader) if asked.rerank else None,
             min_relevance=asked.min_relevance,
         )
         hits = await service.search(query)
@@ -268,17 +271,13 @@ def _hit(hit: Hit) -> HitModel:
 
 
 def _reading(app: FastAPI, service: SearchService, files: Files) -> None:
-    async def reader() -> str:
-        return (await service.read("reader", lambda engine: engine.reader_name()))[0]
-
     @app.post("/api/describe", response_model=DescribeResponse, responses=_ERRORS, summary="A caption of an item")
     async def describe(asked: DescribeRequest) -> DescribeResponse:
         item = await service.item(asked.id)
         if item.kind == "text":
             raise QueryError("a text needs no description; give the id of a picture or a moment")
         files.place(item)
-        name = await reader()
-        caption = await service.read("describe", lambda engine: engine.describe(item, name))
+        caption = await service.read("describe", lambda engine: engine.describe(item, service.reader))
         if caption is None:
             raise MediaError("decode", "the picture cannot be read")
         return DescribeResponse(id=item.id, caption=caption.text, log_probability=round(caption.log_probability, 4))
@@ -287,8 +286,9 @@ def _reading(app: FastAPI, service: SearchService, files: Files) -> None:
     async def ask(asked: AskRequest) -> AskResponse:
         if not asked.question.strip():
             raise QueryError("the question is empty")
-        name = await reader()
-        found = await service.read("ask", lambda engine: engine.evidence(asked.question, asked.k, reader=name))
+        found = await service.read(
+            "ask", lambda engine: engine.evidence(asked.question, asked.k, reader=service.reader)
+        )
         evidence = [
             EvidenceModel(
                 id=hit.item.id, path=hit.item.path, start=hit.item.start, end=hit.item.end, caption=caption.text,
@@ -307,10 +307,10 @@ def _reading(app: FastAPI, service: SearchService, files: Files) -> None:
         if item.kind == "text" or not text.strip():
             raise QueryError("give the id of a picture or a moment, and words")
         files.place(item)
-        name = await reader()
-        return Response(
-            await service.read("explain", lambda engine: _explained(engine.reader(name), files, item, text))
+        drawn = await service.read(
+            "explain", lambda engine: _explained(engine.reader(service.reader), files, item, text)
         )
+        return Response(drawn, media_type="image/png")
 
 
 def _explained(reader: Any, files: Files, item: Item, text: str) -> bytes:
@@ -363,9 +363,8 @@ def _about(app: FastAPI, service: SearchService, watcher: Watcher | None) -> Non
     @app.get("/api/status", response_model=StatusResponse, responses=_ERRORS, summary="What the index holds")
     async def status() -> StatusResponse:
         held = await service.ask(lambda engine: (engine.status(), engine.manifest.generation))
-        reads = await service.read("reader", lambda engine: _reads(engine.reader_name))
         state = WatchModel(**vars(watcher.state)) if watcher is not None else None
-        return StatusResponse(**held[0], generation=held[1], reader=reads, watch=state)  # type: ignore[arg-type]
+        return StatusResponse(**held[0], generation=held[1], reader=service.reader, watch=state)  # type: ignore[arg-type]
 
     @app.get("/healthz", summary="Whether the index can be read")
     async def healthz() -> dict[str, str]:
@@ -386,15 +385,6 @@ def _about(app: FastAPI, service: SearchService, watcher: Watcher | None) -> Non
         nonce = secrets.token_urlsafe(16)
         headers = {"Content-Security-Policy": policy(nonce), "Cache-Control": "no-store"}
         return HTMLResponse(page(nonce), headers=headers)
-
-
-def _reads(reader_name: Callable[[], tuple[str, str | None]]) -> bool:
-    """Whether there is a model that can re-rank and describe."""
-    try:
-        reader_name()
-    except ModelError:
-        return False
-    return True
 
 
 def _first(errors: Sequence[Any]) -> str:

@@ -23,6 +23,12 @@ from retrieval.types import Item
 
 SIZES = (128, 256, 384, 512, 1024)
 CACHE_BYTES = 512 * 1024**2
+# What not every system's table of types knows.
+_TYPES = {
+    ".webp": "image/webp", ".avif": "image/avif", ".heic": "image/heic", ".heif": "image/heif", ".jp2": "image/jp2",
+    ".mkv": "video/x-matroska", ".webm": "video/webm", ".m4v": "video/mp4", ".ts": "video/mp2t", ".m4a": "audio/mp4",
+    ".flac": "audio/flac", ".opus": "audio/ogg", ".srt": "text/plain", ".vtt": "text/plain", ".md": "text/plain",
+}  # fmt: skip
 # What a browser may show in place; anything else is offered as a download.
 _SHOWN = ("image/", "video/", "audio/")
 
@@ -118,6 +124,7 @@ def _next(size: int) -> int:
 
 def media_type(path: str) -> tuple[str, bool]:
     """The type of a file by its name, and whether a browser may show it in place."""
-    kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
+    suffix = os.path.splitext(path)[1].lower()
+    kind = _TYPES.get(suffix) or mimetypes.guess_type(path)[0] or "application/octet-stream"
     shown = kind.startswith(_SHOWN) and kind != "image/svg+xml"
     return (kind if shown or kind.startswith("text/") else "application/octet-stream"), shown

@@ -143,7 +143,7 @@ class WatchModel(BaseModel):
 
 
 class StatusResponse(BaseModel):
-    """What the index holds, and what happens to it."""
+    """What the index holds, and what happens to it. `reader` is the model that re-ranks and describes; auto: its own."""
 
     items: int
     images: int
@@ -159,7 +159,7 @@ class StatusResponse(BaseModel):
     vector_index: str
     format_version: int
     generation: int
-    reader: bool
+    reader: str
     watch: WatchModel | None
 
 

@@ -125,6 +125,8 @@ class SearchService:
         self._searching = _Worker("search", folder, device, self.pictures, metrics)
         self._reading = _Worker("read", folder, device, self.pictures, metrics)
         self.model = self._searching.submit(lambda engine: engine.model.name).result()
+        # No request may set off a download.
+        self.reader = self._searching.submit(lambda engine: engine.reader_name(offline=True)[0]).result()
         self._items: OrderedDict[str, Item] = OrderedDict()
         self._items_lock = threading.Lock()
 

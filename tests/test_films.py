@@ -60,6 +60,7 @@ def library(tmp_path_factory: pytest.TempPathFactory, mini: Encoder) -> Path:
     (folder / "film.en.srt").write_text("1\n00:00:02,500 --> 00:00:03,500\nA dog barks loudly\n\n")
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "words.mkv").write_text("not a film")
+    (folder / "program.ts").write_text("const answer: number = 42;")
     whole = (folder / "other" / "film.mkv").read_bytes()
     (folder / "half.mkv").write_bytes(whole[: len(whole) // 2])
     report = build(folder, mini)

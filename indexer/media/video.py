@@ -37,6 +37,8 @@ VIDEO_SUFFIXES = frozenset(
         ".3gp",
     )
 )
+# Suffixes that programs' sources have as well.
+SHARED_SUFFIXES = frozenset((".ts", ".mts"))
 # Pictures that may move; which do, their first bytes tell.
 ANIMATED_SUFFIXES = frozenset((".gif", ".webp"))
 PATIENCE_SECONDS = 60.0
@@ -203,6 +205,14 @@ def frame_at(path: str, time: float, least_side: int) -> Image.Image:
     from indexer.media.frames import picture_at
 
     return picture_at(path, time, least_side)
+
+
+def is_transport_stream(head: bytes) -> bool:
+    """Whether a file that begins with `head` is MPEG-TS, plain or as cameras write it: TypeScript has the same suffixes."""
+    return any(
+        head[at : at + 1] == b"G" and head[at + step : at + step + 1] in (b"G", b"")
+        for at, step in ((0, 188), (4, 192))
+    )
 
 
 def is_animated(head: bytes, suffix: str) -> bool:

@@ -86,7 +86,7 @@ function request(cursor) {
   if (state.kind) value.kind = state.kind;
   if (state.like) value.image_id = state.like;
   if (state.unlike) value.unlike_id = state.unlike;
-  if (state.rerank && state.text.trim()) value.rerank = true;
+  if (state.rerank && state.text.trim() && state.kind !== "text") value.rerank = true;
   if (cursor) value.cursor = cursor;
   if (state.picture === null) return value;
   const form = new FormData();
@@ -351,8 +351,6 @@ async function about() {
     const now = await call("/api/status");
     const parts = [[now.images, "pictures"], [now.videos, "videos"], [now.texts, "texts"]].filter(([n]) => n);
     $("holds").textContent = parts.map(([n, name]) => `${n.toLocaleString()} ${name}`).join(" · ") || "The index is empty";
-    $("ask").hidden = !now.reader;
-    $("rerank").parentElement.hidden = !now.reader;
     if (!now.items) {
       empty = "This index is empty. Put pictures into its folder and run: mmsearch index FOLDER";
       if (!asks()) tell(empty, true);
