@@ -32,6 +32,8 @@ _SHARPNESS_ROWS = 67
 _KEY_GAP = 0.5
 _LATE_SECONDS = 2.0
 _ERRORS_IN_A_ROW = 200
+# With fewer cores, decoding frames side by side costs more than it gains: the others encode meanwhile.
+_MANY_CORES = 4
 _FFMPEG_ERRORS = (av.error.FFmpegError, ValueError, OverflowError)
 
 
@@ -63,7 +65,6 @@ def picture_at(path: str, time: float, least_side: int) -> Image.Image:
             return _animation_at(path, time)
         with av.open(path, metadata_errors="ignore") as opened:
             stream = _film(opened)
-            stream.thread_type = "AUTO"
             origin = opened.start_time / av.time_base if opened.start_time is not None else 0.0
             if stream.time_base is not None:
                 opened.seek(max(0, int((time + origin) / stream.time_base)), stream=stream)
@@ -119,7 +120,8 @@ def _sampled(
     if announced is not None:
         period = max(period, announced / config.max_frames)
     least_gap = _choose_skipping(stream, period)
-    stream.thread_type = "AUTO"
+    if (os.cpu_count() or 1) >= _MANY_CORES:
+        stream.thread_type = "FRAME"
     sampler: Sampler[av.VideoFrame] = Sampler(period, gaps=context.skip_frame == "NONKEY")
     turned = _Turned(stream, config.least_side)
     looked, count, last_beat, end = -np.inf, 0, 0.0, 0.0
