@@ -22,9 +22,8 @@ from indexer.rows import item_id, moment_items, picture_item, text_items
 from indexer.sources import CONTAINERS, Passage, Record, Source, expand, roots_of, walk
 from retrieval.encoder import Encoder
 from retrieval.errors import IndexNotFoundError, MediaError
-from retrieval.shards import (
-    SHARD_ROWS,
-)
+from retrieval.shards import SHARD_ROWS
+from retrieval.types import Item
 from retrieval.writer import IndexWriter, hold_open
 
 COMMIT_ROWS = SHARD_ROWS // 2
@@ -202,17 +201,23 @@ class _Run:
             return
         self._encode_frames()
         source, failure = found.source, found.failure
+        items: list[Item] = []
+        embeddings = [np.empty((0, self._encoder.spec.dim), np.float32)]
         if found.rows and found.ending is not None:
             moments = merge(found.spans, np.stack(found.rows), self._config.moment_fusion)
-            size = (found.ending.width, found.ending.height)
-            self._writer.append(moment_items(moments, source, size), np.stack([one.embedding for one in moments]))
+            items += moment_items(moments, source, (found.ending.width, found.ending.height))
+            embeddings += [one.embedding[None] for one in moments]
             if found.ending.stopped is not None and failure is None:
                 failure = MediaError("decode", f"read up to {found.ending.duration:.0f} s: {found.ending.stopped}")
         passages = [Passage(source.path, cue.text, cue.start, cue.end) for cue in found.cues]
-        self._append_texts(passages, source)
+        if passages:
+            items += text_items(passages, source)
+            embeddings.append(self._encoder.encode_texts([passage.text for passage in passages]))
+        # In one part: a run that is killed leaves all of a film or nothing.
+        self._writer.append(items, np.concatenate(embeddings))
         if failure is not None:
             self._known.note(source.path, source, failure.stage, failure.reason)
-        if passages or found.rows:
+        if items:
             self._count["indexed"] += 1
         self._commit_sometimes()
         yield self._progress(source.path)
@@ -233,11 +238,6 @@ class _Run:
             frame.film.spans.append(frame.span)
             frame.film.rows.append(row)
         self._count["encoded"] += len(frames)
-
-    def _append_texts(self, passages: Sequence[Passage], source: Source, first: int = 0) -> None:
-        if passages:
-            rows = self._encoder.encode_texts([passage.text for passage in passages])
-            self._writer.append(text_items(passages, source, first), rows)
 
     def _write_pictures(self, batch: Sequence[Prepared]) -> None:
         pixels = [ready.pixels for ready in batch if ready.pixels is not None]
@@ -262,7 +262,8 @@ class _Run:
     def _write_texts(self, ready: Prepared) -> None:
         source = ready.record.source
         first = self._count[f"texts of {source.path}"]
-        self._append_texts(ready.texts, source, first)
+        rows = self._encoder.encode_texts([passage.text for passage in ready.texts])
+        self._writer.append(text_items(ready.texts, source, first), rows)
         if source.kind in CONTAINERS:
             self._count[f"texts of {source.path}"] += len(ready.texts)
         if source.kind not in ("tar", "parquet") and not first:

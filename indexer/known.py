@@ -18,7 +18,7 @@ from retrieval.writer import IndexWriter
 class KnownState:
     """The rows of the last commit and the ledger. What is replaced or gone is buried with the next `publish`.
 
-    `count` holds `unchanged`, `removed` and `failed`. With `transcribe`, sound files count, and a video without texts is
+    `count` holds `unchanged`, `removed` and `failed`. With `transcribe`, sound files may be new, and a video without texts is
     changed: nobody has heard it yet.
     """
 
@@ -106,6 +106,9 @@ class KnownState:
         return _below_any(path, self._roots)
 
     def _unchanged(self, source: Source) -> bool:
+        if source.kind == "sound" and not self._transcribe:
+            # Its transcript, if there is one, stays: only a run that can hear may replace it.
+            return True
         if source.path in self.half_done:
             return False
         failed = self._ledger.get(source.path, {}).values()
@@ -139,7 +142,7 @@ class KnownState:
             yield source
 
     def _walk(self) -> Iterator[Source | Unreadable]:
-        return walk(self._roots, sound=self._transcribe)
+        return walk(self._roots, sound=True)
 
     def holds(self, sha256: str) -> bool:
         """Whether the index that this run began with holds a picture of this content."""

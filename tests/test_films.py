@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 import mmsearch
@@ -28,6 +29,7 @@ from retrieval.errors import MediaError, ModelError
 from retrieval.grouping import group_moments
 from retrieval.summary import Segment, choose, paragraph
 from retrieval.types import Hit, Item, Query, Rerank
+from retrieval.writer import IndexWriter
 from tests.conftest import Command, picture, write_photos
 from tests.films import SMALL, animation, film, same_picture, with_subtitles
 
@@ -67,6 +69,23 @@ def library(tmp_path_factory: pytest.TempPathFactory, mini: Encoder) -> Path:
     # half.mkv is indexed as far as it goes, and in the ledger for the rest.
     assert (report.failed, report.indexed) == (3, 6 + 1 + 4)
     return folder
+
+
+def test_a_film_is_journalled_in_one_part(tmp_path: Path, mini: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that dies between a film's moments and its words would never come back for them."""
+    film(tmp_path / "plain.mkv", SEEDS[:2])
+    with_subtitles(tmp_path / "plain.mkv", "1\n00:00:00,000 --> 00:00:01,000\nsaid\n", tmp_path / "said.mkv")
+    (tmp_path / "plain.mkv").unlink()
+    parts: list[list[str]] = []
+    append = IndexWriter.append
+
+    def noted(self: IndexWriter, items: Sequence[Item], rows: NDArray[np.float32]) -> None:
+        parts.append(sorted({item.kind for item in items}))
+        append(self, items, rows)
+
+    monkeypatch.setattr(IndexWriter, "append", noted)
+    build(tmp_path, mini)
+    assert parts == [["text", "video"]]
 
 
 @pytest.fixture
@@ -236,6 +255,8 @@ def test_speech_is_transcribed_once_where_asked(tmp_path: Path, mini: Encoder) -
     assert texts == {
         ("hello from the sea", "plain.mp4"), ("hello from the sea", "talk.mp3"), ("written", "said.mkv")
     }  # fmt: skip
+    plain = build(tmp_path, mini)
+    assert (plain.removed, plain.items, plain.unchanged) == (0, report.items, 3), "a transcript outlives a run without"
     again = Heard()
     assert build(tmp_path, mini, BuildConfig(recogniser=again)).indexed == 0
     assert not again.asked

@@ -29,11 +29,14 @@ class WhisperRecogniser:
     def __init__(self, model: str, device: str = "auto") -> None:
         if importlib.util.find_spec("faster_whisper") is None:
             raise ModelError("--transcribe needs faster-whisper; install it with: pip install 'mmsearch[asr]'")
+        place = os.path.expanduser(model)
+        if os.sep in model and not os.path.isdir(place):
+            raise ModelError(f"--asr-model {model}: no such folder; name one that holds a model in CTranslate2 format")
         from faster_whisper import WhisperModel
 
         try:
             self._model = WhisperModel(
-                os.path.expanduser(model), device="cuda" if device.startswith("cuda") else "auto", local_files_only=True
+                place, device="cuda" if device.startswith("cuda") else "auto", local_files_only=True
             )
         except Exception as error:  # CTranslate2 and the hub client raise what they like
             reason = " ".join(str(error).split())[:200]

@@ -75,7 +75,9 @@ function show() {
   if (asks()) load(true);
   else tell(empty, true);
 }
-let empty = "Type what you are looking for, or drop a picture.";
+const READY = "Type what you are looking for, or drop a picture.";
+const BARE = "This index is empty. Put pictures into its folder and run: mmsearch index FOLDER";
+let empty = READY;
 function tell(text, large = false) {
   said.textContent = text;
   said.classList.toggle("large", large);
@@ -344,24 +346,23 @@ $("ask").addEventListener("click", async () => {
 
 // ---- what the index holds, and what happens to it ----
 
-let generation = null;
 async function about() {
   let pause = 15000;
   try {
     const now = await call("/api/status");
     const parts = [[now.images, "pictures"], [now.videos, "videos"], [now.texts, "texts"]].filter(([n]) => n);
     $("holds").textContent = parts.map(([n, name]) => `${n.toLocaleString()} ${name}`).join(" · ") || "The index is empty";
-    if (!now.items) {
-      empty = "This index is empty. Put pictures into its folder and run: mmsearch index FOLDER";
+    const hint = now.items ? READY : BARE;
+    if (hint !== empty) {
+      empty = hint;
       if (!asks()) tell(empty, true);
-    } else if (generation === null) empty = "Type what you are looking for, or drop a picture.";
+    }
     const busy = now.watch && now.watch.state === "indexing";
     $("work").hidden = !busy;
     if (busy) { $("work").max = Math.max(1, now.watch.total); $("work").value = now.watch.done; pause = 700; }
     else if (now.watch) pause = 2000;
     $("doing").textContent = !now.watch ? "" : now.watch.error ? `Indexing stopped: ${now.watch.error}`
       : busy ? `Indexing ${now.watch.done} of ${now.watch.total}` : "";
-    generation = now.generation;
   } catch (error) { $("holds").textContent = "The server does not answer."; }
   setTimeout(about, pause);
 }
