@@ -47,9 +47,10 @@ def serve_command(
 
     from indexer.media.image import register_decoders
     from server.app import ServeConfig, create_app
-    from server.guard import host_names, is_loopback, new_token
+    from server.guard import EVERYWHERE, host_names, is_loopback, new_token
 
     register_decoders()
+    names = [*(allow_host or ()), *([socket.gethostname(), "localhost"] if host in EVERYWHERE else [])]
     if token is None and not is_loopback(host):
         token = new_token()
     try:
@@ -59,7 +60,7 @@ def serve_command(
     with listener:
         config = ServeConfig(
             folder=folder,
-            hosts=host_names(host, [*(allow_host or ()), *_own_names(host)]),
+            hosts=host_names(host, names),
             token=token,
             device=device,
             roots=roots,
@@ -67,7 +68,7 @@ def serve_command(
         )
         with busy("loading the model"):
             app = create_app(config)
-        name = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host
+        name = "127.0.0.1" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}/"
         note(f"{shown(str(folder))} at {address}{f'?token={token}' if token else ''}   (Ctrl-C ends it)")
         if open_page:
@@ -76,17 +77,3 @@ def serve_command(
             webbrowser.open(f"{address}?token={token}" if token else address)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False))
         server.run(sockets=[listener])
-
-
-def _own_names(host: str) -> list[str]:
-    """What a server that listens on every address may be called."""
-    import socket
-
-    if host not in ("0.0.0.0", "::"):
-        return []
-    name = socket.gethostname()
-    try:
-        addresses = [str(one[4][0]) for one in socket.getaddrinfo(name, None)]
-    except OSError:
-        addresses = []
-    return [name, "localhost", "127.0.0.1", *addresses]

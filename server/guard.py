@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.metrics import Metrics
 
 COOKIE = "mmsearch_token"
+EVERYWHERE = frozenset(("0.0.0.0", "::"))
 MOST_BYTES = 20 * 1024 * 1024
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -96,7 +97,7 @@ class Guard:
             self._metrics.request(self._route(scope["path"]), status, time.perf_counter() - began)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> ASGIApp | None:
-        if _name(headers.get("host", "")) not in self._hosts:
+        if not self._known(_name(headers.get("host", ""))):
             return _error(400, "this server is not known by that name; start it with --allow-host NAME")
         origin = headers.get("origin")
         if origin is not None and origin != "null" and urlsplit(origin).netloc != headers.get("host"):
@@ -109,6 +110,10 @@ class Guard:
         if length.isdigit() and int(length) > MOST_BYTES:
             return _error(413, f"a request may have {MOST_BYTES // 1_048_576} MB at most")
         return self._without_token(scope, headers)
+
+    def _known(self, name: str) -> bool:
+        """Whether the server is called so. One that listens everywhere answers to every address: only names can be rebound."""
+        return name in self._hosts or (bool(self._hosts & EVERYWHERE) and _is_address(name))
 
     def _without_token(self, scope: Scope, headers: dict[str, str]) -> ASGIApp | None:
         if self._token is None:
@@ -163,6 +168,14 @@ def new_token() -> str:
 
 def _error(status: int, message: str) -> ASGIApp:
     return JSONResponse({"error": message}, status)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _name(host: str) -> str:
