@@ -324,6 +324,8 @@ class Engine:
         nothing is relevant. Raises what `rerank` raises."""
         from retrieval.answer import search_words
 
+        if "text" in self._default_kinds():
+            return []
         how = Rerank(candidates=candidates, reader=reader)
         words = search_words(question)
         hits = self.search(Query(text=words, k=k, group=False, min_relevance=min_relevance, rerank=how))

@@ -333,6 +333,13 @@ def test_the_commands_over_videos(library: Path, command: Command, tmp_path: Pat
     assert bad.returncode == 1 and "words.mkv" in bad.stderr and len(bad.stderr.strip().splitlines()) == 1
 
 
+def test_texts_alone_are_no_evidence(tmp_path: Path, mini: Encoder) -> None:
+    (tmp_path / "notes.txt").write_text("a dog in the snow")
+    build(tmp_path, mini)
+    with mmsearch.open(tmp_path) as engine:
+        assert engine.evidence("what is the dog doing?") == []
+
+
 def test_a_text_query_finds_the_shot_of_a_photo(tmp_path: Path, mini: Encoder) -> None:
     """Real photos as shots: words find the shot about as well as they find the photo."""
     from benchmarks.clips import Shot, write_clip
