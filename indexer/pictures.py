@@ -14,7 +14,6 @@ from indexer.media.video import (
     Frame,
     SampleConfig,
     VideoDecoder,
-    frame_at,
 )
 from indexer.sources import MEMBER, looked_into, read_bytes, source_kind
 from retrieval.errors import MediaError
@@ -41,7 +40,10 @@ class PictureReader:
         Raises `MediaError` when it is gone or damaged.
         """
         if item.kind == "video":
-            return frame_at(item.path, ((item.start or 0.0) + (item.end or 0.0)) / 2, self._least_side)
+            # FFmpeg is loaded where a video is met. This one was read before, so it may be read in this process.
+            from indexer.media.frames import picture_at
+
+            return picture_at(item.path, ((item.start or 0.0) + (item.end or 0.0)) / 2, self._least_side)
         return decode_image(self.read(item.path), self._least_side).rgb
 
     def read(self, path: str) -> bytes:

@@ -247,7 +247,7 @@ def test_the_process_gives_what_the_function_gives(tmp_path: Path) -> None:
 
 def test_a_decoder_that_dies_or_hangs_costs_one_file(tmp_path: Path) -> None:
     film(tmp_path / "a.mp4", SEEDS)
-    with VideoDecoder(patience=1.5) as decoder:
+    with VideoDecoder(patience=6.0) as decoder:
         stream = decoder.sample(os.fspath(tmp_path / "a.mp4"), CONFIG)
         next(stream)
         process = decoder._process

@@ -197,16 +197,6 @@ class VideoDecoder:
         return data
 
 
-def frame_at(path: str, time: float, least_side: int) -> Image.Image:
-    """The frame shown at `time` seconds, upright RGB, its shorter side at `least_side` or more where the video has that.
-
-    Decoded here, not in the other process: for files that were indexed, and so were read before. Raises `MediaError`.
-    """
-    from indexer.media.frames import picture_at
-
-    return picture_at(path, time, least_side)
-
-
 def is_transport_stream(head: bytes) -> bool:
     """Whether a file that begins with `head` is MPEG-TS, plain or as cameras write it: TypeScript has the same suffixes."""
     return any(
