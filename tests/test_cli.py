@@ -192,6 +192,8 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path, mini: object) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "mmsearch", "index", str(tmp_path / "m"), "--model", "mini", "--batch-size", "4"],
         cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        # A job in the background of a script is born deaf to Ctrl-C, and so would be its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     journal = tmp_path / "m" / ".mmsearch" / "journal"
     deadline = time.monotonic() + 120
