@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.metrics import Floats
+from benchmarks.metrics import Floats, unit
 from retrieval.engine import Engine
 from retrieval.errors import QueryError
 from retrieval.manifest import Manifest, ShardEntry, VectorEntry, VectorPolicy
@@ -88,9 +88,7 @@ def of_index(folder: Path) -> Workload:
         else:
             texts = np.stack([engine.embed(Query(text=f"{who} {where}")) for who in _WHO for where in _WHERE])
     own = np.sort(rng.choice(len(rows), min(QUERIES, len(rows)), replace=False))
-    return Workload(
-        name=str(folder), rows=rows, texts=_unit(texts), images=_unit(rows[own].astype(np.float32)), own=own
-    )
+    return Workload(name=str(folder), rows=rows, texts=unit(texts), images=unit(rows[own].astype(np.float32)), own=own)
 
 
 def synthetic(count: int, dim: int, seed: int = 0) -> Workload:
@@ -98,7 +96,7 @@ def synthetic(count: int, dim: int, seed: int = 0) -> Workload:
     Text queries lie near topics but off them to one side, the gap between the modalities of CLIP (Liang et al., 2022)."""
     rng = np.random.default_rng(seed)
     few = min(_INTRINSIC, dim)
-    centres = _unit(rng.standard_normal((max(8, min(5000, count // 20)), dim), np.float32))
+    centres = unit(rng.standard_normal((max(8, min(5000, count // 20)), dim), np.float32))
     directions = rng.standard_normal((few, dim), np.float32) / np.float32(dim**0.5)
 
     def around(topics: Floats) -> Floats:
@@ -109,12 +107,12 @@ def synthetic(count: int, dim: int, seed: int = 0) -> Workload:
     rows = np.empty((count, dim), np.float16)
     for start in range(0, count, 65_536):
         size = min(65_536, count - start)
-        rows[start : start + size] = _unit(around(centres[rng.integers(0, len(centres), size)]))
+        rows[start : start + size] = unit(around(centres[rng.integers(0, len(centres), size)]))
     own = np.sort(rng.choice(count, min(QUERIES, count), replace=False))
-    gap = _unit(rng.standard_normal((1, dim), np.float32))
+    gap = unit(rng.standard_normal((1, dim), np.float32))
     texts = around(centres[rng.integers(0, len(centres), QUERIES)]) + np.float32(0.8) * gap
     name = f"{count:,} made-up rows of {dim}"
-    return Workload(name=name, rows=rows, texts=_unit(texts), images=_unit(rows[own].astype(np.float32)), own=own)
+    return Workload(name=name, rows=rows, texts=unit(texts), images=unit(rows[own].astype(np.float32)), own=own)
 
 
 def measure_ann(work: Workload, k: int = 10, tell: Callable[[str], None] = lambda _: None) -> list[Point]:
@@ -225,7 +223,3 @@ def _manifest(dim: int, shard: ShardEntry, entry: VectorEntry) -> Manifest:
         interpolation="bicubic", resize_mode="shortest", tokenizer="none", context_length=1, clean="lower",
     )  # fmt: skip
     return Manifest(model=spec, shards=(shard,), vectors=(entry,))
-
-
-def _unit(rows: Floats) -> Floats:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)

@@ -114,13 +114,19 @@ async def thumbs(address: str, count: int) -> float:
         return count / (time.perf_counter() - began)
 
 
+def browser_program() -> str | None:
+    """The Chromium of this machine, by whichever name it has."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((found for name in names if (found := shutil.which(name)) is not None), None)
+
+
 def first_paint(address: str, rounds: int) -> list[float]:
     """Milliseconds from opening a search's address to the first ten thumbnails drawn; nothing without a browser."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         return []
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    program = browser_program()
     if program is None:
         return []
     times = []

@@ -11,6 +11,11 @@ Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 
 
+def unit(rows: Floats) -> Floats:
+    """Rows `(n, d)` at unit length."""
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recall:
     """Shares of 1, and the median rank (1 is best). `map_at_10` is mean average precision over the first ten."""

@@ -98,42 +98,36 @@ def measure_recall(
     began = time.monotonic()
     encoded = encode_set(data, encoder, decoder, cache, tell)
     stages = second_stage(encoded, encoder, decoder) if decoder is not None else None
-    spent, reports = time.monotonic() - began, []
+    spent = time.monotonic() - began
+    reports: list[RecallReport] = []
+
+    def told(fusion: str | None, index: str | None, ranks: tuple[Ranks, Ranks], misses: tuple[Miss, ...] = ()) -> None:
+        reports.append(
+            RecallReport(
+                model=encoder.spec.name,
+                images=len(encoded.images),
+                texts=len(encoded.texts),
+                fusion=fusion,
+                index=index,
+                text_to_image=ranks[0],
+                image_to_text=ranks[1],
+                seconds=spent + time.monotonic() - began,
+                misses=misses,
+            )
+        )
+
     for name in fusions:
         began = time.monotonic()
         again = None
         if name is not None and stages is not None and decoder is not None:
             again = fused(encoded, stages, ways[name], decoder)
-        to_image, to_text = ranks_both_ways(encoded.images, encoded.texts, encoded.owner, again)
-        reports.append(
-            RecallReport(
-                model=encoder.spec.name,
-                images=len(encoded.images),
-                texts=len(encoded.texts),
-                fusion=name,
-                text_to_image=to_image,
-                image_to_text=to_text,
-                seconds=spent + time.monotonic() - began,
-                misses=_misses(
-                    data, encoded, to_image, None if stages is None or again is None else (stages[0], again[0])
-                ),
-            )
-        )
+        ranks = ranks_both_ways(encoded.images, encoded.texts, encoded.owner, again)
+        second = None if stages is None or again is None else (stages[0], again[0])
+        told(name, None, ranks, _misses(data, encoded, ranks[0], second))
     if through_index:
         began = time.monotonic()
         to_image, to_text, kind = ranks_through_index(data, encoded, encoder)
-        reports.append(
-            RecallReport(
-                model=encoder.spec.name,
-                images=len(encoded.images),
-                texts=len(encoded.texts),
-                fusion=None,
-                text_to_image=to_image,
-                image_to_text=to_text,
-                seconds=spent + time.monotonic() - began,
-                index=kind,
-            )
-        )
+        told(None, kind, (to_image, to_text))
     return reports
 
 

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+
+from benchmarks.metrics import unit
 
 ROOT = Path(__file__).parents[1]
 
@@ -160,12 +161,12 @@ def write_rows(folder: Path, model: str, count: int) -> None:
     spec = Encoder.load(model).spec
     ensure_text_tower(spec.name, spec.weights_sha256)
     rng = np.random.default_rng(0)
-    centres = _unit(rng.standard_normal((5000, spec.dim), np.float32))
+    centres = unit(rng.standard_normal((5000, spec.dim), np.float32))
     with IndexWriter(folder, spec) as writer:
         for start in range(0, count, 16_384):
             size = min(16_384, count - start)
             rows = centres[rng.integers(0, len(centres), size)]
-            rows = _unit(rows + rng.standard_normal((size, spec.dim), np.float32) * np.float32(1.2 / spec.dim**0.5))
+            rows = unit(rows + rng.standard_normal((size, spec.dim), np.float32) * np.float32(1.2 / spec.dim**0.5))
             names = [f"/photos/{number // 1000:05d}/{number:08d}.jpg" for number in range(start, start + size)]
             items = [
                 Item(id=f"{start + n:024x}", path=name, source=name, kind="image", width=4000, height=3000, size=1, mtime_ns=1,
@@ -217,10 +218,6 @@ def measure_add(index: Path, photos: Path) -> dict[str, object]:
         "wall_seconds": round(time.perf_counter() - began, 2),
         "cpus": os.cpu_count(),
     }
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
 if __name__ == "__main__":

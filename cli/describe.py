@@ -39,8 +39,6 @@ def describe_command(
     """Say in words what pictures show, and what each moment of a video shows."""
     from indexer.media.image import register_decoders
     from retrieval.decoder import CaptionDecoder, DecodeConfig
-    from retrieval.encoder import Encoder
-    from retrieval.weights import resolve
 
     config = DecodeConfig(
         method=method,  # type: ignore[arg-type]  # CaptionDecoder checks it, and names the choices
@@ -52,11 +50,7 @@ def describe_command(
     )
     failed = 0
     with interruptible():
-        found = resolve(model, CAPTIONER)
-        if found.notice:
-            note(found.notice)
-        with busy("loading the model"):
-            encoder = Encoder.load(found, device, precision)
+        encoder = load_captioner(model, device, precision)
         decoder = CaptionDecoder(encoder.loaded)
         register_decoders()
         with quiet_native_stderr() as stream, progress_bar(stream) as bar:
@@ -79,6 +73,21 @@ def describe_command(
                         print(f"{shown(path)}{when}: {caption.text}")
     if failed:
         raise MmsearchError(f"{failed} of {len(files)} could not be described")
+
+
+def load_captioner(name: str, device: str, precision: str) -> Encoder:
+    """The model that a command shall describe with, a line on standard error where `auto` found another than the best.
+
+    Raises `ModelError`.
+    """
+    from retrieval.encoder import Encoder
+    from retrieval.weights import resolve
+
+    found = resolve(name, CAPTIONER)
+    if found.notice:
+        note(found.notice)
+    with busy("loading the model"):
+        return Encoder.load(found, device, precision)
 
 
 def _captions(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, clock, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
-from retrieval.catalog import CAPTIONER
+from cli.describe import load_captioner
+from cli.terminal import clock, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
 from retrieval.errors import MediaError, MmsearchError, QueryError
 
 if TYPE_CHECKING:
@@ -29,16 +29,10 @@ def summarize_command(
     """Say in words what a video shows: its most representative moments, in order, and a paragraph that joins them."""
     from indexer.watched import watch
     from retrieval.decoder import CaptionDecoder
-    from retrieval.encoder import Encoder
     from retrieval.summary import Segment, choose, paragraph
-    from retrieval.weights import resolve
 
     with interruptible():
-        found = resolve(model, CAPTIONER)
-        if found.notice:
-            note(found.notice)
-        with busy("loading the model"):
-            encoder = Encoder.load(found, device, precision)
+        encoder = load_captioner(model, device, precision)
         decoder = CaptionDecoder(encoder.loaded)
         with quiet_native_stderr() as stream, progress_bar(stream) as bar:
             task = bar.add_task("watching", total=None, rate="", file=shown(video)[-48:])

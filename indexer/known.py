@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.sources import CONTAINERS, MEMBER, Source, Unreadable, walk
+from indexer.sources import CONTAINERS, MEMBER, Source, Unreadable, moving, walk
 from retrieval.shards import Catalogue, Failure, ShardReader, key_of, read_failures, write_failures
 from retrieval.types import Item
 from retrieval.writer import IndexWriter
@@ -131,7 +132,8 @@ class KnownState:
         return any(self._reader.manifest.shards[shard].kind == "text" for shard in shards)
 
     def changed(self) -> Iterator[Source]:
-        """Every source that is new or not as it was. Its old rows are buried, and what the ledger says of it is forgotten."""
+        """Every source that is new or not as it was, animated pictures as videos. Its old rows are buried, and what the ledger
+        says of it is forgotten."""
         for source in self._walk():
             if isinstance(source, Unreadable) or self._unchanged(source):
                 continue
@@ -139,7 +141,7 @@ class KnownState:
             if rows.stop > rows.start:
                 self._buried.append(rows)
             self._ledger.pop(source.path, None)
-            yield source
+            yield replace(source, kind=moving(source.path, source.kind))
 
     def _walk(self) -> Iterator[Source | Unreadable]:
         return walk(self._roots, sound=True)

@@ -15,7 +15,7 @@ from indexer.media.video import (
     SampleConfig,
     VideoDecoder,
 )
-from indexer.sources import MEMBER, looked_into, read_bytes, source_kind
+from indexer.sources import MEMBER, moving, read_bytes, source_kind
 from retrieval.errors import MediaError
 from retrieval.types import Item
 
@@ -70,7 +70,7 @@ def query_media(path: str) -> Image | tuple[Image, ...]:
 def moves(path: str) -> bool:
     """Whether a file is a video or an animated picture, by its name and first bytes."""
     kind = source_kind(path)
-    return kind is not None and looked_into(path, kind) == "video"
+    return kind is not None and moving(path, kind) == "video"
 
 
 def _lister(container: str) -> _Find:

@@ -1,7 +1,7 @@
 """What there is to index: folders, files, tars and tables, as a stream of sources and then of records.
 
-`walk` lists and stats but opens nothing, so an unchanged folder costs only its listing. `expand` turns one source
-into records: a file gives itself; a tar or table gives its members, with their bytes.
+`walk` lists and stats but opens nothing (except a `.ts`, which may be a program), so an unchanged folder costs only its
+listing. `expand` turns one source into records: a file gives itself; a tar or table gives its members, with their bytes.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def walk(paths: Sequence[str], *, sound: bool = False) -> Iterator[Source | Unre
         except OSError as error:
             yield Unreadable(path=path, reason=error.strerror or str(error))
             continue
-        kind = looked_into(path, kind) if kind is not None else None
+        if kind == "video" and not _is_film(path):
+            kind = None
         if kind is not None and (sound or kind != "sound"):
             yield Source(path=path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
 
@@ -136,20 +137,26 @@ def source_kind(name: str) -> SourceKind | None:
     return None
 
 
-def looked_into(path: str, kind: SourceKind) -> SourceKind | None:
-    """What a file is where its name alone does not tell: `video` for an animated picture, None for a `.ts` that holds a
-    program's source. What cannot be read is left to those who say why."""
+def moving(path: str, kind: SourceKind) -> SourceKind:
+    """`video` for an animated picture, which only its first bytes tell. What cannot be read is left to those who say why."""
     suffix = os.path.splitext(path)[1].lower()
-    if suffix not in ANIMATED_SUFFIXES and suffix not in SHARED_SUFFIXES:
-        return kind
+    if kind == "image" and suffix in ANIMATED_SUFFIXES and is_animated(_head(path), suffix):
+        return "video"
+    return kind
+
+
+def _is_film(path: str) -> bool:
+    """False for a `.ts` that holds a program's source."""
+    head = _head(path) if os.path.splitext(path)[1].lower() in SHARED_SUFFIXES else b""
+    return not head or is_transport_stream(head)
+
+
+def _head(path: str) -> bytes:
     try:
         with open(path, "rb") as opened:
-            head = opened.read(4096)
+            return opened.read(4096)
     except OSError:
-        return kind
-    if suffix in SHARED_SUFFIXES:
-        return kind if is_transport_stream(head) else None
-    return "video" if is_animated(head, suffix) else kind
+        return b""
 
 
 def _walk(folder: str, given: set[str], visited: set[tuple[int, int]], sound: bool) -> Iterator[Source | Unreadable]:
@@ -177,9 +184,8 @@ def _walk(folder: str, given: set[str], visited: set[tuple[int, int]], sound: bo
         except OSError as error:
             yield Unreadable(path=entry.path, reason=error.strerror or str(error))
             continue
-        named = source_kind(entry.name)
-        kind = looked_into(entry.path, named) if named is not None else None
-        if kind is None:
+        kind = source_kind(entry.name)
+        if kind is None or (kind == "video" and not _is_film(entry.path)):
             continue
         stem = os.path.splitext(entry.name)[0]
         if kind in ("video", "sound"):
@@ -187,7 +193,7 @@ def _walk(folder: str, given: set[str], visited: set[tuple[int, int]], sound: bo
         if kind == "sound" and not sound:
             continue
         files.append((entry, kind))
-        if named == "image":
+        if kind == "image":
             images.setdefault(stem, entry.path)
     for entry, kind in files:
         if entry.path in given:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import io
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ from server.models import (
     WatchModel,
 )
 from server.page import page
-from server.service import Busy, SearchService, now_ms
+from server.service import Busy, SearchService
 from server.watch import Watcher
 
 DEEPEST = 2000
@@ -171,7 +172,7 @@ def _searching(app: FastAPI, service: SearchService) -> None:
         summary="Search by words, a picture of the index, an uploaded picture, or a mixture",
     )  # fmt: skip
     async def search(request: Request) -> SearchResponse:
-        began = now_ms()
+        began = time.perf_counter()
         asked, uploaded = await _asked(request)
         offset = _offset(asked.cursor)
         images: tuple[Image, ...] = ()
@@ -198,7 +199,7 @@ def _searching(app: FastAPI, service: SearchService) -> None:
         return SearchResponse(
             hits=[_hit(hit) for hit in hits[offset:]],
             next=f"{offset + asked.k:x}" if more else None,
-            milliseconds=round(now_ms() - began, 2),
+            milliseconds=round(1000 * (time.perf_counter() - began), 2),
             model=service.model,
         )
 

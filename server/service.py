@@ -11,7 +11,6 @@ import asyncio
 import os
 import queue
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -66,20 +65,16 @@ class _Worker:
         self._engine.close()
 
     def _run(self) -> None:
-        while True:
-            first = self._jobs.get()
-            if first is None:
-                return
-            batch = [first]
-            while len(batch) < _BATCH:
+        ended = False
+        while not ended:
+            waiting = [self._jobs.get()]
+            while len(waiting) < _BATCH:
                 try:
-                    more = self._jobs.get_nowait()
+                    waiting.append(self._jobs.get_nowait())
                 except queue.Empty:
                     break
-                if more is None:
-                    self._jobs.put(None)
-                    break
-                batch.append(more)
+            batch = [job for job in waiting if job is not None]
+            ended = len(batch) < len(waiting)
             self._metrics.queue(self._name, self._jobs.qsize())
             self._refresh()
             self._encode([query for query, _, _ in batch if query is not None])
@@ -109,14 +104,14 @@ class _Worker:
             return
         try:
             fresh = self._engine.reopened()
-        except MmsearchError:
+        except (MmsearchError, OSError):
             return
         self._engine.close()
         self._engine, self._stamp = fresh, stamp
 
 
 class SearchService:
-    """Use as a context manager; `close` waits for what runs. Raises what `Engine.open` raises."""
+    """Serves until `close`, which waits for what runs. Raises what `Engine.open` raises."""
 
     def __init__(self, folder: Path, device: str, metrics: Metrics) -> None:
         self.folder = folder
@@ -187,8 +182,3 @@ def _stamp(folder: Path) -> tuple[int, int, int]:
     except OSError:
         return (0, 0, 0)
     return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-
-
-def now_ms() -> float:
-    """Milliseconds of a clock that never goes back."""
-    return 1000 * time.perf_counter()

@@ -6,7 +6,6 @@ import base64
 import io
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, Route, expect, sync_playwright
 
+from benchmarks.load import browser_program
 from retrieval.encoder import Encoder
 from retrieval.writer import IndexWriter
 from tests.conftest import picture
@@ -27,9 +27,7 @@ SHOTS = os.environ.get("MMSEARCH_SCREENSHOTS")
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-    )
+    program = browser_program()
     assert program, "these tests need a browser: apt-get install chromium"
     # A machine that is busy with other things is no failure of the page.
     expect.set_options(timeout=15_000)
