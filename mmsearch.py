@@ -28,9 +28,7 @@ __all__ = ["Engine", "Hit", "Item", "MmsearchError", "Query", "Rerank", "index",
 
 def open(index: str | os.PathLike[str] | None = None, *, device: str = "auto") -> Engine:
     """Open the index at `index`, in it, or the nearest one upwards. Raises `MmsearchError`."""
-    from indexer.pictures import PictureReader
-
-    return Engine.open(index, device=device, pictures=PictureReader().picture)
+    return Engine.open(index, device=device)
 
 
 def index(
@@ -53,8 +51,8 @@ def index(
 
 def open_image(path: str | os.PathLike[str]) -> Image:
     """A picture as a query wants it: upright RGB. Raises `MmsearchError` for what cannot be decoded."""
-    from indexer.media.image import decode_image, register_decoders
-    from indexer.sources import read_bytes
+    from media.image import decode_image, register_decoders
+    from media.sources import read_bytes
 
     register_decoders()
     return decode_image(read_bytes(os.fspath(path)), 512).rgb

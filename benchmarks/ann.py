@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from benchmarks.metrics import Floats, unit
 from retrieval.engine import Engine
 from retrieval.errors import QueryError
-from retrieval.manifest import Manifest, ShardEntry, VectorEntry, VectorPolicy
+from retrieval.store.manifest import Manifest, ShardEntry, VectorEntry, VectorPolicy
+from retrieval.store.vectors import LEAST_IVF, OVERFETCH, VectorIndex, write_flat, write_ivf
 from retrieval.types import Kind, ModelSpec, Query
-from retrieval.vectors import LEAST_IVF, OVERFETCH, VectorIndex, write_flat, write_ivf
 
 Halves = NDArray[np.float16]
 QUERIES = 200

@@ -11,9 +11,9 @@ from typing import Literal
 
 from PIL.Image import Image
 
-from indexer.media.image import decode_image, register_decoders
-from indexer.media.text import TABLE_SUFFIXES, caption_rows, decode_text
-from indexer.sources import Source, expand, read_bytes
+from media.image import decode_image, register_decoders
+from media.sources import Source, expand, read_bytes
+from media.text import TABLE_SUFFIXES, caption_rows, decode_text
 from retrieval.errors import MediaError, MmsearchError
 
 # Captions of a large set are larger than a text to be searched: COCO's are 66 MB.

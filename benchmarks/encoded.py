@@ -23,8 +23,8 @@ from torch import Tensor
 
 from benchmarks.datasets import CaptionSet
 from benchmarks.metrics import Flags, Floats
-from retrieval.decoder import CaptionDecoder
-from retrieval.encoder import Encoder
+from retrieval.crossmodal.decoder import CaptionDecoder
+from retrieval.models.encoder import Encoder
 
 CANDIDATES = 50
 # Encoded sets are kept until they take this much together; a set whose image tokens alone take more goes without them.

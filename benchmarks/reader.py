@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed import report, spread
-from indexer.pictures import PictureReader
-from retrieval.decoder import CaptionDecoder, DecodeConfig
-from retrieval.encoder import Encoder
+from media.pictures import PictureReader
+from retrieval.crossmodal.decoder import CaptionDecoder, DecodeConfig
+from retrieval.crossmodal.rerank import Fusion, Reranker
 from retrieval.engine import Engine
-from retrieval.models import load_model
-from retrieval.rerank import Fusion, Reranker
+from retrieval.models.encoder import Encoder
+from retrieval.models.loading import load_model
 from retrieval.types import Query
 
 WORDS = ["a dog in the snow", "two children playing football", "a man on a red bike", "people at night"]
@@ -63,7 +63,7 @@ def measure_rerank(index: Path, rounds: int) -> dict[str, object]:
             reranker = Reranker(loaded, Fusion(), Path(scratch) / str(number))
             for seconds in (fresh, kept):
                 began = time.perf_counter()
-                done = reranker.rerank(words, hits, pictures.picture)
+                done = reranker.rerank(words, hits, pictures)
                 seconds.append(time.perf_counter() - began)
         return {
             "model": engine.model.name,
@@ -76,7 +76,7 @@ def measure_rerank(index: Path, rounds: int) -> dict[str, object]:
 
 def measure_captions(folder: Path, model: str, rounds: int) -> dict[str, object]:
     """Pictures a second through decoding, preprocessing, the image tower and beam search (4 beams), 16 at a time."""
-    from indexer.media.image import decode_image, register_decoders
+    from media.image import decode_image, register_decoders
 
     register_decoders()
     loaded = Encoder.load(model).loaded

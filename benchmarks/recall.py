@@ -14,12 +14,12 @@ from benchmarks.datasets import CaptionSet
 from benchmarks.encoded import EncodedSet, SecondStage, encode_set, second_stage
 from benchmarks.metrics import Floats, Ranks, ranks_both_ways
 from benchmarks.through import ranks_through_index
-from retrieval.decoder import CaptionDecoder
-from retrieval.encoder import Encoder
-from retrieval.heads import load_head
-from retrieval.rerank import Fusion
+from retrieval.crossmodal.decoder import CaptionDecoder
+from retrieval.crossmodal.heads import load_head
+from retrieval.crossmodal.rerank import Fusion
+from retrieval.models.encoder import Encoder
+from retrieval.models.weights import Resolved
 from retrieval.types import WEIGHTED
-from retrieval.weights import Resolved
 
 WORST = 10
 

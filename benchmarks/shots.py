@@ -20,9 +20,9 @@ from benchmarks.clips import ClipFormat, Shot, write_clip
 from benchmarks.datasets import CaptionSet
 from benchmarks.metrics import Ranks
 from indexer.build import BuildConfig, IndexBuild
-from indexer.moments import Fusion
-from retrieval.encoder import Encoder
+from retrieval.crossmodal.moments import Fusion
 from retrieval.engine import Engine
+from retrieval.models.encoder import Encoder
 from retrieval.types import Item, Query
 
 SHOTS_A_VIDEO = 20

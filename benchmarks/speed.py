@@ -118,7 +118,7 @@ def command(*arguments: str) -> list[str]:
 
 def measure_index(folder: Path, model: str, rounds: int) -> dict[str, object]:
     """Images a second of `mmsearch index` from nothing, against the model alone on the same number of images."""
-    from retrieval.encoder import Encoder
+    from retrieval.models.encoder import Encoder
 
     count = len(list(folder.glob("*.jpg")))
     encoder = Encoder.load(model)
@@ -153,10 +153,10 @@ def measure_index(folder: Path, model: str, rounds: int) -> dict[str, object]:
 
 def write_rows(folder: Path, model: str, count: int) -> None:
     """An index of `count` image rows around 5,000 centres, as the model's embeddings of photos lie around topics."""
-    from retrieval.encoder import Encoder
-    from retrieval.text_tower import ensure_text_tower
+    from retrieval.models.encoder import Encoder
+    from retrieval.models.text_tower import ensure_text_tower
+    from retrieval.store.writer import IndexWriter
     from retrieval.types import Item
-    from retrieval.writer import IndexWriter
 
     spec = Encoder.load(model).spec
     ensure_text_tower(spec.name, spec.weights_sha256)

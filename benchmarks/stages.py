@@ -18,14 +18,15 @@ from PIL import Image
 
 from benchmarks.speed import ROOT, command, spread
 from indexer.build import BuildConfig, IndexBuild
-from indexer.media.image import decode_image, register_decoders
-from indexer.sources import Source, read_bytes, roots_of, walk
-from retrieval.encoder import Encoder
+from indexer.roots import roots_of
+from media.image import decode_image, register_decoders
+from media.sources import Source, read_bytes, walk
 from retrieval.engine import Engine
 from retrieval.errors import MediaError, QueryError
-from retrieval.text_tower import ensure_text_tower
+from retrieval.models.encoder import Encoder
+from retrieval.models.text_tower import ensure_text_tower
+from retrieval.store.writer import IndexWriter
 from retrieval.types import Item, Query
-from retrieval.writer import IndexWriter
 
 BATCH = 32
 WORDS = ("a dog", "people at night", "a red car", "snow on a mountain", "an old book", "two children", "the sea")

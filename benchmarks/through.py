@@ -14,11 +14,11 @@ import numpy as np
 from benchmarks.datasets import CaptionSet
 from benchmarks.encoded import EncodedSet
 from benchmarks.metrics import Ranks
-from retrieval.encoder import Encoder
 from retrieval.engine import Engine
-from retrieval.text_tower import ensure_text_tower
+from retrieval.models.encoder import Encoder
+from retrieval.models.text_tower import ensure_text_tower
+from retrieval.store.writer import IndexWriter
 from retrieval.types import Item, Kind, Query
-from retrieval.writer import IndexWriter
 
 DEPTH = 100
 _PART = 4096

@@ -15,7 +15,7 @@ import av
 from benchmarks.clips import ClipFormat, Shot, write_clip
 from benchmarks.samples import copy_samples
 from benchmarks.speed import ROOT, command, report, spread
-from indexer.media.video import Ending, Frame, SampleConfig, VideoDecoder
+from media.video import Ending, Frame, SampleConfig, VideoDecoder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

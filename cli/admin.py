@@ -51,8 +51,8 @@ def failures_command(index: IndexOption = None, as_json: JsonOption = False) -> 
 
 def compact_command(index: IndexOption = None) -> None:
     """Rewrite an index at full shard size, without the rows of files that are gone."""
-    from retrieval.manifest import find_index
-    from retrieval.writer import IndexWriter
+    from retrieval.store.manifest import find_index
+    from retrieval.store.writer import IndexWriter
 
     folder = find_index(index, os.environ, Path.cwd())
     with interruptible(), busy("rewriting the shards"), IndexWriter(folder) as writer:
@@ -65,8 +65,8 @@ def compact_command(index: IndexOption = None) -> None:
 
 def doctor_command(as_json: JsonOption = False) -> None:
     """What this machine and this installation offer, and what is wrong with them."""
-    from retrieval.models import cpu_has_bf16
-    from retrieval.weights import cache_dir
+    from retrieval.models.loading import cpu_has_bf16
+    from retrieval.models.weights import cache_dir
 
     problems: list[str] = []
     report: dict[str, object] = {

@@ -29,17 +29,15 @@ def ask_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Answer a question from the pictures of an index, with the evidence."""
-    from retrieval.answer import Answerer, Evidence, compose
+    from retrieval.crossmodal.answer import Answerer, Evidence, compose
 
     writer = Answerer.of(answerer, answerer_model, os.environ.get("MMSEARCH_ANSWERER_KEY")) if answerer else None
-    from indexer.pictures import PictureReader
     from retrieval.engine import Engine
 
-    pictures = PictureReader()
     with (
         busy("reading the candidates"),
         quiet_native_stderr(),
-        Engine.open(index, device=device, pictures=pictures.picture) as engine,
+        Engine.open(index, device=device) as engine,
     ):
         if reader == "auto":
             reader, notice = engine.reader_name()

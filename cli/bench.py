@@ -137,8 +137,8 @@ def _measure(
     data: CaptionSet, name: str, device: str, precision: str, wanted: list[str | None], through_index: bool
 ) -> list[RecallReport]:
     from benchmarks.recall import measure_recall
-    from retrieval.encoder import Encoder
-    from retrieval.weights import cache_dir, resolve
+    from retrieval.models.encoder import Encoder
+    from retrieval.models.weights import cache_dir, resolve
 
     found = resolve(name)
     if found.notice:
@@ -155,9 +155,9 @@ def _measure(
 
 def _shots(data: CaptionSet, models: list[str], device: str, precision: str, as_json: bool) -> None:
     from benchmarks.shots import measure_shots
-    from indexer.moments import FUSIONS
-    from retrieval.encoder import Encoder
-    from retrieval.weights import resolve
+    from retrieval.crossmodal.moments import FUSIONS
+    from retrieval.models.encoder import Encoder
+    from retrieval.models.weights import resolve
 
     reports: list[ShotReport] = []
     for name in models:

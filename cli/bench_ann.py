@@ -45,7 +45,7 @@ def ann_command(
 ) -> None:
     """Recall and speed of each index type against an exact scan, for text and picture queries apart; needs no labels."""
     from benchmarks.ann import choose, measure_ann, of_index, synthetic
-    from retrieval.manifest import find_index
+    from retrieval.store.manifest import find_index
 
     if apply and rows is not None:
         raise QueryError("--apply needs an index, not made-up rows")
@@ -62,7 +62,7 @@ def ann_command(
     else:
         columns(HEAD, [_cells(point, point == chosen) for point in points], left=(0, len(HEAD) - 1))
     if apply and folder is not None:
-        from retrieval.writer import IndexWriter
+        from retrieval.store.writer import IndexWriter
 
         with busy("making the vector files anew"), IndexWriter(folder) as writer:
             writer.rebuild_vectors(chosen.policy)

@@ -30,8 +30,8 @@ def speed_command(
     if profile is not None and images is None:
         raise typer.BadParameter("it needs --images", param_hint="--profile")
     from benchmarks import stages
-    from retrieval.encoder import Encoder
-    from retrieval.weights import resolve
+    from retrieval.models.encoder import Encoder
+    from retrieval.models.weights import resolve
 
     found = resolve(model)
     if found.notice:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from cli.terminal import busy, clock, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
-from retrieval.catalog import CAPTIONER
 from retrieval.errors import MediaError, MmsearchError
+from retrieval.models.catalog import CAPTIONER
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from retrieval.decoder import Caption, CaptionDecoder, DecodeConfig
-    from retrieval.encoder import Encoder
+    from retrieval.crossmodal.decoder import Caption, CaptionDecoder, DecodeConfig
+    from retrieval.models.encoder import Encoder
 
     # Start and end in seconds of a moment, None for a picture, and the caption.
     Described: TypeAlias = list[tuple[float | None, float | None, Caption]]
@@ -37,8 +37,8 @@ def describe_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture or moment.")] = False,
 ) -> None:
     """Say in words what pictures show, and what each moment of a video shows."""
-    from indexer.media.image import register_decoders
-    from retrieval.decoder import CaptionDecoder, DecodeConfig
+    from media.image import register_decoders
+    from retrieval.crossmodal.decoder import CaptionDecoder, DecodeConfig
 
     config = DecodeConfig(
         method=method,  # type: ignore[arg-type]  # CaptionDecoder checks it, and names the choices
@@ -80,8 +80,8 @@ def load_captioner(name: str, device: str, precision: str) -> Encoder:
 
     Raises `ModelError`.
     """
-    from retrieval.encoder import Encoder
-    from retrieval.weights import resolve
+    from retrieval.models.encoder import Encoder
+    from retrieval.models.weights import resolve
 
     found = resolve(name, CAPTIONER)
     if found.notice:
@@ -97,10 +97,10 @@ def _captions(
 
     Pictures are read and described some at a time.
     """
-    from indexer.media.image import decode_image
-    from indexer.pictures import moves
-    from indexer.sources import read_bytes
-    from indexer.watched import watch
+    from media.image import decode_image
+    from media.pictures import moves
+    from media.sources import read_bytes
+    from retrieval.crossmodal.watched import watch
 
     def describe(part: list[str]) -> Iterator[tuple[str, Described | MediaError]]:
         pictures: list[Image] = []

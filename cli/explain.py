@@ -8,8 +8,8 @@ from typing import Annotated, Optional
 import typer
 
 from cli.terminal import busy, note, print_json, quiet_native_stderr, shown
-from retrieval.catalog import READER
 from retrieval.errors import MediaError, MmsearchError, QueryError
+from retrieval.models.catalog import READER
 
 
 def explain_command(
@@ -23,11 +23,11 @@ def explain_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print words and their likelihood as JSON.")] = False,
 ) -> None:
     """Show which parts of a picture each word rests on, as a PNG with one panel a word."""
-    from indexer.media.image import decode_image, register_decoders
-    from indexer.sources import read_bytes
-    from retrieval.explain import draw, explain
-    from retrieval.models import load_model
-    from retrieval.weights import resolve
+    from media.image import decode_image, register_decoders
+    from media.sources import read_bytes
+    from retrieval.crossmodal.explain import draw, explain
+    from retrieval.models.loading import load_model
+    from retrieval.models.weights import resolve
 
     file = output or Path(f"{Path(image).stem}-explained.png")
     found = resolve(model, READER)

@@ -13,7 +13,7 @@ from retrieval.errors import IndexNotFoundError, MmsearchError
 
 if TYPE_CHECKING:
     from indexer.build import BuildReport, IndexBuild
-    from retrieval.encoder import Encoder
+    from retrieval.models.encoder import Encoder
 
 
 def index_command(
@@ -53,9 +53,9 @@ def index_command(
     began = time.monotonic()
     with interruptible():
         from indexer.build import BuildConfig, IndexBuild
-        from indexer.moments import FUSIONS
+        from indexer.roots import roots_of
         from indexer.run import index_folder, open_encoder
-        from indexer.sources import roots_of
+        from retrieval.crossmodal.moments import FUSIONS
 
         fusion = next((one for one in FUSIONS if one == moment_fusion), None)
         if fusion is None:
@@ -72,7 +72,7 @@ def index_command(
             note(line)
         recogniser = None
         if transcribe:
-            from indexer.media.speech import WhisperRecogniser
+            from media.sound import WhisperRecogniser
 
             with busy("loading the speech model"):
                 recogniser = WhisperRecogniser(asr_model, device)
@@ -135,7 +135,7 @@ def _tell(report: BuildReport, encoder: Encoder, folder: Path, seconds: float) -
 
 
 def _rebuild(folder: Path) -> None:
-    from retrieval.writer import IndexWriter
+    from retrieval.store.writer import IndexWriter
 
     if not (folder / "manifest.json").is_file():
         raise IndexNotFoundError(f"no index at {folder}; make one with: mmsearch index FOLDER")

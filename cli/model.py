@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.terminal import interruptible, shown, write_lines
-from retrieval.catalog import CURATED
+from retrieval.models.catalog import CURATED
 
 app = typer.Typer(invoke_without_command=True, help="The models to choose from; `models pull NAME` fetches one.")
 
@@ -19,7 +19,7 @@ def models_command(
     """List a curated set of models: role, size, licence, and whether each is cached here."""
     if context.invoked_subcommand is not None:
         return
-    from retrieval.weights import is_cached
+    from retrieval.models.weights import is_cached
 
     rows = [
         {
@@ -47,7 +47,7 @@ def models_command(
 @app.command("pull")
 def pull_command(name: Annotated[str, typer.Argument(help="ARCH/TAG or hf-hub:ORG/REPO.")]) -> None:
     """Fetch a model's weights into the cache; run it again to resume."""
-    from retrieval.weights import download
+    from retrieval.models.weights import download
 
     with interruptible():
         print(shown(str(download(name))))

@@ -74,12 +74,7 @@ def search_command(
     )
     from retrieval.engine import Engine
 
-    pictures = None
-    if rerank:
-        from indexer.pictures import PictureReader
-
-        pictures = PictureReader().picture
-    with Engine.open(index, device=device, pictures=pictures) as engine:
+    with Engine.open(index, device=device) as engine:
         hits = _reranked(engine, wanted) if rerank else engine.search(wanted)
         if html is not None:
             from cli.sheet import write_sheet
@@ -111,13 +106,13 @@ def _reranked(engine: Engine, query: Query) -> list[Hit]:
 
 
 def _cut(hits: list[Hit], folder: Path) -> None:
-    from indexer.cuts import cut
+    from media.clips import cut
 
     for hit in hits:
         if hit.item.kind != "video":
             continue
         try:
-            note(f"wrote {shown(str(cut(hit.item, folder, hit.rank)))}")
+            note(f"wrote {shown(str(cut(hit.item.place, folder, hit.rank)))}")
         except MediaError as error:
             note(f"{shown(hit.item.path)}: {error.reason}")
 
@@ -134,7 +129,7 @@ def _kind(value: str | None) -> Kind | None:
 def _pictures(files: list[str]) -> tuple[Image | tuple[Image, ...], ...]:
     if not files:
         return ()
-    from indexer.pictures import query_media
+    from media.pictures import query_media
 
     found = []
     with quiet_native_stderr():
@@ -193,7 +188,7 @@ def _previews(hits: list[Hit]) -> None:
     """The first pictures themselves, where the terminal can draw them."""
     if not sys.stdout.isatty() or not all(hit.item.kind == "text" for hit in hits):
         return
-    from indexer.pictures import PictureReader
+    from media.pictures import PictureReader
 
     reader = PictureReader(320)
     with quiet_native_stderr():
@@ -201,7 +196,7 @@ def _previews(hits: list[Hit]) -> None:
             if hit.item.kind == "text":
                 continue
             try:
-                codes = inline_picture(reader.picture(hit.item))
+                codes = inline_picture(reader.picture(hit.item.place))
             except MediaError:
                 continue
             if codes is None:

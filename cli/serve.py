@@ -33,7 +33,7 @@ def serve_command(
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Search in a browser, and from other programs by HTTP."""
-    from retrieval.manifest import find_index
+    from retrieval.store.manifest import find_index
 
     folder = find_index(index, os.environ, Path.cwd())
     roots = tuple(root or ())
@@ -45,7 +45,7 @@ def serve_command(
 
     import uvicorn
 
-    from indexer.media.image import register_decoders
+    from media.image import register_decoders
     from server.app import ServeConfig, create_app
     from server.guard import EVERYWHERE, host_names, is_loopback, new_token
 

@@ -15,8 +15,8 @@ from retrieval.types import Hit, Item
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from indexer.pictures import PictureReader
-    from retrieval.models import LoadedModel
+    from media.pictures import PictureReader
+    from retrieval.models.loading import LoadedModel
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; }
@@ -36,7 +36,7 @@ details img { height: auto; }
 def write_sheet(file: Path, title: str, hits: list[Hit], why: tuple[LoadedModel, str] | None = None) -> None:
     """Write the sheet; a picture that cannot be read is shown by its name. With `why`, a reader and words, each picture has
     an explanation to open. Raises `MmsearchError` on a bad path."""
-    from indexer.pictures import PictureReader
+    from media.pictures import PictureReader
 
     reader = PictureReader(320)
     with quiet_native_stderr():
@@ -63,7 +63,7 @@ def _card(hit: Hit, reader: PictureReader, why: tuple[LoadedModel, str] | None) 
     more = ""
     if item.text is None:
         try:
-            rgb = reader.picture(item)
+            rgb = reader.picture(item.place)
         except MediaError:
             pass
         else:
@@ -88,7 +88,7 @@ def _moment(item: Item, poster: str) -> str:
 
 
 def _explanation(rgb: Image, why: tuple[LoadedModel, str]) -> str:
-    from retrieval.explain import draw, explain
+    from retrieval.crossmodal.explain import draw, explain
 
     reader, words = why
     sheet = draw(rgb, explain(reader, rgb, words), reader.spec.resize_mode, width=160)

@@ -10,8 +10,8 @@ from cli.sheet import data_url, page
 from cli.terminal import clock, file_url, shown
 
 if TYPE_CHECKING:
-    from indexer.watched import Watched
-    from retrieval.summary import Segment
+    from retrieval.crossmodal.summary import Segment
+    from retrieval.crossmodal.watched import Watched
 
 
 def storyboard(video: str, seen: Watched, picked: Sequence[int], segments: Sequence[Segment], text: str) -> str:

@@ -12,8 +12,8 @@ from cli.terminal import clock, interruptible, note, print_json, progress_bar, q
 from retrieval.errors import MediaError, MmsearchError, QueryError
 
 if TYPE_CHECKING:
-    from indexer.watched import Watched
-    from retrieval.summary import Segment
+    from retrieval.crossmodal.summary import Segment
+    from retrieval.crossmodal.watched import Watched
 
 
 def summarize_command(
@@ -27,9 +27,9 @@ def summarize_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say in words what a video shows: its most representative moments, in order, and a paragraph that joins them."""
-    from indexer.watched import watch
-    from retrieval.decoder import CaptionDecoder
-    from retrieval.summary import Segment, choose, paragraph
+    from retrieval.crossmodal.decoder import CaptionDecoder
+    from retrieval.crossmodal.summary import Segment, choose, paragraph
+    from retrieval.crossmodal.watched import watch
 
     with interruptible():
         encoder = load_captioner(model, device, precision)

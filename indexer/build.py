@@ -13,18 +13,19 @@ import numpy as np
 
 from indexer.films import Film, FilmFeed, FilmFrame
 from indexer.known import KnownState
-from indexer.media.image import register_decoders
-from indexer.media.speech import Recogniser
-from indexer.media.video import SampleConfig
-from indexer.moments import Fusion, merge
 from indexer.pipeline import Preparation, Prepared, prepare
+from indexer.roots import roots_of
 from indexer.rows import item_id, moment_items, picture_item, text_items
-from indexer.sources import CONTAINERS, Passage, Record, Source, expand, roots_of, walk
-from retrieval.encoder import Encoder
+from media.image import register_decoders
+from media.sound import Recogniser
+from media.sources import CONTAINERS, Passage, Record, Source, expand, walk
+from media.video import SampleConfig
+from retrieval.crossmodal.moments import Fusion, merge
 from retrieval.errors import IndexNotFoundError, MediaError
-from retrieval.shards import SHARD_ROWS
+from retrieval.models.encoder import Encoder
+from retrieval.store.shards import SHARD_ROWS
+from retrieval.store.writer import IndexWriter, hold_open
 from retrieval.types import Item
-from retrieval.writer import IndexWriter, hold_open
 
 COMMIT_ROWS = SHARD_ROWS // 2
 COMMIT_SECONDS = 600.0

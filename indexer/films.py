@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from indexer.media.speech import Recogniser
-from indexer.media.subtitles import Cue, mended
-from indexer.media.video import Ending, Frame, SampleConfig, VideoDecoder
-from indexer.moments import Span
-from indexer.sources import Source
+from media.sound import Recogniser
+from media.sources import Source
+from media.subtitles import Cue, mended
+from media.video import Ending, Frame, SampleConfig, VideoDecoder
+from retrieval.crossmodal.moments import Span
 from retrieval.errors import MediaError
 
 

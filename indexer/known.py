@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.sources import CONTAINERS, MEMBER, Source, Unreadable, moving, walk
-from retrieval.shards import Catalogue, Failure, ShardReader, key_of, read_failures, write_failures
+from media.sources import CONTAINERS, MEMBER, Source, Unreadable, moving, walk
+from retrieval.store.shards import Catalogue, Failure, ShardReader, key_of, read_failures, write_failures
+from retrieval.store.writer import IndexWriter
 from retrieval.types import Item
-from retrieval.writer import IndexWriter
 
 
 class KnownState:

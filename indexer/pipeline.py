@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from indexer.media.image import DecodedImage, decode_image
-from indexer.media.subtitles import read_subtitles
-from indexer.media.text import caption_lines, decode_text, passages
-from indexer.sources import Passage, Record, read_bytes
+from media.image import DecodedImage, decode_image
+from media.sources import Passage, Record, read_bytes
+from media.subtitles import read_subtitles
+from media.text import caption_lines, decode_text, passages
 from retrieval.errors import MediaError
 
 

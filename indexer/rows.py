@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from indexer.media.image import DecodedImage
-from indexer.moments import Moment
-from indexer.sources import Passage, Source
+from media.image import DecodedImage
+from media.sources import Passage, Source
+from retrieval.crossmodal.moments import Moment
 from retrieval.types import Item, Kind
 
 

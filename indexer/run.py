@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.build import BuildConfig, BuildReport, IndexBuild
-from indexer.sources import roots_of
-from retrieval.encoder import Encoder
+from indexer.roots import roots_of
 from retrieval.errors import MmsearchError
-from retrieval.manifest import read_manifest
-from retrieval.text_tower import ensure_text_tower
-from retrieval.weights import resolve, weights_sha256
+from retrieval.models.encoder import Encoder
+from retrieval.models.text_tower import ensure_text_tower
+from retrieval.models.weights import resolve, weights_sha256
+from retrieval.store.manifest import read_manifest
 
 
 @dataclass(frozen=True, kw_only=True)

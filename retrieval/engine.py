@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,28 +12,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.catalog import READER
 from retrieval.errors import ItemNotFoundError, MediaError, ModelError, QueryError
-from retrieval.grouping import group_moments
-from retrieval.manifest import FORMAT_VERSION, METRIC, check_model, find_index, read_manifest
-from retrieval.relevance import Calibration, from_sample
-from retrieval.shards import Failure, ShardReader, read_failures
-from retrieval.text_tower import TextTower
+from retrieval.models.catalog import READER
+from retrieval.models.text_tower import TextTower
+from retrieval.models.weights import MINI
+from retrieval.ranking.collapse import group_moments
+from retrieval.ranking.relevance import Calibration, from_sample
+from retrieval.store.manifest import FORMAT_VERSION, METRIC, check_model, find_index, read_manifest
+from retrieval.store.shards import Failure, ShardReader, read_failures
+from retrieval.store.vectors import VectorIndex
+from retrieval.store.writer import hold_open
 from retrieval.types import WEIGHTED, Hit, Item, Kind, ModelSpec, Query, Rerank
-from retrieval.vectors import VectorIndex
-from retrieval.weights import MINI
-from retrieval.writer import hold_open
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from PIL.Image import Image
 
-    from retrieval.decoder import Caption
-    from retrieval.encoder import Encoder
-    from retrieval.models import LoadedModel
-    from retrieval.rerank import Reranked, Reranker
-    from retrieval.weights import Resolved
+    from media.pictures import Pictures
+    from retrieval.crossmodal.decoder import Caption
+    from retrieval.crossmodal.rerank import Reranked, Reranker
+    from retrieval.models.encoder import Encoder
+    from retrieval.models.loading import LoadedModel
+    from retrieval.models.weights import Resolved
 
 # How much of a `--not` direction is taken away from the query, both being unit vectors.
 NEGATIVE_WEIGHT = 0.5
@@ -48,7 +49,7 @@ class Engine:
     the whole model on first use.
     """
 
-    def __init__(self, folder: Path, device: str = "auto", pictures: Callable[[Item], Image] | None = None) -> None:
+    def __init__(self, folder: Path, device: str = "auto", pictures: Pictures | None = None) -> None:
         self._holding = contextlib.ExitStack()
         self._holding.enter_context(hold_open(folder))
         try:
@@ -71,11 +72,11 @@ class Engine:
         index: str | os.PathLike[str] | None = None,
         *,
         device: str = "auto",
-        pictures: Callable[[Item], Image] | None = None,
+        pictures: Pictures | None = None,
     ) -> Engine:
         """Open the index at `index`, in it, or (for `None`) the nearest one upwards from the working folder.
 
-        `pictures` gives an item's RGB picture, or raises `MediaError`, on any thread; only re-ranking asks for it.
+        `pictures` reads the images of items, for re-ranking and describing; by default from the files themselves.
         Raises `IndexNotFoundError` or `FormatError`.
         """
         return Engine(find_index(index, os.environ, Path.cwd()), device, pictures)
@@ -111,6 +112,15 @@ class Engine:
     def model(self) -> ModelSpec:
         """The model that made this index, and that every query uses."""
         return self.manifest.model
+
+    @property
+    def pictures(self) -> Pictures:
+        """Where the images of items are read."""
+        if self._pictures is None:
+            from media.pictures import PictureReader
+
+            self._pictures = PictureReader()
+        return self._pictures
 
     def embed(self, query: Query) -> NDArray[np.float32]:
         """The direction that a query means, `(d,) float32`, unit length.
@@ -203,9 +213,7 @@ class Engine:
         wanted = max(4 * query.k if grouped else query.k, how.candidates)
         hits = self.search(replace(query, k=wanted, rerank=None, min_relevance=None, group=False))
         if by_words:
-            if self._pictures is None:
-                raise QueryError("this engine was opened without `pictures`, which re-ranking by words needs")
-            done = reranker.rerank(query.text or "", hits[: how.candidates], self._pictures, how.milliseconds)
+            done = reranker.rerank(query.text or "", hits[: how.candidates], self.pictures, how.milliseconds)
         else:
             flat = [one for entry in query.images for one in (entry if isinstance(entry, tuple) else (entry,))]
             done = reranker.rerank_texts(flat, hits[: how.candidates], how.milliseconds)
@@ -307,8 +315,8 @@ class Engine:
     def reader_name(self, *, offline: bool = False) -> tuple[str, str | None]:
         """The model that reads and describes by default: the index's own where it has a decoder, else the best at hand, with
         a line that says which. With `offline`, none is fetched for it."""
-        from retrieval.catalog import CAPTIONER
-        from retrieval.weights import has_decoder, is_cached, resolve
+        from retrieval.models.catalog import CAPTIONER
+        from retrieval.models.weights import has_decoder, is_cached, resolve
 
         if has_decoder(resolve(self.model.name)):
             return "auto", None
@@ -322,7 +330,7 @@ class Engine:
     ) -> list[tuple[Hit, Caption]]:
         """What speaks to a question: pictures and moments found by its words, read again, with a caption each; nothing where
         nothing is relevant. Raises what `rerank` raises."""
-        from retrieval.answer import search_words
+        from retrieval.crossmodal.answer import search_words
 
         if "text" in self._default_kinds():
             return []
@@ -339,12 +347,10 @@ class Engine:
 
     def describe(self, item: Item, reader: str = "auto") -> Caption | None:
         """A caption of a picture or of the middle of a moment; None where it cannot be read. Raises `ModelError`."""
-        from retrieval.decoder import CaptionDecoder
+        from retrieval.crossmodal.decoder import CaptionDecoder
 
-        if self._pictures is None:
-            raise QueryError("this engine was opened without `pictures`, which describing needs")
         try:
-            picture = self._pictures(item)
+            picture = self.pictures.picture(item.place)
         except MediaError:
             return None
         return CaptionDecoder(self.reader(reader)).describe([picture])[0]
@@ -378,7 +384,7 @@ class Engine:
         return [hit for hit in hits if hit.relevance is not None and hit.relevance >= least]
 
     def _reader(self, name: str) -> Resolved:
-        from retrieval.weights import has_decoder, resolve
+        from retrieval.models.weights import has_decoder, resolve
 
         found = resolve(self.model.name if name == "auto" else name)
         if not has_decoder(found):
@@ -390,9 +396,9 @@ class Engine:
 
     def _load_reranker(self, found: Resolved, fusion: str) -> Reranker:
         if self._reranker is None or self._reranker[0] != (found.name, fusion):
-            from retrieval.models import load_model
-            from retrieval.rerank import Fusion, Reranker
-            from retrieval.weights import cache_dir
+            from retrieval.crossmodal.rerank import Fusion, Reranker
+            from retrieval.models.loading import load_model
+            from retrieval.models.weights import cache_dir
 
             how = Fusion.of(found.folder, fusion)
             own = found.name == self.model.name
@@ -402,7 +408,7 @@ class Engine:
 
     def _load_encoder(self) -> Encoder:
         if self._encoder is None:
-            from retrieval.encoder import Encoder
+            from retrieval.models.encoder import Encoder
 
             try:
                 encoder = Encoder.load(self.model.name, self._device)

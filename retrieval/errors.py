@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from media.errors import MediaError, MmsearchError, ModelError
+
 __all__ = [
     "FormatError",
     "IndexLockedError",
@@ -12,10 +14,6 @@ __all__ = [
     "ModelError",
     "QueryError",
 ]
-
-
-class MmsearchError(Exception):
-    """Root of the tree; its text is one line that can be shown to a user as it is."""
 
 
 class IndexNotFoundError(MmsearchError):
@@ -30,22 +28,9 @@ class IndexLockedError(MmsearchError):
     """Another process is writing to this index."""
 
 
-class ModelError(MmsearchError):
-    """A model is unknown, not available here, or not the one that an index was made with."""
-
-
 class QueryError(MmsearchError):
     """A query that cannot be answered: empty, or with settings out of range."""
 
 
 class ItemNotFoundError(QueryError):
     """The index has no item of the id that was asked for."""
-
-
-class MediaError(MmsearchError):
-    """One file could not be read, decoded or encoded. `stage` is `read`, `decode` or `encode`."""
-
-    def __init__(self, stage: str, reason: str) -> None:
-        super().__init__(reason)
-        self.stage = stage
-        self.reason = reason

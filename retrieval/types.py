@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from media.sources import Place
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -106,6 +108,11 @@ class Item:
     longitude: float | None = None
     phash: int | None = None
 
+    @property
+    def place(self) -> Place:
+        """Where its image is to be seen; for a text, the image or the stretch of video that it is about."""
+        return Place(path=self.path, start=self.start, end=self.end)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rerank:
@@ -146,8 +153,8 @@ class Query:
 class Hit:
     """One answer; `rank` starts at 1 and higher scores are better. `first_stage_score` is a cosine similarity, and so is
     `score` unless re-ranked; `rerank_score` is None for a hit that no reader read, else in nats a token. `relevance` is the
-    probability that the hit is relevant (`retrieval.relevance`), None where it cannot be told. `moments` are those found of
-    the same video, this one first, where a search groups them."""
+    probability that the hit is relevant (`retrieval.ranking.relevance`), None where it cannot be told. `moments` are those
+    found of the same video, this one first, where a search groups them."""
 
     rank: int
     score: float

@@ -21,13 +21,13 @@ from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteError
 
-from indexer.media.image import decode_image
-from retrieval.answer import Evidence, compose
+from media.image import decode_image
+from retrieval.crossmodal.answer import Evidence, compose
 from retrieval.errors import ItemNotFoundError, MediaError, MmsearchError, ModelError, QueryError
-from retrieval.manifest import read_manifest
+from retrieval.models.weights import cache_dir
+from retrieval.store.manifest import read_manifest
 from retrieval.types import Hit, Item, Rerank
 from retrieval.types import Query as SearchQuery
-from retrieval.weights import cache_dir
 from server.documents import documents
 from server.guard import Guard, policy
 from server.media import Files, media_type
@@ -315,7 +315,7 @@ def _reading(app: FastAPI, service: SearchService, files: Files) -> None:
 
 
 def _explained(reader: Any, files: Files, item: Item, text: str) -> bytes:
-    from retrieval.explain import draw, explain
+    from retrieval.crossmodal.explain import draw, explain
 
     rgb = files.picture(item)
     sheet = draw(rgb, explain(reader, rgb, text), reader.spec.resize_mode, width=240)

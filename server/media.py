@@ -16,8 +16,8 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from indexer.pictures import PictureReader
-from indexer.sources import MEMBER
+from media.pictures import PictureReader
+from media.sources import MEMBER
 from retrieval.errors import MediaError
 from retrieval.types import Item
 
@@ -64,7 +64,7 @@ class Files:
     def picture(self, item: Item) -> Image:
         """The item's picture, or the middle of a moment. Raises `MediaError`."""
         self.place(item)
-        return self._pictures.picture(item)
+        return self._pictures.picture(item.place)
 
     def kept(self, item: Item, size: int) -> bytes | None:
         """The item's JPEG, its longer side the next of `SIZES`, if the cache has it."""

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from indexer.pictures import PictureReader
+from media.pictures import PictureReader
 from retrieval.engine import Engine
 from retrieval.errors import MmsearchError
 from retrieval.types import Hit, Item, Query
@@ -44,7 +44,7 @@ class _Worker:
             MOST_WAITING
         )
         self._stamp = _stamp(folder)
-        self._engine = Engine.open(folder, device=device, pictures=pictures.picture)
+        self._engine = Engine.open(folder, device=device, pictures=pictures)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 

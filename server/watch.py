@@ -11,8 +11,8 @@ from watchfiles import watch
 
 from indexer.build import BuildConfig, IndexBuild
 from indexer.run import open_encoder
-from retrieval.encoder import Encoder
 from retrieval.errors import MmsearchError
+from retrieval.models.encoder import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from retrieval.convcoca import ConvCoCa, ConvCoCaConfig
-from retrieval.models import LoadedModel
+from retrieval.models.convcoca import ConvCoCa, ConvCoCaConfig
+from retrieval.models.loading import LoadedModel
 from tests.stores import spec
 from training.vocabulary import train_tokenizer
 

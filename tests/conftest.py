@@ -35,8 +35,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def mini(cache: Path) -> object:
     """The embedded model, loaded once; its text tower exported."""
-    from retrieval.encoder import Encoder
-    from retrieval.text_tower import ensure_text_tower
+    from retrieval.models.encoder import Encoder
+    from retrieval.models.text_tower import ensure_text_tower
 
     encoder = Encoder.load("mini", "cpu", "fp32")
     assert ensure_text_tower("mini", encoder.spec.weights_sha256) is None

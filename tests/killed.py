@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import indexer.build
 from indexer.build import BuildConfig, IndexBuild
-from retrieval.encoder import Encoder
+from retrieval.models.encoder import Encoder
 from tests.stores import PlainEncoder
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
-from indexer.media.image import register_decoders
+from media.image import register_decoders
 from server.app import ServeConfig, create_app
 from server.guard import host_names
 

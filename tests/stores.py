@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from retrieval.store.writer import IndexWriter
 from retrieval.types import Item, Kind, ModelSpec
-from retrieval.writer import IndexWriter
 
 DIM = 24
 

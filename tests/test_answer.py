@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import mmsearch
-from retrieval.answer import NOTHING, Answerer, Evidence, compose, search_words
+from retrieval.crossmodal.answer import NOTHING, Answerer, Evidence, compose, search_words
 from retrieval.errors import ModelError, QueryError
-from retrieval.relevance import LEAST, Calibration, fit_calibration, from_sample
+from retrieval.ranking.relevance import LEAST, Calibration, fit_calibration, from_sample
 from retrieval.types import Query, Rerank
 from tests.conftest import Command, write_photos
 

@@ -10,20 +10,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL.Image import Image
 
 from benchmarks.datasets import from_container, from_folder
 from benchmarks.metrics import recall_both_ways
 from benchmarks.recall import measure_recall
-from retrieval.encoder import Encoder
+from media.sources import Place
+from retrieval.crossmodal.rerank import Fusion, Reranker
 from retrieval.errors import MmsearchError
-from retrieval.rerank import Fusion, Reranker
+from retrieval.models.encoder import Encoder
+from retrieval.models.weights import resolve
 from retrieval.types import Hit
-from retrieval.weights import resolve
 from tests.conftest import Command, picture, write_photos
 from tests.stores import items
 
 KEYS = "model images texts rerank text_to_image image_to_text seconds fusion index confidence_95"
 WORDS = ["a dog runs", "two men on a bench", "snow on a hill", "a boy in a red shirt", "the beach", "a brown dog jumps"]
+
+
+class Shown:
+    """Images of `items`, by the number in the path."""
+
+    def __init__(self, photos: list[Image]) -> None:
+        self._photos = photos
+
+    def picture(self, place: Place) -> Image:
+        return self._photos[int(place.path.removeprefix("/media/image"))]
 
 
 def encoded(seed: int) -> bytes:
@@ -71,7 +83,7 @@ def test_re_ranked_ranks_are_those_that_a_search_gives(table: Path, mini: Encode
             )
             for place, (n, item) in enumerate((int(n), items(6)[int(n)]) for n in np.argsort(-cosines))
         ]
-        done = reranker.rerank(text, found, lambda item: photos[item.size])
+        done = reranker.rerank(text, found, Shown(photos))
         ranks.append(next(hit.rank for hit in done.hits if hit.item.size == own))
     assert again.text_to_image.first.tolist() == ranks
 

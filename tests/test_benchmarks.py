@@ -20,14 +20,14 @@ from benchmarks.encoded import encode_set, second_stage
 from benchmarks.recall import measure_recall
 from benchmarks.samples import copy_samples
 from benchmarks.shots import measure_shots
-from retrieval.decoder import CaptionDecoder
-from retrieval.encoder import Encoder
+from retrieval.crossmodal.decoder import CaptionDecoder
 from retrieval.engine import Engine
 from retrieval.errors import MmsearchError, QueryError
-from retrieval.manifest import VectorPolicy, read_manifest
+from retrieval.models.encoder import Encoder
+from retrieval.models.weights import resolve
+from retrieval.store.manifest import VectorPolicy, read_manifest
+from retrieval.store.writer import IndexWriter
 from retrieval.types import Query
-from retrieval.weights import resolve
-from retrieval.writer import IndexWriter
 from tests.conftest import Command, write_photos
 from tests.stores import items
 

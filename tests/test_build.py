@@ -16,11 +16,12 @@ import pytest
 from PIL import Image
 
 from indexer.build import BuildConfig, BuildReport, IndexBuild
-from indexer.sources import Source, Unreadable, roots_of, walk
-from retrieval.encoder import Encoder
+from indexer.roots import roots_of
+from media.sources import Source, Unreadable, walk
 from retrieval.errors import IndexNotFoundError
-from retrieval.manifest import read_manifest
-from retrieval.shards import Failure, ShardReader, read_failures
+from retrieval.models.encoder import Encoder
+from retrieval.store.manifest import read_manifest
+from retrieval.store.shards import Failure, ShardReader, read_failures
 from retrieval.types import Item
 from tests.conftest import picture, write_photos
 from tests.stores import PlainEncoder
@@ -254,7 +255,7 @@ def test_a_folder_that_cannot_be_read_is_a_failure_and_its_items_stay(
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr("indexer.sources.os.scandir", refuse)
+    monkeypatch.setattr("media.sources.os.scandir", refuse)
     report = run(tmp_path)
     assert (report.removed, report.failed, report.items) == (0, 1, 4)
     assert failures(tmp_path)[str(tmp_path / "b")].stage == "read"

@@ -203,6 +203,6 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path, mini: object) -> None:
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert errors.strip().splitlines()[-1].startswith("error: interrupted; what was done is kept")
-    from retrieval.manifest import read_manifest
+    from retrieval.store.manifest import read_manifest
 
     assert 12 <= read_manifest(tmp_path / "m" / ".mmsearch").alive("image") < 2000

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from retrieval.convcoca import ConvCoCa, ConvCoCaConfig
-from retrieval.decoder import CaptionDecoder, DecodeConfig
+from retrieval.crossmodal.decoder import CaptionDecoder, DecodeConfig
 from retrieval.errors import ModelError, QueryError
-from retrieval.models import LoadedModel
-from retrieval.tokens import TextTokenizer
+from retrieval.models.convcoca import ConvCoCa, ConvCoCaConfig
+from retrieval.models.loading import LoadedModel
+from retrieval.models.tokens import TextTokenizer
 from tests.cocas import conv_coca, loaded_coca, open_coca
 
 

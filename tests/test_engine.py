@@ -11,13 +11,13 @@ from PIL import Image
 
 import mmsearch
 from indexer.build import BuildConfig, IndexBuild
-from indexer.media.image import decode_image, register_decoders
-from retrieval import vectors as vec
-from retrieval.encoder import Encoder
+from media.image import decode_image, register_decoders
 from retrieval.engine import NEGATIVE_WEIGHT, Engine
 from retrieval.errors import IndexNotFoundError, ModelError, QueryError
-from retrieval.manifest import read_manifest, write_manifest
-from retrieval.shards import ShardReader
+from retrieval.models.encoder import Encoder
+from retrieval.store import vectors as vec
+from retrieval.store.manifest import read_manifest, write_manifest
+from retrieval.store.shards import ShardReader
 from retrieval.types import Query
 from tests.conftest import write_photos
 
@@ -120,7 +120,7 @@ def test_a_query_of_ten_thousand_words_is_answered(media: Path) -> None:
 
 
 def test_an_approximate_index_gives_exact_scores(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from retrieval.writer import IndexWriter
+    from retrieval.store.writer import IndexWriter
 
     query = Query(text="a red car", k=10)
     with Engine.open(media) as engine:
@@ -141,7 +141,7 @@ def test_an_approximate_index_gives_exact_scores(media: Path, tmp_path: Path, mo
 
 
 def test_a_reader_keeps_its_state_while_the_index_changes(tmp_path: Path, mini: object) -> None:
-    from retrieval.writer import IndexWriter
+    from retrieval.store.writer import IndexWriter
 
     write_photos(tmp_path, 8)
 

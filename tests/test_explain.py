@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from benchmarks.samples import copy_samples
-from retrieval.decoder import CaptionDecoder, DecodeConfig
-from retrieval.encoder import Encoder
+from retrieval.crossmodal.decoder import CaptionDecoder, DecodeConfig
+from retrieval.crossmodal.explain import _forward, draw, explain
 from retrieval.errors import ModelError, QueryError
-from retrieval.explain import _forward, draw, explain
-from retrieval.models import LoadedModel
+from retrieval.models.encoder import Encoder
+from retrieval.models.loading import LoadedModel
 from tests.cocas import conv_coca, loaded_coca, open_coca
 from tests.conftest import Command, picture, write_photos
 
@@ -82,7 +82,7 @@ def _score_with(
     weight: torch.Tensor,
 ) -> float:
     """The third label's score with the last layer's attention replaced."""
-    from retrieval.attention import finish_block, image_keys_values, join_heads
+    from retrieval.crossmodal.attention import finish_block, image_keys_values, join_heads
 
     decoder = loaded.model.text_decoder
     with torch.no_grad():

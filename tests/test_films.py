@@ -17,19 +17,19 @@ from PIL import Image
 import mmsearch
 from benchmarks.samples import copy_samples
 from indexer.build import BuildConfig, BuildReport, IndexBuild
-from indexer.cuts import cut
-from indexer.media.speech import WhisperRecogniser
-from indexer.media.subtitles import Cue
-from indexer.moments import Span, fuse, merge
-from indexer.pictures import PictureReader, query_media
-from indexer.watched import watch
-from retrieval.encoder import Encoder
+from media.clips import cut
+from media.pictures import PictureReader, query_media
+from media.sound import WhisperRecogniser
+from media.subtitles import Cue
+from retrieval.crossmodal.moments import Span, fuse, merge
+from retrieval.crossmodal.summary import Segment, choose, paragraph
+from retrieval.crossmodal.watched import watch
 from retrieval.engine import Engine
 from retrieval.errors import MediaError, ModelError
-from retrieval.grouping import group_moments
-from retrieval.summary import Segment, choose, paragraph
+from retrieval.models.encoder import Encoder
+from retrieval.ranking.collapse import group_moments
+from retrieval.store.writer import IndexWriter
 from retrieval.types import Hit, Item, Query, Rerank
-from retrieval.writer import IndexWriter
 from tests.conftest import Command, picture, write_photos
 from tests.films import SMALL, animation, film, same_picture, with_subtitles
 
@@ -147,7 +147,7 @@ def test_an_unchanged_library_is_left_alone(library: Path, mini: Encoder) -> Non
 def test_a_moments_picture_is_from_its_middle(engine: Engine) -> None:
     reader = PictureReader(64)
     hits = engine.search(Query(images=(picture(SEEDS[1], 320, 240),), kind="video", k=1))
-    assert same_picture(reader.picture(hits[0].item), picture(SEEDS[1], 320, 240)) < 30
+    assert same_picture(reader.picture(hits[0].item.place), picture(SEEDS[1], 320, 240)) < 30
 
 
 def test_moments_are_re_ranked_like_pictures(engine: Engine) -> None:
@@ -177,7 +177,7 @@ def test_a_cut_plays_and_shows_the_moment(engine: Engine, tmp_path: Path) -> Non
     hits = engine.search(Query(images=(picture(SEEDS[4], 320, 240),), kind="video", k=30, group=False))
     for name in ("film.mp4", "film.mkv"):
         hit = next(one for one in hits if one.item.path.endswith(name))
-        file = cut(hit.item, tmp_path, hit.rank)
+        file = cut(hit.item.place, tmp_path, hit.rank)
         with av.open(os.fspath(file)) as opened:
             frames = list(opened.decode(video=0))
         assert 1.5 <= len(frames) / 20 <= 2 + 2.1
@@ -185,7 +185,7 @@ def test_a_cut_plays_and_shows_the_moment(engine: Engine, tmp_path: Path) -> Non
         assert isinstance(shown, av.VideoFrame)
         assert same_picture(Image.fromarray(shown.to_ndarray(format="rgb24")), picture(SEEDS[4], 320, 240)) < 30
     with pytest.raises(MediaError, match="only moments"):
-        cut(replace(hit.item, kind="image"), tmp_path, 1)
+        cut(replace(hit.item, start=None).place, tmp_path, 1)
 
 
 def test_frames_merge_within_a_shot_while_they_look_alike() -> None:

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from benchmarks.encoded import EncodedSet, SecondStage
-from retrieval.decoder import CaptionDecoder
+from retrieval.crossmodal.decoder import CaptionDecoder
+from retrieval.crossmodal.heads import FILE, AttentionHead, ConcatHead, new_heads
+from retrieval.crossmodal.rerank import Fusion, Reranker
 from retrieval.errors import ModelError
-from retrieval.heads import FILE, AttentionHead, ConcatHead, new_heads
-from retrieval.rerank import Fusion, Reranker
-from retrieval.weights import MINI
+from retrieval.models.weights import MINI
 from tests.cocas import conv_coca, loaded_coca
 from tests.test_rerank import hits, seeded
 from training.heads import train_heads
@@ -69,7 +69,7 @@ def test_the_concat_head_is_its_formula() -> None:
 def test_a_head_corrects_the_weighted_sum_in_a_search(tmp_path: Path, name: str) -> None:
     loaded = loaded_coca(conv_coca)
     decoder = CaptionDecoder(loaded)
-    photos = [seeded(hit.item) for hit in hits(5)]
+    photos = [seeded.picture(hit.item.place) for hit in hits(5)]
     tokens = decoder.image_tokens(torch.stack([loaded.preprocess(photo) for photo in photos]))
     heads = new_heads(tokens.shape[-1])
     plain = Reranker(loaded, Fusion(weight=0.3)).rerank("a dog runs", hits(5), seeded)

@@ -14,12 +14,13 @@ from tests.conftest import ROOT
 BASE = {"types", "errors"}
 # What each top folder may import of the others.
 ALLOWED = {
-    "retrieval": {"retrieval"},
-    "indexer": {"indexer", "retrieval"},
-    "cli": {"cli", "indexer", "retrieval", "benchmarks", "training", "server"},
-    "server": {"server", "indexer", "retrieval"},
-    "benchmarks": {"benchmarks", "indexer", "retrieval", "training"},
-    "training": {"training", "benchmarks", "indexer", "retrieval"},
+    "media": {"media"},
+    "retrieval": {"retrieval", "media"},
+    "indexer": {"indexer", "retrieval", "media"},
+    "cli": {"cli", "indexer", "retrieval", "media", "benchmarks", "training", "server"},
+    "server": {"server", "indexer", "retrieval", "media"},
+    "benchmarks": {"benchmarks", "indexer", "retrieval", "media", "training"},
+    "training": {"training", "benchmarks", "indexer", "retrieval", "media"},
 }
 
 

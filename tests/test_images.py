@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from indexer.media import image as module
-from indexer.media.image import decode_image, difference_hash, register_decoders, to_rgb
+from media import image as module
+from media.image import decode_image, difference_hash, register_decoders, to_rgb
 from retrieval.errors import MediaError
 from tests.conftest import ROOT, picture
 
@@ -209,7 +209,7 @@ def test_decoders_chatter_never_reaches_the_terminal(tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom cli.terminal import quiet_native_stderr\n"
         "with quiet_native_stderr():\n    os.write(2, b'native chatter')\n    print('ours', file=sys.stderr)\n"
-        "    from indexer.media.image import decode_image\n    from retrieval.errors import MediaError\n"
+        "    from media.image import decode_image\n    from retrieval.errors import MediaError\n"
         f"    data = Path({str(tmp_path / 'bad.tif')!r}).read_bytes()\n"
         "    try:\n        decode_image(data, 32)\n    except MediaError:\n        pass\n"
         "os.write(2, b'after')\n"

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from indexer.build import BuildConfig, IndexBuild
-from retrieval.encoder import Encoder
-from retrieval.manifest import read_manifest
-from retrieval.shards import ShardReader
-from retrieval.vectors import VectorIndex
+from retrieval.models.encoder import Encoder
+from retrieval.store.manifest import read_manifest
+from retrieval.store.shards import ShardReader
+from retrieval.store.vectors import VectorIndex
 from tests.conftest import ROOT, picture, write_photos
 from tests.stores import PlainEncoder
 

@@ -17,13 +17,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from retrieval import weights as wt
-from retrieval.catalog import CURATED, DEFAULT, curated
-from retrieval.encoder import Encoder
 from retrieval.errors import ModelError
-from retrieval.models import _apply_precision, load_model
-from retrieval.preprocess import preprocessing
-from retrieval.text_tower import PROBES, TextTower, ensure_text_tower, export_text_tower
+from retrieval.models import weights as wt
+from retrieval.models.catalog import CURATED, DEFAULT, curated
+from retrieval.models.encoder import Encoder
+from retrieval.models.loading import _apply_precision, load_model
+from retrieval.models.preprocess import preprocessing
+from retrieval.models.text_tower import PROBES, TextTower, ensure_text_tower, export_text_tower
 from tests.conftest import picture
 
 TINY: dict[str, Any] = {
@@ -174,14 +174,14 @@ def test_devices_and_precisions_that_are_not_there_are_named() -> None:
 
 
 def test_bf16_is_taken_only_where_the_embeddings_keep(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retrieval.models.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("retrieval.models.loading.cpu_has_bf16", lambda: True)
     loaded = load_model(f"local-dir:{tiny / 'published'}", "cpu", "fp32")
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
-    monkeypatch.setattr("retrieval.models.LEAST_COSINE", 0.9)
+    monkeypatch.setattr("retrieval.models.loading.LEAST_COSINE", 0.9)
     assert _apply_precision(loaded.model, loaded.spec, "cpu", "auto", before.copy) == "bf16"
     assert next(loaded.model.parameters()).dtype == torch.bfloat16
     again = load_model(f"local-dir:{tiny / 'published'}", "cpu", "fp32")
-    monkeypatch.setattr("retrieval.models.LEAST_COSINE", 1.1)
+    monkeypatch.setattr("retrieval.models.loading.LEAST_COSINE", 1.1)
     assert _apply_precision(again.model, again.spec, "cpu", "auto", before.copy) == "fp32"
     for name, value in again.model.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -244,7 +244,7 @@ def test_auto_takes_the_default_when_it_is_cached_and_asks_no_network(
     tiny: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr("retrieval.weights.hub_answers", lambda: pytest.fail("asked the network"))
+    monkeypatch.setattr("retrieval.models.weights.hub_answers", lambda: pytest.fail("asked the network"))
     entry = curated(DEFAULT)
     assert entry is not None
     assert entry.repo is not None

@@ -15,8 +15,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, Route, expect, sync_playwright
 
 from benchmarks.load import browser_program
-from retrieval.encoder import Encoder
-from retrieval.writer import IndexWriter
+from retrieval.models.encoder import Encoder
+from retrieval.store.writer import IndexWriter
 from tests.conftest import picture
 from tests.servers import serving
 from tests.test_server import address, site  # noqa: F401  (fixtures)

@@ -20,13 +20,14 @@ from PIL.Image import Image
 
 import mmsearch
 from benchmarks.samples import copy_samples
-from indexer.pictures import PictureReader
-from retrieval.decoder import CaptionDecoder
-from retrieval.encoder import Encoder
+from media.pictures import PictureReader
+from media.sources import Place
+from retrieval.crossmodal.decoder import CaptionDecoder
+from retrieval.crossmodal.rerank import Fusion, Reranker, TokenCache
 from retrieval.errors import MediaError, ModelError, QueryError
-from retrieval.models import LoadedModel
-from retrieval.rerank import Fusion, Reranker, TokenCache
-from retrieval.types import Hit, Item, Query, Rerank
+from retrieval.models.encoder import Encoder
+from retrieval.models.loading import LoadedModel
+from retrieval.types import Hit, Query, Rerank
 from tests.cocas import conv_coca, loaded_coca, open_coca
 from tests.conftest import Command, picture, write_photos
 from tests.stores import items
@@ -47,8 +48,23 @@ def hits(count: int, kind: str = "image") -> list[Hit]:
     ]
 
 
-def seeded(item: Item) -> Image:
-    return picture(item.size, 48, 40)
+class Seeded:
+    """The image of each of `items`, by the number in its path; those in `gone` are not there."""
+
+    def __init__(self, gone: frozenset[int] = frozenset(), seconds: float = 0.0) -> None:
+        self.gone, self.seconds = gone, seconds
+        self.opened: list[str] = []
+
+    def picture(self, place: Place) -> Image:
+        self.opened.append(place.path)
+        time.sleep(self.seconds)
+        number = int(place.path.removeprefix("/media/image"))
+        if number in self.gone:
+            raise MediaError("read", "No such file or directory")
+        return picture(number, 48, 40)
+
+
+seeded = Seeded()
 
 
 def by_hand(loaded: LoadedModel, text: str, image: Image | None) -> float:
@@ -68,7 +84,7 @@ def test_scores_are_those_of_the_formula(loaded: LoadedModel) -> None:
     assert (done.seen, done.unreadable, done.out_of_time, done.text_cut) == (5, (), False, False)
     prior = by_hand(loaded, "a dog runs", None)
     for hit in done.hits:
-        second = by_hand(loaded, "a dog runs", seeded(hit.item)) - prior
+        second = by_hand(loaded, "a dog runs", seeded.picture(hit.item.place)) - prior
         assert hit.rerank_score == pytest.approx(second, abs=1e-4)
         assert hit.score == pytest.approx(hit.first_stage_score + 0.3 * second, abs=1e-4)
     assert [hit.rank for hit in done.hits] == [1, 2, 3, 4, 5]
@@ -122,12 +138,7 @@ def test_texts_are_ordered_by_a_picture(loaded: LoadedModel) -> None:
 
 
 def test_a_vanished_candidate_keeps_its_score_and_is_named(loaded: LoadedModel) -> None:
-    def gone(item: Item) -> Image:
-        if item.id == "image-1":
-            raise MediaError("read", "No such file or directory")
-        return seeded(item)
-
-    done = Reranker(loaded, FUSION).rerank("a dog", hits(4), gone)
+    done = Reranker(loaded, FUSION).rerank("a dog", hits(4), Seeded(gone=frozenset((1,))))
     lost = next(hit for hit in done.hits if hit.item.id == "image-1")
     assert (lost.score, lost.rerank_score) == (lost.first_stage_score, None)
     assert done.unreadable == (("/media/image1", "No such file or directory"),)
@@ -145,17 +156,11 @@ def test_a_score_that_is_no_number_never_reaches_a_user() -> None:
 
 
 def test_the_budget_stops_after_the_part_in_hand(loaded: LoadedModel) -> None:
-    opened: list[str] = []
-
-    def slow(item: Item) -> Image:
-        opened.append(item.id)
-        time.sleep(0.005)
-        return seeded(item)
-
+    slow = Seeded(seconds=0.005)
     done = Reranker(loaded, FUSION).rerank("a dog", hits(60), slow, milliseconds=0.001)
     assert (done.seen, done.out_of_time) == (16, True)
     assert len(done.hits) == 60
-    assert len(opened) < 60
+    assert len(slow.opened) < 60
     whole = Reranker(loaded, FUSION).rerank("a dog", hits(60), slow, milliseconds=60_000)
     assert (whole.seen, whole.out_of_time) == (60, False)
 
@@ -170,20 +175,15 @@ def test_a_text_longer_than_the_reader_reads_is_cut_and_told(loaded: LoadedModel
 
 
 def test_image_tokens_are_computed_once_and_a_damaged_file_costs_only_time(loaded: LoadedModel, tmp_path: Path) -> None:
-    opened: list[str] = []
-
-    def counted(item: Item) -> Image:
-        opened.append(item.id)
-        return seeded(item)
-
+    counted = Seeded()
     first = Reranker(loaded, FUSION, tmp_path).rerank("a dog", hits(6), counted)
     again = Reranker(loaded, FUSION, tmp_path).rerank("a dog", hits(6), counted)
-    assert len(opened) == 6
+    assert len(counted.opened) == 6
     assert [hit.item.id for hit in again.hits] == [hit.item.id for hit in first.hits]
     assert np.allclose([hit.score for hit in again.hits], [hit.score for hit in first.hits], atol=5e-3)
     next(tmp_path.rglob("*.safetensors")).write_bytes(b"damaged")
     Reranker(loaded, FUSION, tmp_path).rerank("a dog", hits(6), counted)
-    assert len(opened) == 7
+    assert len(counted.opened) == 7
 
 
 def test_the_cache_keeps_what_was_used_last(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_pictures_are_read_from_files_tars_and_tables(tmp_path: Path) -> None:
     assert reader.read(f"{tmp_path}/set.tar::a/2.jpg") == file.read_bytes()
     assert reader.read(f"{tmp_path}/set.parquet::y") == file.read_bytes()
     item = replace(items(1)[0], path=f"{tmp_path}/set.parquet::x")
-    assert reader.picture(item).size == (64, 48)
+    assert reader.picture(item.place).size == (64, 48)
     for path in ("set.tar::a/3.png", "set.parquet::z", "gone.tar::a", "gone.jpg", "set.zip::a"):
         with pytest.raises(MediaError):
             reader.read(f"{tmp_path}/{path}")
@@ -250,7 +250,7 @@ def test_a_search_re_ranks_by_words_and_by_a_picture(media: Path) -> None:
         with pytest.raises(ModelError, match="--reader mini"):
             folder = Path(mmsearch.__file__).parent
             engine.search(
-                Query(text="a dog", rerank=Rerank(reader=f"ViT-B-32@{folder}/retrieval/mini/model.safetensors"))
+                Query(text="a dog", rerank=Rerank(reader=f"ViT-B-32@{folder}/retrieval/models/mini/model.safetensors"))
             )
     assert len(done) == 5
     assert {hit.item.id for hit in done} <= {hit.item.id for hit in plain[:12]}
@@ -286,7 +286,7 @@ def test_minis_captions_are_likelier_for_their_pictures_than_for_a_plain_one(min
     loaded = mini.loaded
     decoder = CaptionDecoder(loaded)
     photos = [
-        PictureReader(128).picture(replace(items(1)[0], path=str(tmp_path / name)))
+        PictureReader(128).picture(replace(items(1)[0], path=str(tmp_path / name)).place)
         for name in ("chelsea.png", "rocket.jpg", "coffee.png")
     ]
     for photo, caption in zip(photos, decoder.describe(photos), strict=True):

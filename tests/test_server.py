@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks.samples import copy_samples
 from indexer.build import BuildConfig, IndexBuild
-from retrieval.encoder import Encoder
+from retrieval.models.encoder import Encoder
 from server.guard import Guard, host_names, is_loopback
 from server.media import media_type
 from server.metrics import Metrics

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retrieval import shards as sh
-from retrieval import writer as writing
 from retrieval.errors import FormatError, IndexLockedError, IndexNotFoundError, MmsearchError, ModelError
-from retrieval.manifest import ShardEntry, bury, find_index, read_manifest, to_ranges
+from retrieval.store import shards as sh
+from retrieval.store import writer as writing
+from retrieval.store.manifest import ShardEntry, bury, find_index, read_manifest, to_ranges
+from retrieval.store.writer import IndexWriter, hold_open
 from retrieval.types import Item, ModelSpec
-from retrieval.writer import IndexWriter, hold_open
 from tests.conftest import ROOT
 from tests.stores import DIM, items, make_index, spec, unit_rows
 
@@ -131,7 +131,7 @@ def test_another_model_is_refused_with_both_values(tmp_path: Path) -> None:
 def test_a_second_writer_is_told_who_holds_the_lock(tmp_path: Path) -> None:
     with IndexWriter(tmp_path, spec()):
         code = (
-            "import sys\nfrom pathlib import Path\nfrom retrieval.writer import IndexWriter\n"
+            "import sys\nfrom pathlib import Path\nfrom retrieval.store.writer import IndexWriter\n"
             "from retrieval.errors import IndexLockedError\n"
             f"try:\n    IndexWriter(Path({str(tmp_path)!r})).__enter__()\nexcept IndexLockedError as e:\n    print(e)\n"
         )

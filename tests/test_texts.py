@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.media.text import PASSAGE_CHARS, caption_lines, caption_rows, decode_text, passages
+from media.text import PASSAGE_CHARS, caption_lines, caption_rows, decode_text, passages
 from retrieval.errors import MediaError
-from retrieval.tokens import TextTokenizer
-from retrieval.weights import MINI
+from retrieval.models.tokens import TextTokenizer
+from retrieval.models.weights import MINI
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
@@ -63,7 +63,7 @@ def test_a_table_that_is_none_says_what_it_lacks(text: str, suffix: str, reason:
 def clip() -> tuple[object, TextTokenizer]:
     from open_clip.tokenizer import SimpleTokenizer
 
-    from retrieval.models import tokenizer_of
+    from retrieval.models.loading import tokenizer_of
 
     own = SimpleTokenizer()
     return own, tokenizer_of(own, "clip-bpe")

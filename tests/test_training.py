@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.encoded import SecondStage
-from retrieval.convcoca import ConvCoCa, ConvCoCaConfig
-from retrieval.encoder import Encoder
-from retrieval.models import load_model
-from retrieval.tokens import TextTokenizer
-from retrieval.weights import MINI, resolve, weights_sha256
+from retrieval.models.convcoca import ConvCoCa, ConvCoCaConfig
+from retrieval.models.encoder import Encoder
+from retrieval.models.loading import load_model
+from retrieval.models.tokens import TextTokenizer
+from retrieval.models.weights import MINI, resolve, weights_sha256
 from tests.conftest import picture
 from training import fit as fitting
 from training.checkpoint import CheckpointError, Diverged, save_checkpoint

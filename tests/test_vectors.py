@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retrieval import vectors as vec
 from retrieval.errors import FormatError
-from retrieval.manifest import read_manifest
-from retrieval.vectors import VectorIndex
-from retrieval.writer import IndexWriter
+from retrieval.store import vectors as vec
+from retrieval.store.manifest import read_manifest
+from retrieval.store.vectors import VectorIndex
+from retrieval.store.writer import IndexWriter
 from tests.stores import items, make_index, spec, unit_rows
 
 

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from benchmarks.clips import ClipFormat
-from indexer.media.frames import picture_at, sample
-from indexer.media.sampling import Kept, Sampler, View
-from indexer.media.subtitles import Cue, mended, read_subtitles
-from indexer.media.video import Beat, Ending, Frame, SampleConfig, VideoDecoder, is_animated
+from media.frames import picture_at, sample
+from media.sampling import Kept, Sampler, View
+from media.subtitles import Cue, mended, read_subtitles
+from media.video import Beat, Ending, Frame, SampleConfig, VideoDecoder, is_animated
 from retrieval.errors import MediaError
 from tests.conftest import picture
 from tests.films import SMALL, animation, film, rotated, same_picture, with_subtitles

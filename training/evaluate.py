@@ -17,8 +17,8 @@ import numpy as np
 from benchmarks.datasets import from_container
 from benchmarks.encoded import encode_set
 from benchmarks.metrics import Recall, recall_both_ways
-from retrieval.decoder import CaptionDecoder, DecodeConfig
-from retrieval.encoder import Encoder
+from retrieval.crossmodal.decoder import CaptionDecoder, DecodeConfig
+from retrieval.models.encoder import Encoder
 from training.machine import keep_freed_memory
 
 

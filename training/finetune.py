@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from indexer.media.image import decode_image, register_decoders
-from indexer.media.text import TABLE_SUFFIXES, caption_rows, decode_text
-from indexer.sources import read_bytes
+from media.image import decode_image, register_decoders
+from media.sources import read_bytes
+from media.text import TABLE_SUFFIXES, caption_rows, decode_text
 from retrieval.errors import MediaError, MmsearchError
-from retrieval.models import LoadedModel, load_model
+from retrieval.models.loading import LoadedModel, load_model
+from retrieval.models.weights import Resolved, resolve
 from retrieval.types import ModelSpec
-from retrieval.weights import Resolved, resolve
 from training.checkpoint import CheckpointError, Diverged
 from training.data import CaptionedImages, DataError, Statistics
 from training.fit import FitConfig, evaluate, fit

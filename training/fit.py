@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.metrics import Recall, recall_both_ways
-from retrieval.tokens import TextTokenizer
+from retrieval.models.tokens import TextTokenizer
 from training.checkpoint import Diverged, load_checkpoint, save_checkpoint
 from training.data import MINI, CaptionedImages, LabelledImages, Statistics, augment, normalise
 from training.machine import half_products

@@ -20,11 +20,11 @@ from torch.nn import functional as F
 
 from benchmarks.datasets import from_container
 from benchmarks.encoded import EncodedSet, SecondStage, encode_set, second_stage
-from retrieval.decoder import CaptionDecoder
-from retrieval.encoder import Encoder
-from retrieval.heads import FILE, new_heads
-from retrieval.rerank import Fusion
-from retrieval.weights import MINI
+from retrieval.crossmodal.decoder import CaptionDecoder
+from retrieval.crossmodal.heads import FILE, new_heads
+from retrieval.crossmodal.rerank import Fusion
+from retrieval.models.encoder import Encoder
+from retrieval.models.weights import MINI
 from training.machine import keep_freed_memory
 
 # Cosines differ by hundredths; this makes of them the logits of a list.

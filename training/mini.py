@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from retrieval.convcoca import ConvCoCa, ConvCoCaConfig
 from retrieval.errors import MmsearchError
-from retrieval.models import choose_device
-from retrieval.weights import MINI
+from retrieval.models.convcoca import ConvCoCa, ConvCoCaConfig
+from retrieval.models.loading import choose_device
+from retrieval.models.weights import MINI
 from training import heads, reader
 from training.checkpoint import CheckpointError, Diverged
 from training.data import DataError, Statistics, load_captioned, load_labelled

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from retrieval.convcoca import ConvCoCaConfig, ConvTower
+from retrieval.models.convcoca import ConvCoCaConfig, ConvTower
 from training.checkpoint import Diverged, load_checkpoint, save_checkpoint
 from training.data import LabelledImages, augment, normalise
 from training.machine import half_products

@@ -1,7 +1,7 @@
 """Fit how a reader's score joins the first stage's, and what a score means: `python -m training.reader --help`.
 
 On captioned images that the model was not trained on, and written as `reader.json` beside its weights: the weights v and
-the null share λ of `retrieval.rerank`, and a calibration of both scores to a probability of relevance.
+the null share λ of `retrieval.crossmodal.rerank`, and a calibration of both scores to a probability of relevance.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from benchmarks.datasets import from_container
 from benchmarks.encoded import EncodedSet, Ints, SecondStage, encode_set, second_stage
 from benchmarks.metrics import Floats
-from retrieval.decoder import CaptionDecoder
-from retrieval.encoder import Encoder
-from retrieval.manifest import write_atomically
-from retrieval.relevance import Calibration, fit_calibration
-from retrieval.weights import MINI
+from retrieval.crossmodal.decoder import CaptionDecoder
+from retrieval.models.encoder import Encoder
+from retrieval.models.weights import MINI
+from retrieval.ranking.relevance import Calibration, fit_calibration
+from retrieval.store.manifest import write_atomically
 from training.machine import keep_freed_memory
 
 WEIGHTS = (0.0, *(round(0.002 * 1.15**step, 4) for step in range(40)))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from retrieval.tokens import TextTokenizer, TokenRules, clean
+from retrieval.models.tokens import TextTokenizer, TokenRules, clean
 
 PAD, START, END = "<pad>", "<s>", "</s>"
 

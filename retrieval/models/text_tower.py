@@ -2,7 +2,7 @@
 
 `export_text_tower` writes one folder for each set of weights in the cache; `TextTower.find` opens it. Weights are
 8-bit where that keeps the embeddings within cosine 0.999 of the original, and float32 otherwise. Run as a program
-(`python -m retrieval.text_tower NAME`) it exports in a process of its own, whose memory ends with it.
+(`python -m retrieval.models.text_tower NAME`) it exports in a process of its own, whose memory ends with it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import MmsearchError, ModelError
-from retrieval.tokens import TextTokenizer
-from retrieval.weights import cache_dir, resolve, weights_sha256
+from retrieval.models.tokens import TextTokenizer
+from retrieval.models.weights import cache_dir, resolve, weights_sha256
 
 if TYPE_CHECKING:
-    from retrieval.models import LoadedModel
+    from retrieval.models.loading import LoadedModel
 
 FORMAT = 1
 # Everyday sentences of different lengths, on which an exported tower must agree with its original.
@@ -83,9 +83,9 @@ def ensure_text_tower(name: str, sha256: str) -> str | None:
     if (tower_folder(sha256) / "tower.json").is_file():
         return None
     # The child finds this package even where it runs from a source tree that is not installed.
-    home = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    home = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-m", "retrieval.text_tower", name],
+        [sys.executable, "-m", "retrieval.models.text_tower", name],
         capture_output=True,
         text=True,
         check=False,
@@ -174,7 +174,7 @@ def _finish(folder: Path, plain: Path, wanted: NDArray[np.float32]) -> tuple[str
 
 def main(name: str) -> int:
     """Export the tower of one model; the program that `ensure_text_tower` starts."""
-    from retrieval.models import load_model
+    from retrieval.models.loading import load_model
 
     try:
         found = resolve(name)

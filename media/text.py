@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from retrieval.errors import MediaError
+from media.errors import MediaError
 
 TEXT_SUFFIXES = frozenset((".txt", ".md"))
 TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".jsonl"))

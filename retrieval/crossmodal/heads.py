@@ -1,7 +1,7 @@
 """Small trained heads that correct the weighted sum of re-ranking: `attention` and `concat`.
 
 Both judge one text and one picture from the text tower's words, the image's tokens, the cosine c and the reader's score r
-(`retrieval.rerank`), and give a correction h in units of cosine: the fused score is then s = c + v·r + h.
+(`retrieval.crossmodal.rerank`), and give a correction h in units of cosine: the fused score is then s = c + v·r + h.
 
     attention   m = mean over words w of softmax(QKᵀ/√d)V ⊙ (O w),  Q from words, K and V from image tokens
     concat      m = [T t; P p; (T t) ⊙ (P p)],  t the mean word and p the mean image token

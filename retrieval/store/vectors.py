@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import FormatError
-from retrieval.manifest import Manifest, ShardEntry, VectorEntry, VectorPolicy
+from retrieval.store.manifest import Manifest, ShardEntry, VectorEntry, VectorPolicy
 
 # Multiply-adds of an exact scan that stay well under a tenth of a second on two cores (measured: benchmarks/README.md).
 EXACT_WORK = 160_000_000

@@ -1,4 +1,4 @@
-"""`python -m indexer.media.worker`: decodes videos in a process of its own, so that one that crashes takes nothing with it.
+"""`python -m media.worker`: decodes videos in a process of its own, so that one that crashes takes nothing with it.
 
 Requests come in as a line of JSON on standard input; answers go out on standard output as a line of JSON each, a frame's
 followed by its RGB bytes. The reader's pace is ours: a pipe that is full makes decoding wait.
@@ -11,10 +11,10 @@ import os
 import sys
 from typing import BinaryIO
 
-from indexer.media.frames import sample
-from indexer.media.subtitles import Cue
-from indexer.media.video import Beat, Ending, Frame, SampleConfig
-from retrieval.errors import MediaError
+from media.errors import MediaError
+from media.frames import sample
+from media.subtitles import Cue
+from media.video import Beat, Ending, Frame, SampleConfig
 
 
 def main() -> int:

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
-from indexer.media.subtitles import Cue
-from retrieval.errors import MediaError, ModelError
+from media.errors import MediaError, ModelError
+from media.subtitles import Cue
 
 SOUND_SUFFIXES = frozenset((".mp3", ".wav", ".flac", ".m4a", ".ogg", ".oga", ".opus", ".aac", ".wma"))
 

@@ -6,22 +6,30 @@ import os
 import tarfile
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from PIL.Image import Image
 
-from indexer.media.image import decode_image, register_decoders
-from indexer.media.video import (
+from media.errors import MediaError
+from media.image import decode_image, register_decoders
+from media.sources import MEMBER, Place, moving, read_bytes, source_kind
+from media.video import (
     Frame,
     SampleConfig,
     VideoDecoder,
 )
-from indexer.sources import MEMBER, moving, read_bytes, source_kind
-from retrieval.errors import MediaError
-from retrieval.types import Item
 
 # A video to search by is looked at this many times at most.
 _QUERY_FRAMES = 64
 _Find = Callable[[str], bytes]
+
+
+class Pictures(Protocol):
+    """Whatever gives the image at a place; called from several threads."""
+
+    def picture(self, place: Place) -> Image:
+        """Upright RGB. Raises `MediaError` where it is gone or damaged."""
+        ...
 
 
 class PictureReader:
@@ -33,18 +41,18 @@ class PictureReader:
         self._containers: dict[str, _Find] = {}
         self._listing = threading.Lock()
 
-    def picture(self, item: Item) -> Image:
-        """The item's picture, or the middle of a moment, upright RGB, its shorter side at `least_side` or more where the
+    def picture(self, place: Place) -> Image:
+        """The image at a place, upright RGB, its shorter side at `least_side` or more where the
         file has that many.
 
         Raises `MediaError` when it is gone or damaged.
         """
-        if item.kind == "video":
+        if place.start is not None:
             # FFmpeg is loaded where a video is met. This one was read before, so it may be read in this process.
-            from indexer.media.frames import picture_at
+            from media.frames import picture_at
 
-            return picture_at(item.path, ((item.start or 0.0) + (item.end or 0.0)) / 2, self._least_side)
-        return decode_image(self.read(item.path), self._least_side).rgb
+            return picture_at(place.path, (place.start + (place.end or place.start)) / 2, self._least_side)
+        return decode_image(self.read(place.path), self._least_side).rgb
 
     def read(self, path: str) -> bytes:
         """The encoded picture at a path, `file` or `file::member`; `MediaError` when it is not there."""

@@ -8,27 +8,27 @@ from pathlib import Path
 
 import av
 
-from retrieval.errors import MediaError
-from retrieval.types import Item
+from media.errors import MediaError
+from media.sources import Place
 
 # Containers that take whatever streams they had; for others Matroska, which takes nearly all.
 _SAME = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts", ".avi"))
 
 
-def cut(item: Item, folder: Path, rank: int) -> Path:
+def cut(place: Place, folder: Path, rank: int) -> Path:
     """Write the moment's packets to `folder`, from the key frame at or before its start to its end, and return the file.
 
     Raises `MediaError` for what is no moment of a video, or cannot be read or written.
     """
-    if item.kind != "video" or item.start is None or item.end is None:
+    if place.start is None or place.end is None:
         raise MediaError("read", "only moments of videos can be cut out")
-    stem, suffix = os.path.splitext(os.path.basename(item.path))
+    stem, suffix = os.path.splitext(os.path.basename(place.path))
     suffix = suffix.lower()
-    target = folder / f"{rank:02d}-{stem}-{item.start:.1f}-{item.end:.1f}{suffix if suffix in _SAME else '.mkv'}"
+    target = folder / f"{rank:02d}-{stem}-{place.start:.1f}-{place.end:.1f}{suffix if suffix in _SAME else '.mkv'}"
     scratch = target.with_name(f".{target.name}.partial{target.suffix}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _copy(item.path, item.start, item.end, scratch)
+        _copy(place.path, place.start, place.end, scratch)
         os.replace(scratch, target)
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise MediaError("read", f"cannot be cut: {' '.join(str(error).split())[:150]}") from error

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from indexer.media.image import IMAGE_SUFFIXES
-from indexer.media.speech import SOUND_SUFFIXES
-from indexer.media.subtitles import SUBTITLE_SUFFIXES
-from indexer.media.text import TABLE_SUFFIXES, TEXT_SUFFIXES, caption_lines, caption_rows, decode_text
-from indexer.media.video import ANIMATED_SUFFIXES, SHARED_SUFFIXES, VIDEO_SUFFIXES, is_animated, is_transport_stream
-from retrieval.errors import IndexNotFoundError, MediaError
+from media.errors import MediaError
+from media.image import IMAGE_SUFFIXES
+from media.sound import SOUND_SUFFIXES
+from media.subtitles import SUBTITLE_SUFFIXES
+from media.text import TABLE_SUFFIXES, TEXT_SUFFIXES, caption_lines, caption_rows, decode_text
+from media.video import ANIMATED_SUFFIXES, SHARED_SUFFIXES, VIDEO_SUFFIXES, is_animated, is_transport_stream
 
 SourceKind = Literal["image", "video", "sound", "document", "sidecar", "subtitles", "captions", "tar", "parquet"]
 MEMBER = "::"
@@ -62,6 +62,16 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where an image is to be seen: a file, a member of a container (`file::member`), or, with `start` and `end` in
+    seconds, the middle of a stretch of a video."""
+
+    path: str
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unreadable:
     """A file or folder that could not be looked at: nothing at or below `path` may count as gone."""
 
@@ -70,7 +80,7 @@ class Unreadable:
 
 
 def walk(paths: Sequence[str], *, sound: bool = False) -> Iterator[Source | Unreadable]:
-    """Everything indexable under `paths` (absolute, from `roots_of`), in name order, one after the other; sound files only
+    """Everything indexable under `paths` (absolute), in name order, one after the other; sound files only
     where they are asked for, since nothing but a transcript can be found of them.
 
     Hidden files and folders, `.mmsearch` among them, are left out; a folder reached twice, by whatever links, is
@@ -92,26 +102,6 @@ def walk(paths: Sequence[str], *, sound: bool = False) -> Iterator[Source | Unre
             kind = None
         if kind is not None and (sound or kind != "sound"):
             yield Source(path=path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
-
-
-def roots_of(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Absolute forms of the paths that a user gave.
-
-    Raises `IndexNotFoundError` for one that is not there or is not of a kind that can be indexed.
-    """
-    roots: list[str] = []
-    for given in paths:
-        path = os.path.abspath(os.path.expanduser(os.fspath(given)))
-        shown = path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
-        try:
-            os.stat(path)
-        except OSError as error:
-            raise IndexNotFoundError(f"{shown}: {error.strerror or error}") from error
-        if not os.path.isdir(path) and source_kind(path) is None:
-            raise IndexNotFoundError(f"{shown}: not a kind of file that can be indexed")
-        if path not in roots:
-            roots.append(path)
-    return roots
 
 
 def source_kind(name: str) -> SourceKind | None:

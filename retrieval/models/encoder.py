@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.manifest import check_model
-from retrieval.models import LoadedModel, load_model
+from retrieval.models.loading import LoadedModel, load_model
+from retrieval.models.weights import Resolved, resolve, weights_sha256
+from retrieval.store.manifest import check_model
 from retrieval.types import ModelSpec
-from retrieval.weights import Resolved, resolve, weights_sha256
 
 if TYPE_CHECKING:
     from PIL.Image import Image

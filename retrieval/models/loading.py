@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import ModelError
-from retrieval.preprocess import preprocessing
-from retrieval.tokens import TextTokenizer, TokenRules
+from retrieval.models.preprocess import preprocessing
+from retrieval.models.tokens import TextTokenizer, TokenRules
+from retrieval.models.weights import Resolved, resolve, weights_sha256
 from retrieval.types import ModelSpec
-from retrieval.weights import Resolved, resolve, weights_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -202,7 +202,7 @@ def _load_mini(found: Resolved) -> LoadedModel:
     from open_clip.transform import PreprocessCfg
     from safetensors.torch import load_file
 
-    from retrieval.convcoca import ConvCoCa, ConvCoCaConfig
+    from retrieval.models.convcoca import ConvCoCa, ConvCoCaConfig
 
     folder = found.folder or found.weights.parent
     config = json.loads((folder / "config.json").read_text("utf-8"))

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from retrieval.catalog import DEFAULT, curated
 from retrieval.errors import ModelError
-from retrieval.manifest import write_atomically
+from retrieval.models.catalog import DEFAULT, curated
+from retrieval.store.manifest import write_atomically
 
 NETWORK_WAIT = 3.0
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")

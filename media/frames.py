@@ -19,11 +19,11 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from indexer.media.image import MAX_PIXELS, to_rgb
-from indexer.media.sampling import Kept, Sampler, View
-from indexer.media.subtitles import Cue
-from indexer.media.video import ANIMATED_SUFFIXES, Beat, Ending, Frame, SampleConfig
-from retrieval.errors import MediaError
+from media.errors import MediaError
+from media.image import MAX_PIXELS, to_rgb
+from media.sampling import Kept, Sampler, View
+from media.subtitles import Cue
+from media.video import ANIMATED_SUFFIXES, Beat, Ending, Frame, SampleConfig
 
 # Frames are looked at no more often than this many times a second; a shot is found to that precision.
 LOOKS = 12.0

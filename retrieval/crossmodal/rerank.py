@@ -14,7 +14,7 @@ other candidates there were. Texts are ordered by a picture with a λ and a v of
 common sentences to fitting ones. All three are fitted on held-out pairs and stored with the model.
 
 The fusions `attention` and `concat` add a trained head's correction to the sum when pictures are ordered by a text
-(`retrieval.heads`).
+(`retrieval.crossmodal.heads`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,15 +35,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from retrieval.decoder import CaptionDecoder
+from retrieval.crossmodal.decoder import CaptionDecoder
+from retrieval.crossmodal.heads import check_head, load_head
 from retrieval.errors import MediaError, QueryError
-from retrieval.heads import check_head, load_head
-from retrieval.types import WEIGHTED, Hit, Item
+from retrieval.types import WEIGHTED, Hit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from retrieval.models import LoadedModel
+    from media.pictures import Pictures
+    from retrieval.models.loading import LoadedModel
 
 # What a search does where nothing was fitted: a nat a token weighs as much as this much cosine.
 UNFITTED_WEIGHT = 0.05
@@ -113,12 +114,12 @@ class Reranker:
         self,
         text: str,
         hits: Sequence[Hit],
-        picture: Callable[[Item], Image],
+        pictures: Pictures,
         milliseconds: float | None = None,
     ) -> Reranked:
         """Read the picture of each hit, in their order and at most for `milliseconds`, and sort by the fused score.
 
-        `picture` gives a hit's RGB image or raises `MediaError`; it is called from several threads. A hit that is not
+        `pictures` is asked from several threads. A hit that is not
         read keeps its first-stage score, its `rerank_score` None. Raises `QueryError` for an empty text.
         """
         if not text.strip():
@@ -128,7 +129,7 @@ class Reranker:
         prior = float(self._decoder.log_probabilities(self._null_tokens(), ids)[0])
         out: list[Hit] = []
         unreadable: list[tuple[str, str]] = []
-        for part, tokens, errors in self._read(hits, picture):
+        for part, tokens, errors in self._read(hits, pictures):
             unreadable += errors
             read = [hit for hit in part if hit.item.id in tokens]
             scores: dict[str, tuple[float, float]] = {}
@@ -201,7 +202,7 @@ class Reranker:
         )
 
     def _read(
-        self, hits: Sequence[Hit], picture: Callable[[Item], Image]
+        self, hits: Sequence[Hit], pictures: Pictures
     ) -> Iterator[tuple[Sequence[Hit], dict[str, Tensor], list[tuple[str, str]]]]:
         """Some hits at a time with their image tokens, decoded on threads one part ahead of the model."""
 
@@ -210,7 +211,7 @@ class Reranker:
             if kept is not None:
                 return kept
             try:
-                return self.loaded.preprocess(picture(hit.item))
+                return self.loaded.preprocess(pictures.picture(hit.item.place))
             except MediaError as error:
                 return error
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from retrieval.errors import FormatError, MmsearchError
-from retrieval.manifest import Manifest, ShardEntry
+from retrieval.store.manifest import Manifest, ShardEntry
 from retrieval.types import Item, Kind
 
 SHARD_ROWS = 65_536

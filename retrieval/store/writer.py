@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from retrieval import shards as sh
-from retrieval import vectors as vec
 from retrieval.errors import FormatError, IndexLockedError, MmsearchError
-from retrieval.manifest import (
+from retrieval.store import shards as sh
+from retrieval.store import vectors as vec
+from retrieval.store.manifest import (
     Manifest,
     ShardEntry,
     VectorEntry,

@@ -15,8 +15,8 @@ from typing import IO
 
 from PIL import Image
 
-from indexer.media.subtitles import Cue
-from retrieval.errors import MediaError
+from media.errors import MediaError
+from media.subtitles import Cue
 
 VIDEO_SUFFIXES = frozenset(
     (
@@ -42,7 +42,7 @@ SHARED_SUFFIXES = frozenset((".ts", ".mts"))
 # Pictures that may move; which do, their first bytes tell.
 ANIMATED_SUFFIXES = frozenset((".gif", ".webp"))
 PATIENCE_SECONDS = 60.0
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ class VideoDecoder:
             self.close()
             paths = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "indexer.media.worker"],
+                [sys.executable, "-m", "media.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

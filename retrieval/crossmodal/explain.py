@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from retrieval.attention import cross_query, finish_block, image_keys_values, join_heads, split_heads
-from retrieval.decoder import CaptionDecoder
+from retrieval.crossmodal.attention import cross_query, finish_block, image_keys_values, join_heads, split_heads
+from retrieval.crossmodal.decoder import CaptionDecoder
 from retrieval.errors import QueryError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from retrieval.models import LoadedModel
+    from retrieval.models.loading import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)

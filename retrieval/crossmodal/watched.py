@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from indexer.media.subtitles import SUBTITLE_SUFFIXES, Cue, mended, read_subtitles
-from indexer.media.video import Beat, Ending, Frame, SampleConfig, VideoDecoder
-from indexer.moments import Moment, Span, merge
-from indexer.sources import read_bytes
-from retrieval.encoder import Encoder
+from media.sources import read_bytes
+from media.subtitles import SUBTITLE_SUFFIXES, Cue, mended, read_subtitles
+from media.video import Beat, Ending, Frame, SampleConfig, VideoDecoder
+from retrieval.crossmodal.moments import Moment, Span, merge
 from retrieval.errors import MediaError
+from retrieval.models.encoder import Encoder
 
 _BATCH = 32
 _LEAST_SIDE = 360

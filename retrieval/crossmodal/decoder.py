@@ -18,14 +18,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from retrieval.attention import cross_query, finish_block, image_keys_values, join_heads, self_projections, split_heads
-from retrieval.catalog import CAPTIONER
+from retrieval.crossmodal.attention import (
+    cross_query,
+    finish_block,
+    image_keys_values,
+    join_heads,
+    self_projections,
+    split_heads,
+)
 from retrieval.errors import ModelError, QueryError
+from retrieval.models.catalog import CAPTIONER
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from retrieval.models import LoadedModel
+    from retrieval.models.loading import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from datetime import datetime
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from retrieval.errors import MediaError
+from media.errors import MediaError
 
 _JPEG_AND_WEB = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif")
 _OTHERS = (".heic", ".heif", ".tif", ".tiff", ".bmp", ".dib", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm")

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from indexer.media.text import decode_text
-from retrieval.errors import MediaError
+from media.errors import MediaError
+from media.text import decode_text
 
 SUBTITLE_SUFFIXES = frozenset((".srt", ".vtt", ".ass", ".ssa"))
 _LONGEST = 24 * 3600.0

@@ -1,1 +1,0 @@
-"""Bytes to pixels or text, with every limit and every error."""

@@ -1,0 +1,22 @@
+"""The root of every error, and what can go wrong with one file. Each message says what happened and with which value."""
+
+from __future__ import annotations
+
+__all__ = ["MediaError", "MmsearchError", "ModelError"]
+
+
+class MmsearchError(Exception):
+    """Root of the tree; its text is one line that can be shown to a user as it is."""
+
+
+class ModelError(MmsearchError):
+    """A model is unknown, not available here, or not the one that an index was made with."""
+
+
+class MediaError(MmsearchError):
+    """One file could not be read, decoded or encoded. `stage` is `read`, `decode` or `encode`."""
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(reason)
+        self.stage = stage
+        self.reason = reason

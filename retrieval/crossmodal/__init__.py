@@ -1,0 +1,1 @@
+"""Words and pixels together: re-ranking, captions, summaries, answers, explanations."""

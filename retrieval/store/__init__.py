@@ -1,0 +1,1 @@
+"""What an index is on disk: manifest, shards, vectors, and the one writer."""
