@@ -12,8 +12,9 @@ from typing import Literal
 from PIL.Image import Image
 
 from media.image import decode_image, register_decoders
-from media.sources import Source, expand, read_bytes
+from media.sources import expand, read_bytes
 from media.text import TABLE_SUFFIXES, caption_rows, decode_text
+from media.types import Source
 from retrieval.errors import MediaError, MmsearchError
 
 # Captions of a large set are larger than a text to be searched: COCO's are 66 MB.

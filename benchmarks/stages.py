@@ -20,7 +20,8 @@ from benchmarks.speed import ROOT, command, spread
 from indexer.build import BuildConfig, IndexBuild
 from indexer.roots import roots_of
 from media.image import decode_image, register_decoders
-from media.sources import Source, read_bytes, walk
+from media.sources import read_bytes, walk
+from media.types import Source
 from retrieval.engine import Engine
 from retrieval.errors import MediaError, QueryError
 from retrieval.models.encoder import Encoder

@@ -18,7 +18,8 @@ from indexer.roots import roots_of
 from indexer.rows import item_id, moment_items, picture_item, text_items
 from media.image import register_decoders
 from media.sound import Recogniser
-from media.sources import CONTAINERS, Passage, Record, Source, expand, walk
+from media.sources import expand, walk
+from media.types import CONTAINERS, Passage, Record, Source
 from media.video import SampleConfig
 from retrieval.crossmodal.moments import Fusion, merge
 from retrieval.errors import IndexNotFoundError, MediaError

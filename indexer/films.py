@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from media.sound import Recogniser
-from media.sources import Source
 from media.subtitles import Cue, mended
+from media.types import Source
 from media.video import Ending, Frame, SampleConfig, VideoDecoder
 from retrieval.crossmodal.moments import Span
 from retrieval.errors import MediaError

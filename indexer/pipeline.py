@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from media.image import DecodedImage, decode_image
-from media.sources import Passage, Record, read_bytes
+from media.sources import read_bytes
 from media.subtitles import read_subtitles
 from media.text import caption_lines, decode_text, passages
+from media.types import Passage, Record
 from retrieval.errors import MediaError
 
 

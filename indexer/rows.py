@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from media.image import DecodedImage
-from media.sources import Passage, Source
+from media.types import Passage, Source
 from retrieval.crossmodal.moments import Moment
 from retrieval.types import Item, Kind
 

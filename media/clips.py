@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 
 from media.errors import MediaError
-from media.sources import Place
+from media.types import Place
 
 # Containers that take whatever streams they had; for others Matroska, which takes nearly all.
 _SAME = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts", ".avi"))

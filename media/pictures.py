@@ -12,7 +12,8 @@ from PIL.Image import Image
 
 from media.errors import MediaError
 from media.image import decode_image, register_decoders
-from media.sources import MEMBER, Place, moving, read_bytes, source_kind
+from media.sources import moving, read_bytes, source_kind
+from media.types import MEMBER, Place
 from media.video import (
     Frame,
     SampleConfig,

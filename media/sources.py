@@ -9,74 +9,17 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 from media.errors import MediaError
 from media.image import IMAGE_SUFFIXES
 from media.sound import SOUND_SUFFIXES
 from media.subtitles import SUBTITLE_SUFFIXES
 from media.text import TABLE_SUFFIXES, TEXT_SUFFIXES, caption_lines, caption_rows, decode_text
+from media.types import MEMBER, Passage, Record, Source, SourceKind, Unreadable
 from media.video import ANIMATED_SUFFIXES, SHARED_SUFFIXES, VIDEO_SUFFIXES, is_animated, is_transport_stream
 
-SourceKind = Literal["image", "video", "sound", "document", "sidecar", "subtitles", "captions", "tar", "parquet"]
-MEMBER = "::"
 CAPTION_CHUNK = 1024
-# Sources whose records may be many, so that a killed run may leave them half done.
-CONTAINERS: frozenset[SourceKind] = frozenset(("captions", "tar", "parquet"))
 _MAX_FILE = 2 * 1024**3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A file on disk. `about` is the picture that a sidecar text describes, or the video that subtitles belong to."""
-
-    path: str
-    kind: SourceKind
-    size: int
-    mtime_ns: int
-    about: str | None = None
-
-
-class Passage(NamedTuple):
-    """A text and the media that it is about; `start` and `end` in seconds where it is said in a video."""
-
-    path: str
-    text: str
-    start: float | None = None
-    end: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """One picture or text to encode. `data` is there for members of a container and None for a file of its own.
-
-    `texts` holds passages or captions that need no decoding.
-    """
-
-    path: str
-    source: Source
-    data: bytes | None = None
-    texts: tuple[Passage, ...] = ()
-    failure: MediaError | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where an image is to be seen: a file, a member of a container (`file::member`), or, with `start` and `end` in
-    seconds, the middle of a stretch of a video."""
-
-    path: str
-    start: float | None = None
-    end: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unreadable:
-    """A file or folder that could not be looked at: nothing at or below `path` may count as gone."""
-
-    path: str
-    reason: str
 
 
 def walk(paths: Sequence[str], *, sound: bool = False) -> Iterator[Source | Unreadable]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from media.sources import Place
+from media.types import Place
 
 if TYPE_CHECKING:
     from PIL.Image import Image

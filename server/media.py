@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from media.pictures import PictureReader
-from media.sources import MEMBER
+from media.types import MEMBER
 from retrieval.errors import MediaError
 from retrieval.types import Item
 

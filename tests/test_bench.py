@@ -15,7 +15,7 @@ from PIL.Image import Image
 from benchmarks.datasets import from_container, from_folder
 from benchmarks.metrics import recall_both_ways
 from benchmarks.recall import measure_recall
-from media.sources import Place
+from media.types import Place
 from retrieval.crossmodal.rerank import Fusion, Reranker
 from retrieval.errors import MmsearchError
 from retrieval.models.encoder import Encoder

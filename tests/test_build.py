@@ -17,7 +17,8 @@ from PIL import Image
 
 from indexer.build import BuildConfig, BuildReport, IndexBuild
 from indexer.roots import roots_of
-from media.sources import Source, Unreadable, walk
+from media.sources import walk
+from media.types import Source, Unreadable
 from retrieval.errors import IndexNotFoundError
 from retrieval.models.encoder import Encoder
 from retrieval.store.manifest import read_manifest

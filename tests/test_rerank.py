@@ -21,7 +21,7 @@ from PIL.Image import Image
 import mmsearch
 from benchmarks.samples import copy_samples
 from media.pictures import PictureReader
-from media.sources import Place
+from media.types import Place
 from retrieval.crossmodal.decoder import CaptionDecoder
 from retrieval.crossmodal.rerank import Fusion, Reranker, TokenCache
 from retrieval.errors import MediaError, ModelError, QueryError
