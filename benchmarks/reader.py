@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed import report, spread
-from media.pictures import PictureReader
+from media.reader import ImageReader
 from retrieval.crossmodal.decoder import CaptionDecoder, DecodeConfig
 from retrieval.crossmodal.rerank import Fusion, Reranker
 from retrieval.engine import Engine
@@ -54,7 +54,7 @@ def measure_rerank(index: Path, rounds: int) -> dict[str, object]:
 
     with Engine.open(index) as engine, tempfile.TemporaryDirectory() as scratch:
         loaded = load_model(engine.model.name)
-        pictures = PictureReader()
+        pictures = ImageReader()
         fresh: list[float] = []
         kept: list[float] = []
         for number in range(rounds + 1):
@@ -75,7 +75,7 @@ def measure_rerank(index: Path, rounds: int) -> dict[str, object]:
 
 
 def measure_captions(folder: Path, model: str, rounds: int) -> dict[str, object]:
-    """Pictures a second through decoding, preprocessing, the image tower and beam search (4 beams), 16 at a time."""
+    """ImageSource a second through decoding, preprocessing, the image tower and beam search (4 beams), 16 at a time."""
     from media.image import decode_image, register_decoders
 
     register_decoders()

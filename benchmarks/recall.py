@@ -18,7 +18,7 @@ from retrieval.crossmodal.decoder import CaptionDecoder
 from retrieval.crossmodal.heads import load_head
 from retrieval.crossmodal.rerank import Fusion
 from retrieval.models.encoder import Encoder
-from retrieval.models.weights import Resolved
+from retrieval.models.weights import ModelFiles
 from retrieval.types import WEIGHTED
 
 WORST = 10
@@ -79,7 +79,7 @@ class RecallReport:
 
 def measure_recall(
     data: CaptionSet,
-    found: Resolved,
+    found: ModelFiles,
     encoder: Encoder,
     fusions: Sequence[str | None],
     cache: Path | None = None,

@@ -26,7 +26,7 @@ def index_command(
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="ImageSource encoded at once.")] = 32,
     workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one for each CPU.")] = 0,
     fps: Annotated[float, typer.Option(help="Frames a second that are taken of videos, where they move on.")] = 1.0,
     max_frames: Annotated[int, typer.Option(min=1, help="Most frames of one video.")] = 10_000,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, clock, file_url, inline_picture, note, quiet_native_stderr, shown, write_lines
+from cli.terminal import busy, clock, file_url, inline_image, note, quiet_native_stderr, shown, write_lines
 from retrieval.errors import MediaError, MmsearchError, QueryError
 from retrieval.types import KINDS, Hit, Kind, Query, Rerank
 
@@ -129,7 +129,7 @@ def _kind(value: str | None) -> Kind | None:
 def _pictures(files: list[str]) -> tuple[Image | tuple[Image, ...], ...]:
     if not files:
         return ()
-    from media.pictures import query_media
+    from media.reader import query_media
 
     found = []
     with quiet_native_stderr():
@@ -188,15 +188,15 @@ def _previews(hits: list[Hit]) -> None:
     """The first pictures themselves, where the terminal can draw them."""
     if not sys.stdout.isatty() or not all(hit.item.kind == "text" for hit in hits):
         return
-    from media.pictures import PictureReader
+    from media.reader import ImageReader
 
-    reader = PictureReader(320)
+    reader = ImageReader(320)
     with quiet_native_stderr():
         for hit in hits:
             if hit.item.kind == "text":
                 continue
             try:
-                codes = inline_picture(reader.picture(hit.item.place))
+                codes = inline_image(reader.picture(hit.item.place))
             except MediaError:
                 continue
             if codes is None:

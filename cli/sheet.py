@@ -15,7 +15,7 @@ from retrieval.types import Hit, Item
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from media.pictures import PictureReader
+    from media.reader import ImageReader
     from retrieval.models.loading import LoadedModel
 
 _STYLE = """
@@ -36,9 +36,9 @@ details img { height: auto; }
 def write_sheet(file: Path, title: str, hits: list[Hit], why: tuple[LoadedModel, str] | None = None) -> None:
     """Write the sheet; a picture that cannot be read is shown by its name. With `why`, a reader and words, each picture has
     an explanation to open. Raises `MmsearchError` on a bad path."""
-    from media.pictures import PictureReader
+    from media.reader import ImageReader
 
-    reader = PictureReader(320)
+    reader = ImageReader(320)
     with quiet_native_stderr():
         cards = "\n".join(_card(hit, reader, why) for hit in hits)
     try:
@@ -56,7 +56,7 @@ def page(title: str, body: str) -> str:
     )
 
 
-def _card(hit: Hit, reader: PictureReader, why: tuple[LoadedModel, str] | None) -> str:
+def _card(hit: Hit, reader: ImageReader, why: tuple[LoadedModel, str] | None) -> str:
     item = hit.item
     name = html.escape(shown(item.path.rsplit("/", 1)[-1]))
     body = f"<blockquote>{html.escape(item.text)}</blockquote>" if item.text is not None else ""

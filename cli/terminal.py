@@ -138,7 +138,7 @@ def busy(message: str) -> Iterator[Callable[[str], None]]:
         yield lambda said: bar.update(task, description=said)
 
 
-def inline_picture(rgb: Image, rows: int = 6) -> str | None:
+def inline_image(rgb: Image, rows: int = 6) -> str | None:
     """Escape codes that draw a picture `rows` lines high in kitty and iTerm2 (and what follows them), else None."""
     if not sys.stdout.isatty():
         return None

@@ -74,7 +74,7 @@ class BuildReport:
 
     @property
     def images_per_second(self) -> float:
-        """Pictures and frames encoded over the time from the first read to the last commit."""
+        """ImageSource and frames encoded over the time from the first read to the last commit."""
         return self.encoded / self.seconds if self.seconds > 0 else 0.0
 
 
@@ -157,9 +157,9 @@ class _Run:
         config, side = self._config, self._encoder.spec.image_size
         self._encoder.warm()
         self._began = time.monotonic()
-        how = Preparation(preprocess=self._encoder.preprocess, least_side=side, known=self._known.holds)
+        how = Preparation(preprocess=self._encoder.preprocess, min_side=side, known=self._known.holds)
         workers = config.workers or min(8, os.cpu_count() or 1)
-        frames = SampleConfig(fps=config.fps, max_frames=config.max_frames, least_side=side)
+        frames = SampleConfig(fps=config.fps, max_frames=config.max_frames, min_side=side)
         pictures: list[Prepared] = []
         with (
             FilmFeed(frames, how.preprocess, config.batch_size, config.recogniser) as films,

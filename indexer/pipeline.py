@@ -44,7 +44,7 @@ class Preparation:
     """What the workers need of the model: its preprocessing, the side that it wants, and which contents are known."""
 
     preprocess: Callable[[Image], NDArray[np.float32]]
-    least_side: int
+    min_side: int
     known: frozenset[str] | Callable[[str], bool]
 
     def holds(self, sha256: str) -> bool:
@@ -79,7 +79,7 @@ def _prepare(record: Record, how: Preparation) -> Prepared:
         digest = hashlib.sha256(data).hexdigest()
         if how.holds(digest):
             return Prepared(record=_light(record), sha256=digest)
-        decoded = decode_image(data, how.least_side)
+        decoded = decode_image(data, how.min_side)
         return Prepared(record=_light(record), sha256=digest, decoded=decoded, pixels=how.preprocess(decoded.rgb))
     except MediaError as error:
         return Prepared(record=_light(record), failure=error)

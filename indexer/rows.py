@@ -33,7 +33,7 @@ def picture_item(path: str, source: Source, sha256: str, decoded: DecodedImage) 
         camera=decoded.camera,
         latitude=decoded.latitude,
         longitude=decoded.longitude,
-        phash=decoded.phash,
+        dhash=decoded.dhash,
     )
 
 

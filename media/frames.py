@@ -58,7 +58,7 @@ def sample(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | End
         yield from _sampled(opened, _film(opened), config)
 
 
-def picture_at(path: str, time: float, least_side: int) -> Image.Image:
+def frame_at(path: str, time: float, min_side: int) -> Image.Image:
     """The frame shown at `time` seconds, upright RGB. Raises `MediaError` where there is none."""
     try:
         if os.path.splitext(path)[1].lower() in ANIMATED_SUFFIXES:
@@ -75,7 +75,7 @@ def picture_at(path: str, time: float, least_side: int) -> Image.Image:
                     break
             if found is None:
                 raise MediaError("decode", f"no frame at {time:.1f} s")
-            return _Turned(stream, least_side).picture(found)
+            return _Turned(stream, min_side).picture(found)
     except (*_FFMPEG_ERRORS, OSError) as error:
         raise MediaError("decode", f"no frame at {time:.1f} s: {_reason(error)}") from error
 
@@ -123,7 +123,7 @@ def _sampled(
     if (os.cpu_count() or 1) >= _MANY_CORES:
         stream.thread_type = "FRAME"
     sampler: Sampler[av.VideoFrame] = Sampler(period, gaps=context.skip_frame == "NONKEY")
-    turned = _Turned(stream, config.least_side)
+    turned = _Turned(stream, config.min_side)
     looked, count, last_beat, end = -np.inf, 0, 0.0, 0.0
     stopped: str | None = None
     clock = _Clock(opened, stream)
@@ -273,8 +273,8 @@ class _Clock:
 class _Turned:
     """Turns kept frames to upright RGB of the size that is wanted, in the shape that a player shows."""
 
-    def __init__(self, stream: av.VideoStream, least_side: int) -> None:
-        self._least_side = least_side
+    def __init__(self, stream: av.VideoStream, min_side: int) -> None:
+        self._least_side = min_side
         self._aspect = stream.sample_aspect_ratio or Fraction(1)
         self._reformatter = VideoReformatter()
         self.width = self.height = 0
@@ -350,7 +350,7 @@ def _animation(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat |
             width, height = opened.size
             for picture in ImageSequence.Iterator(opened):
                 rgb = to_rgb(picture)
-                rgb.thumbnail((4 * config.least_side, 4 * config.least_side))
+                rgb.thumbnail((4 * config.min_side, 4 * config.min_side))
                 grey = np.asarray(rgb.convert("L"))
                 small = np.asarray(rgb)[..., [1, 0, 2]]
                 small = np.stack([_stepped(small[..., band], *_VIEW) for band in range(3)], -1)

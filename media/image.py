@@ -36,7 +36,7 @@ class DecodedImage:
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None
-    phash: int = 0
+    dhash: int = 0
 
 
 def register_decoders() -> None:
@@ -49,8 +49,8 @@ def register_decoders() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-def decode_image(data: bytes, least_side: int) -> DecodedImage:
-    """Decode a picture whose shorter side is wanted at `least_side` pixels or more, where the file has that many.
+def decode_image(data: bytes, min_side: int) -> DecodedImage:
+    """Decode a picture whose shorter side is wanted at `min_side` pixels or more, where the file has that many.
 
     Raises `MediaError("decode", reason)` for anything that is not a whole picture within the bounds.
     """
@@ -62,12 +62,12 @@ def decode_image(data: bytes, least_side: int) -> DecodedImage:
             _check_size(image, width, height)
             exif = _exif(image)
             if image.format == "JPEG":
-                _scale_jpeg(image, least_side)
+                _scale_jpeg(image, min_side)
             if image.size[0] * image.size[1] > _LARGE:
                 with _one_large:
-                    rgb = _pixels(image, exif, least_side)
+                    rgb = _pixels(image, exif, min_side)
             else:
-                rgb = _pixels(image, exif, least_side)
+                rgb = _pixels(image, exif, min_side)
     except MediaError:
         raise
     except MemoryError as error:
@@ -88,7 +88,7 @@ def decode_image(data: bytes, least_side: int) -> DecodedImage:
         camera=_camera(exif),
         latitude=latitude,
         longitude=longitude,
-        phash=difference_hash(rgb),
+        dhash=difference_hash(rgb),
     )
 
 
@@ -106,21 +106,21 @@ def _check_size(image: Image.Image, width: int, height: int) -> None:
         raise MediaError("decode", f"{width}×{height} is more than {bound // 1_000_000} million pixels")
 
 
-def _scale_jpeg(image: Image.Image, least_side: int) -> None:
-    """Let libjpeg decode at 1/2, 1/4 or 1/8 of the size, keeping the shorter side at `least_side` or more."""
-    image.draft("RGB" if image.mode in ("RGB", "YCbCr") else image.mode, (least_side, least_side))
+def _scale_jpeg(image: Image.Image, min_side: int) -> None:
+    """Let libjpeg decode at 1/2, 1/4 or 1/8 of the size, keeping the shorter side at `min_side` or more."""
+    image.draft("RGB" if image.mode in ("RGB", "YCbCr") else image.mode, (min_side, min_side))
     if image.size[0] * image.size[1] > MAX_PIXELS:
         raise MediaError(
             "decode", f"{image.size[0]}×{image.size[1]} is more than {MAX_PIXELS // 1_000_000} million pixels"
         )
 
 
-def _pixels(image: Image.Image, exif: Image.Exif, least_side: int) -> Image.Image:
+def _pixels(image: Image.Image, exif: Image.Exif, min_side: int) -> Image.Image:
     frame = _first_opaque(image) if getattr(image, "n_frames", 1) > 1 and image.format == "GIF" else image
     frame.load()
     rgb = to_rgb(frame)
     # Halve a large picture by boxes first: the model's own resize then costs the same for every file.
-    factor = min(rgb.size) // (2 * least_side)
+    factor = min(rgb.size) // (2 * min_side)
     if factor >= 2:
         rgb = rgb.reduce(factor)
     if exif.get(ExifTags.Base.Orientation, 1) != 1:

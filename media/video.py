@@ -39,7 +39,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 # Suffixes that programs' sources have as well.
 SHARED_SUFFIXES = frozenset((".ts", ".mts"))
-# Pictures that may move; which do, their first bytes tell.
+# ImageSource that may move; which do, their first bytes tell.
 ANIMATED_SUFFIXES = frozenset((".gif", ".webp"))
 PATIENCE_SECONDS = 60.0
 _ROOT = Path(__file__).parents[1]
@@ -48,11 +48,11 @@ _ROOT = Path(__file__).parents[1]
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """`fps` frames a second are kept of what moves on, at most `max_frames` of a file; the shorter side of each is
-    `least_side` pixels where the video has that many."""
+    `min_side` pixels where the video has that many."""
 
     fps: float = 1.0
     max_frames: int = 10_000
-    least_side: int = 224
+    min_side: int = 224
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ class VideoDecoder:
             "path": os.fsencode(path).hex(),
             "fps": config.fps,
             "max_frames": config.max_frames,
-            "least_side": config.least_side,
+            "min_side": config.min_side,
         }
         try:
             if process.stdin is not None:

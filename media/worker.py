@@ -29,7 +29,7 @@ def main() -> int:
 
 def _serve(request: dict[str, str | int | float], out: BinaryIO) -> None:
     config = SampleConfig(
-        fps=float(request["fps"]), max_frames=int(request["max_frames"]), least_side=int(request["least_side"])
+        fps=float(request["fps"]), max_frames=int(request["max_frames"]), min_side=int(request["min_side"])
     )
     try:
         for found in sample(os.fsdecode(bytes.fromhex(str(request["path"]))), config):

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from media.pictures import Pictures
+    from media.reader import ImageSource
     from retrieval.crossmodal.decoder import Caption
     from retrieval.crossmodal.rerank import Reranked, Reranker
     from retrieval.models.encoder import Encoder
     from retrieval.models.loading import LoadedModel
-    from retrieval.models.weights import Resolved
+    from retrieval.models.weights import ModelFiles
 
 # How much of a `--not` direction is taken away from the query, both being unit vectors.
 NEGATIVE_WEIGHT = 0.5
@@ -49,7 +49,7 @@ class Engine:
     the whole model on first use.
     """
 
-    def __init__(self, folder: Path, device: str = "auto", pictures: Pictures | None = None) -> None:
+    def __init__(self, folder: Path, device: str = "auto", pictures: ImageSource | None = None) -> None:
         self._holding = contextlib.ExitStack()
         self._holding.enter_context(hold_open(folder))
         try:
@@ -72,7 +72,7 @@ class Engine:
         index: str | os.PathLike[str] | None = None,
         *,
         device: str = "auto",
-        pictures: Pictures | None = None,
+        pictures: ImageSource | None = None,
     ) -> Engine:
         """Open the index at `index`, in it, or (for `None`) the nearest one upwards from the working folder.
 
@@ -114,12 +114,12 @@ class Engine:
         return self.manifest.model
 
     @property
-    def pictures(self) -> Pictures:
+    def pictures(self) -> ImageSource:
         """Where the images of items are read."""
         if self._pictures is None:
-            from media.pictures import PictureReader
+            from media.reader import ImageReader
 
-            self._pictures = PictureReader()
+            self._pictures = ImageReader()
         return self._pictures
 
     def embed(self, query: Query) -> NDArray[np.float32]:
@@ -196,7 +196,7 @@ class Engine:
     def rerank(self, query: Query) -> Reranked:
         """What `search` finds, its first candidates ordered again by a model that looks at words and pixels together.
 
-        Pictures are ordered by the query's words, or texts by its pictures. Raises `QueryError` for any other mixture
+        ImageSource are ordered by the query's words, or texts by its pictures. Raises `QueryError` for any other mixture
         and `ModelError` for a reader that has no decoder, before anything is searched.
         """
         _check_bounds(query)
@@ -383,7 +383,7 @@ class Engine:
             )
         return [hit for hit in hits if hit.relevance is not None and hit.relevance >= least]
 
-    def _reader(self, name: str) -> Resolved:
+    def _reader(self, name: str) -> ModelFiles:
         from retrieval.models.weights import has_decoder, resolve
 
         found = resolve(self.model.name if name == "auto" else name)
@@ -394,7 +394,7 @@ class Engine:
             )
         return found
 
-    def _load_reranker(self, found: Resolved, fusion: str) -> Reranker:
+    def _load_reranker(self, found: ModelFiles, fusion: str) -> Reranker:
         if self._reranker is None or self._reranker[0] != (found.name, fusion):
             from retrieval.crossmodal.rerank import Fusion, Reranker
             from retrieval.models.loading import load_model

@@ -87,7 +87,7 @@ class Item:
 
     `path` is the media that the row is about and `source` the file that carried it: they differ for a member of a
     tar or Parquet file and for a caption, whose `path` is its picture. Times are seconds from the start of a video.
-    `mtime_ns` belongs to `source`. `phash` is a 64-bit difference hash of the picture, as a signed integer.
+    `mtime_ns` belongs to `source`. `dhash` is a 64-bit difference hash of the picture, as a signed integer.
     """
 
     id: str
@@ -106,7 +106,7 @@ class Item:
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None
-    phash: int | None = None
+    dhash: int | None = None
 
     @property
     def place(self) -> Place:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from media.pictures import PictureReader
+from media.reader import ImageReader
 from media.types import MEMBER
 from retrieval.errors import MediaError
 from retrieval.types import Item
@@ -36,7 +36,7 @@ _SHOWN = ("image/", "video/", "audio/")
 class Files:
     """Finds, and makes thumbnails of, the files of items. Any thread may call it."""
 
-    def __init__(self, folder: Path, roots: Sequence[Path], pictures: PictureReader, cache: Path) -> None:
+    def __init__(self, folder: Path, roots: Sequence[Path], pictures: ImageReader, cache: Path) -> None:
         inside = [folder.parent] if folder.name == ".mmsearch" else []
         self._roots = [os.path.realpath(root) for root in (*roots, *inside)]
         self._pictures = pictures

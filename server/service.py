@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from media.pictures import PictureReader
+from media.reader import ImageReader
 from retrieval.engine import Engine
 from retrieval.errors import MmsearchError
 from retrieval.types import Hit, Item, Query
@@ -38,7 +38,7 @@ class Busy(MmsearchError):
 class _Worker:
     """A thread with an engine of its own, and a queue with a bound."""
 
-    def __init__(self, name: str, folder: Path, device: str, pictures: PictureReader, metrics: Metrics) -> None:
+    def __init__(self, name: str, folder: Path, device: str, pictures: ImageReader, metrics: Metrics) -> None:
         self._name, self._folder, self._metrics = name, folder, metrics
         self._jobs: queue.Queue[tuple[Query | None, Callable[[Engine], object], Future[object]] | None] = queue.Queue(
             MOST_WAITING
@@ -115,7 +115,7 @@ class SearchService:
 
     def __init__(self, folder: Path, device: str, metrics: Metrics) -> None:
         self.folder = folder
-        self.pictures = PictureReader(1024)
+        self.pictures = ImageReader(1024)
         self.metrics = metrics
         self._searching = _Worker("search", folder, device, self.pictures, metrics)
         self._reading = _Worker("read", folder, device, self.pictures, metrics)

@@ -313,5 +313,5 @@ def test_what_the_file_says_of_itself_is_stored(tmp_path: Path) -> None:
     run(tmp_path)
     item = rows(tmp_path)[0]
     assert (item.camera, item.taken_at, item.width, item.height) == ("Pixel 9", "2024-02-29T01:02:03", 90, 60)
-    assert item.phash is not None
+    assert item.dhash is not None
     assert len(item.sha256) == 64

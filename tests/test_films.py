@@ -18,7 +18,7 @@ import mmsearch
 from benchmarks.samples import copy_samples
 from indexer.build import BuildConfig, BuildReport, IndexBuild
 from media.clips import cut
-from media.pictures import PictureReader, query_media
+from media.reader import ImageReader, query_media
 from media.sound import WhisperRecogniser
 from media.subtitles import Cue
 from retrieval.crossmodal.moments import Span, fuse, merge
@@ -145,7 +145,7 @@ def test_an_unchanged_library_is_left_alone(library: Path, mini: Encoder) -> Non
 
 
 def test_a_moments_picture_is_from_its_middle(engine: Engine) -> None:
-    reader = PictureReader(64)
+    reader = ImageReader(64)
     hits = engine.search(Query(images=(picture(SEEDS[1], 320, 240),), kind="video", k=1))
     assert same_picture(reader.picture(hits[0].item.place), picture(SEEDS[1], 320, 240)) < 30
 

@@ -20,7 +20,7 @@ from PIL.Image import Image
 
 import mmsearch
 from benchmarks.samples import copy_samples
-from media.pictures import PictureReader
+from media.reader import ImageReader
 from media.types import Place
 from retrieval.crossmodal.decoder import CaptionDecoder
 from retrieval.crossmodal.rerank import Fusion, Reranker, TokenCache
@@ -215,7 +215,7 @@ def test_pictures_are_read_from_files_tars_and_tables(tmp_path: Path) -> None:
             out.addfile(info, io.BytesIO(content))
     table = pa.table({"image_id": ["x", "y"], "image": [data.getvalue(), file.read_bytes()]})
     pq.write_table(table, tmp_path / "set.parquet", row_group_size=1)
-    reader = PictureReader(32)
+    reader = ImageReader(32)
     assert reader.read(str(file)) == file.read_bytes()
     assert reader.read(f"{tmp_path}/set.tar::a/1.png") == data.getvalue()
     assert reader.read(f"{tmp_path}/set.tar::a/2.jpg") == file.read_bytes()
@@ -261,7 +261,7 @@ def test_a_search_re_ranks_by_words_and_by_a_picture(media: Path) -> None:
 
 
 def test_the_command_re_ranks_and_tells_what_it_could_not_read(tmp_path: Path, mini: object, command: Command) -> None:
-    # Pictures that no other test re-ranked: those would be in the cache, and could be read after they are gone.
+    # ImageSource that no other test re-ranked: those would be in the cache, and could be read after they are gone.
     media = tmp_path / "unseen"
     write_photos(media, 30, start=700)
     mmsearch.index([media], model="mini", device="cpu", precision="fp32")
@@ -286,7 +286,7 @@ def test_minis_captions_are_likelier_for_their_pictures_than_for_a_plain_one(min
     loaded = mini.loaded
     decoder = CaptionDecoder(loaded)
     photos = [
-        PictureReader(128).picture(replace(items(1)[0], path=str(tmp_path / name)).place)
+        ImageReader(128).picture(replace(items(1)[0], path=str(tmp_path / name)).place)
         for name in ("chelsea.png", "rocket.jpg", "coffee.png")
     ]
     for photo, caption in zip(photos, decoder.describe(photos), strict=True):

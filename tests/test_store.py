@@ -36,7 +36,7 @@ any_item = st.builds(
     start=floats, end=floats, text=texts, width=st.one_of(st.none(), st.integers(0, 2**31 - 1)),
     height=st.one_of(st.none(), st.integers(0, 2**31 - 1)), size=numbers, mtime_ns=numbers,
     sha256=st.text("0123456789abcdef", max_size=64), taken_at=texts, camera=texts, latitude=floats, longitude=floats,
-    phash=st.one_of(st.none(), numbers),
+    dhash=st.one_of(st.none(), numbers),
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.clips import ClipFormat
-from media.frames import picture_at, sample
+from media.frames import frame_at, sample
 from media.sampling import Kept, Sampler, View
 from media.subtitles import Cue, mended, read_subtitles
 from media.video import Beat, Ending, Frame, SampleConfig, VideoDecoder, is_animated
@@ -24,7 +24,7 @@ from retrieval.errors import MediaError
 from tests.conftest import picture
 from tests.films import SMALL, animation, film, rotated, same_picture, with_subtitles
 
-CONFIG = SampleConfig(least_side=64)
+CONFIG = SampleConfig(min_side=64)
 FORMATS = [
     ("h264.mp4", replace(SMALL, codec="libx264")),
     ("h264.mov", replace(SMALL, codec="libx264", options={"preset": "medium"})),
@@ -82,7 +82,7 @@ def test_animations_are_videos(tmp_path: Path, suffix: str) -> None:
     assert is_animated(file.read_bytes()[:4096], suffix)
     picture(1).save(tmp_path / f"still{suffix}")
     assert not is_animated((tmp_path / f"still{suffix}").read_bytes()[:4096], suffix)
-    assert same_picture(picture_at(os.fspath(file), 4.6, 64), picture(4, 320, 240)) < 30
+    assert same_picture(frame_at(os.fspath(file), 4.6, 64), picture(4, 320, 240)) < 30
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
@@ -180,10 +180,10 @@ def test_the_sampler_takes_the_sharpest_of_each_window_and_no_blurred_one() -> N
 def test_a_frame_can_be_had_by_its_time(tmp_path: Path) -> None:
     film(tmp_path / "a.mp4", SEEDS)
     for number, seed in enumerate(SEEDS):
-        found = picture_at(os.fspath(tmp_path / "a.mp4"), 2 * number + 1.0, 64)
+        found = frame_at(os.fspath(tmp_path / "a.mp4"), 2 * number + 1.0, 64)
         assert same_picture(found, picture(seed, 320, 240)) < 30
     with pytest.raises(MediaError):
-        picture_at(os.fspath(tmp_path / "gone.mp4"), 0, 64)
+        frame_at(os.fspath(tmp_path / "gone.mp4"), 0, 64)
 
 
 @pytest.mark.parametrize("name", ["cut.mkv", "cut.ts", "cut.mp4"])

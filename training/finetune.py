@@ -23,14 +23,14 @@ from media.sources import read_bytes
 from media.text import TABLE_SUFFIXES, caption_rows, decode_text
 from retrieval.errors import MediaError, MmsearchError
 from retrieval.models.loading import LoadedModel, load_model
-from retrieval.models.weights import Resolved, resolve
+from retrieval.models.weights import ModelFiles, resolve
 from retrieval.types import ModelSpec
 from training.checkpoint import CheckpointError, Diverged
 from training.data import CaptionedImages, DataError, Statistics
 from training.fit import FitConfig, evaluate, fit
 from training.machine import keep_freed_memory
 
-# Pictures are kept this much larger than the model's input, so that a random crop need not enlarge them.
+# ImageSource are kept this much larger than the model's input, so that a random crop need not enlarge them.
 MARGIN = 1.15
 
 
@@ -114,7 +114,7 @@ def load_folder(
 ) -> tuple[CaptionedImages, CaptionedImages]:
     """Training and held-out pictures with their captions. Pixels lie in a mapped file in `work`, not in memory.
 
-    Pictures that are missing or damaged are counted on standard error and left out; `DataError` when too few are left.
+    ImageSource that are missing or damaged are counted on standard error and left out; `DataError` when too few are left.
     """
     suffix = captions.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
@@ -157,7 +157,7 @@ def _square(rgb: Image.Image, side: int, mode: str) -> NDArray[np.uint8]:
     return np.asarray(rgb.resize((side, side), Image.Resampling.BICUBIC), np.uint8)
 
 
-def write_folder(found: Resolved, loaded: LoadedModel, output: Path) -> None:
+def write_folder(found: ModelFiles, loaded: LoadedModel, output: Path) -> None:
     """The model in the format that it came in: `mini`'s own, or open_clip's folder with its configuration."""
     output.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in loaded.model.state_dict().items()}

@@ -18,10 +18,10 @@ from benchmarks.datasets import from_container
 from benchmarks.encoded import EncodedSet, Ints, SecondStage, encode_set, second_stage
 from benchmarks.metrics import Floats
 from retrieval.crossmodal.decoder import CaptionDecoder
+from retrieval.files import write_atomically
 from retrieval.models.encoder import Encoder
 from retrieval.models.weights import MINI
 from retrieval.ranking.relevance import Calibration, fit_calibration
-from retrieval.store.manifest import write_atomically
 from training.machine import keep_freed_memory
 
 WEIGHTS = (0.0, *(round(0.002 * 1.15**step, 4) for step in range(40)))

@@ -8,7 +8,7 @@ It joins the first stage's cosine c in a weighted sum, less a share of what the 
     r = g(text, image) − λ · g(text, null image)          higher is better
     s = c + v · r
 
-The null image is a plain one of the mean colour. Pictures are ordered by a text with λ = 1: r is then 0 for an image that
+The null image is a plain one of the mean colour. ImageSource are ordered by a text with λ = 1: r is then 0 for an image that
 says nothing of the text, so one that could not be read keeps its cosine as a neutral score, and no score depends on which
 other candidates there were. Texts are ordered by a picture with a λ and a v of their own: with λ = 0 a decoder prefers
 common sentences to fitting ones. All three are fitted on held-out pairs and stored with the model.
@@ -43,7 +43,7 @@ from retrieval.types import WEIGHTED, Hit
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from media.pictures import Pictures
+    from media.reader import ImageSource
     from retrieval.models.loading import LoadedModel
 
 # What a search does where nothing was fitted: a nat a token weighs as much as this much cosine.
@@ -114,7 +114,7 @@ class Reranker:
         self,
         text: str,
         hits: Sequence[Hit],
-        pictures: Pictures,
+        pictures: ImageSource,
         milliseconds: float | None = None,
     ) -> Reranked:
         """Read the picture of each hit, in their order and at most for `milliseconds`, and sort by the fused score.
@@ -202,7 +202,7 @@ class Reranker:
         )
 
     def _read(
-        self, hits: Sequence[Hit], pictures: Pictures
+        self, hits: Sequence[Hit], pictures: ImageSource
     ) -> Iterator[tuple[Sequence[Hit], dict[str, Tensor], list[tuple[str, str]]]]:
         """Some hits at a time with their image tokens, decoded on threads one part ahead of the model."""
 

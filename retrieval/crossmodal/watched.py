@@ -18,7 +18,7 @@ from retrieval.errors import MediaError
 from retrieval.models.encoder import Encoder
 
 _BATCH = 32
-_LEAST_SIDE = 360
+_MIN_SIDE = 360
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def watch(path: str, encoder: Encoder, fps: float = 1.0, tell: Callable[[float],
     cues = _beside(path)
     ending: Ending | None = None
     with VideoDecoder() as decoder:
-        for found in decoder.sample(os.path.abspath(path), SampleConfig(fps=fps, least_side=_LEAST_SIDE)):
+        for found in decoder.sample(os.path.abspath(path), SampleConfig(fps=fps, min_side=_MIN_SIDE)):
             if isinstance(found, Frame):
                 spans.append(Span(start=found.start, end=found.end, shot=found.shot))
                 pictures.append(found.rgb)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.models.loading import LoadedModel, load_model
-from retrieval.models.weights import Resolved, resolve, weights_sha256
+from retrieval.models.weights import ModelFiles, resolve, weights_sha256
 from retrieval.store.manifest import check_model
 from retrieval.types import ModelSpec
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 class Encoder:
     """One model. `preprocess` may run on any thread once `warm` was called; the encode calls belong to one thread."""
 
-    def __init__(self, found: Resolved, spec: ModelSpec, device: str, precision: str) -> None:
+    def __init__(self, found: ModelFiles, spec: ModelSpec, device: str, precision: str) -> None:
         self.spec = spec
         self._found = found
         self._wanted = (device, precision)
         self._model: LoadedModel | None = None
 
     @staticmethod
-    def load(name: str | Resolved, device: str = "auto", precision: str = "auto") -> Encoder:
+    def load(name: str | ModelFiles, device: str = "auto", precision: str = "auto") -> Encoder:
         """Load a model by NAME; raises `ModelError` as `load_model` does."""
         found = resolve(name) if isinstance(name, str) else name
         loaded = load_model(found, device, precision)
@@ -37,7 +37,7 @@ class Encoder:
         return encoder
 
     @staticmethod
-    def deferred(found: Resolved, made_with: ModelSpec, device: str, precision: str) -> Encoder:
+    def deferred(found: ModelFiles, made_with: ModelSpec, device: str, precision: str) -> Encoder:
         """The model that an index was made with, loaded when first needed: an unchanged folder then costs only a look.
 
         Raises `ModelError` now when the weights are not those, and later as `load_model` does.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from retrieval.errors import ModelError
 from retrieval.models.preprocess import preprocessing
 from retrieval.models.tokens import TextTokenizer, TokenRules
-from retrieval.models.weights import Resolved, resolve, weights_sha256
+from retrieval.models.weights import ModelFiles, resolve, weights_sha256
 from retrieval.types import ModelSpec
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class LoadedModel:
     precision: str
 
 
-def load_model(name: str | Resolved, device: str = "auto", precision: str = "auto") -> LoadedModel:
+def load_model(name: str | ModelFiles, device: str = "auto", precision: str = "auto") -> LoadedModel:
     """Load a model by NAME for `device` (`auto`, `cpu`, `cuda[:N]`) in `precision` (`auto`, `fp32`, `bf16`, `fp16`).
 
     Raises `ModelError` when it is not here, does not fit its architecture, or the device is absent.
@@ -127,7 +127,7 @@ def cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def _load_open_clip(found: Resolved) -> LoadedModel:
+def _load_open_clip(found: ModelFiles) -> LoadedModel:
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
     from open_clip.transform import PreprocessCfg
@@ -198,7 +198,7 @@ def _as_float(state: dict[str, Any]) -> dict[str, Any]:
     return {name: value.float() if value.dtype in half else value for name, value in state.items()}
 
 
-def _load_mini(found: Resolved) -> LoadedModel:
+def _load_mini(found: ModelFiles) -> LoadedModel:
     from open_clip.transform import PreprocessCfg
     from safetensors.torch import load_file
 
@@ -215,7 +215,7 @@ def _load_mini(found: Resolved) -> LoadedModel:
     return LoadedModel(spec, model, preprocessing(pre), tokenizer, "cpu", "fp32")
 
 
-def _spec(found: Resolved, dim: int, size: int, pre: Any, rules: TokenRules) -> ModelSpec:
+def _spec(found: ModelFiles, dim: int, size: int, pre: Any, rules: TokenRules) -> ModelSpec:
     return ModelSpec(
         name=found.name,
         architecture=found.architecture,

@@ -10,15 +10,16 @@ import hashlib
 import json
 import os
 import socket
-import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import platformdirs
+
 from retrieval.errors import ModelError
+from retrieval.files import write_atomically
 from retrieval.models.catalog import DEFAULT, curated
-from retrieval.store.manifest import write_atomically
 
 NETWORK_WAIT = 3.0
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -33,7 +34,7 @@ MINI = Path(__file__).with_name("mini")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resolved:
+class ModelFiles:
     """A model's files. Exactly one of `tag` (open_clip's preprocessing for it) and `folder` may be set.
 
     `notice` is a line for the user where the name asked for something else than what was found.
@@ -50,16 +51,10 @@ class Resolved:
 def cache_dir() -> Path:
     """Where mmsearch keeps what it can make again: `MMSEARCH_CACHE`, else the system's cache folder."""
     given = os.environ.get("MMSEARCH_CACHE")
-    if given:
-        return Path(given).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mmsearch"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "mmsearch" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmsearch"
+    return Path(given).expanduser() if given else platformdirs.user_cache_path("mmsearch", appauthor=False)
 
 
-def resolve(name: str, default: str = DEFAULT) -> Resolved:
+def resolve(name: str, default: str = DEFAULT) -> ModelFiles:
     """The files of a model that is here already, or for `auto` those of `default` if it is here or can be fetched, else
     `mini`.
 
@@ -68,7 +63,7 @@ def resolve(name: str, default: str = DEFAULT) -> Resolved:
     if name == "auto":
         return _resolve_auto(default)
     if name == "mini":
-        return Resolved(name="mini", architecture="ConvCoCa", weights=_weights_in(MINI, "mini"), folder=MINI)
+        return ModelFiles(name="mini", architecture="ConvCoCa", weights=_weights_in(MINI, "mini"), folder=MINI)
     if name.startswith("local-dir:"):
         return _resolve_folder(name, Path(name.removeprefix("local-dir:")).expanduser())
     if name.startswith("hf-hub:"):
@@ -84,16 +79,16 @@ def resolve(name: str, default: str = DEFAULT) -> Resolved:
         if not weights.is_file():
             raise ModelError(f"{weights}: no such weights file")
         check_architecture(architecture)
-        return Resolved(name=f"{architecture}@{weights.resolve()}", architecture=architecture, weights=weights)
+        return ModelFiles(name=f"{architecture}@{weights.resolve()}", architecture=architecture, weights=weights)
     repo = hub_repo(name)
     weights_file = _cached_weights(repo)
     if weights_file is None:
         raise ModelError(f"{name} is not in the cache; fetch it with: mmsearch models pull {name}")
     architecture, _, tag = name.rpartition("/")
-    return Resolved(name=name, architecture=architecture, weights=weights_file, tag=tag)
+    return ModelFiles(name=name, architecture=architecture, weights=weights_file, tag=tag)
 
 
-def has_decoder(found: Resolved) -> bool:
+def has_decoder(found: ModelFiles) -> bool:
     """Whether a model can read pictures and write captions; looks at its configuration only."""
     if found.folder is None:
         return found.architecture.startswith("coca_")
@@ -228,7 +223,7 @@ def _hub() -> tuple[str, int]:
     return parts.hostname or "huggingface.co", parts.port or (80 if parts.scheme == "http" else 443)
 
 
-def _resolve_auto(default: str) -> Resolved:
+def _resolve_auto(default: str) -> ModelFiles:
     if is_cached(default):
         return resolve(default)
     if hub_answers():
@@ -238,7 +233,7 @@ def _resolve_auto(default: str) -> Resolved:
         except ModelError:
             pass
     mini = resolve("mini")
-    return Resolved(
+    return ModelFiles(
         name=mini.name,
         architecture=mini.architecture,
         weights=mini.weights,
@@ -248,16 +243,16 @@ def _resolve_auto(default: str) -> Resolved:
     )
 
 
-def _resolve_folder(name: str, folder: Path) -> Resolved:
+def _resolve_folder(name: str, folder: Path) -> ModelFiles:
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such model folder")
     shown = f"local-dir:{folder.resolve()}" if name.startswith("local-dir:") else name
     if (folder / "tokenizer_rules.json").is_file():
         # A relative of `mini`, in its own format.
-        return Resolved(name=shown, architecture="ConvCoCa", weights=_weights_in(folder, name), folder=folder)
+        return ModelFiles(name=shown, architecture="ConvCoCa", weights=_weights_in(folder, name), folder=folder)
     if not (folder / "open_clip_config.json").is_file():
         raise ModelError(f"{folder}: has no open_clip_config.json")
-    return Resolved(name=shown, architecture=folder.name, weights=_weights_in(folder, name), folder=folder)
+    return ModelFiles(name=shown, architecture=folder.name, weights=_weights_in(folder, name), folder=folder)
 
 
 def _weights_in(folder: Path, name: str) -> Path:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import FormatError, IndexNotFoundError, MmsearchError, ModelError
+from retrieval.files import write_atomically
 from retrieval.types import KINDS, Kind, ModelSpec
 
 FORMAT_VERSION = 1
@@ -208,28 +209,6 @@ def check_model(made_with: ModelSpec, given: ModelSpec) -> None:
                 f"this index was made by {made_with.name} ({field} {shown[0]}), the model given is {given.name} "
                 f"({field} {shown[1]}); use the first, or index into another folder with --index"
             )
-
-
-def write_atomically(file: Path, data: bytes) -> None:
-    """Replace `file` by `data` through a temporary name in the same folder, synced to disk."""
-    scratch = file.with_name(file.name + ".partial")
-    with open(scratch, "wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(scratch, file)
-    sync_folder(file.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable, where the system can (not on Windows)."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _policy(value: object) -> VectorPolicy:

@@ -45,10 +45,10 @@ _META: tuple[tuple[str, pa.DataType], ...] = (
     ("camera", pa.string()),
     ("latitude", pa.float64()),
     ("longitude", pa.float64()),
-    ("phash", pa.int64()),
+    ("dhash", pa.int64()),
 )
 _PLAIN = ("kind", "start", "end", "text", "width", "height", "size", "sha256", "taken_at", "camera")
-_PLACE = ("latitude", "longitude", "phash")
+_PLACE = ("latitude", "longitude", "dhash")
 
 
 def schema(dim: int) -> pa.Schema:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from retrieval.errors import FormatError, IndexLockedError, MmsearchError
+from retrieval.files import write_atomically
 from retrieval.store import shards as sh
 from retrieval.store import vectors as vec
 from retrieval.store.manifest import (
@@ -32,7 +33,6 @@ from retrieval.store.manifest import (
     bury,
     check_model,
     read_manifest,
-    write_atomically,
     write_manifest,
 )
 from retrieval.types import KINDS, Item, Kind, ModelSpec

@@ -25,7 +25,7 @@ _QUERY_FRAMES = 64
 _Find = Callable[[str], bytes]
 
 
-class Pictures(Protocol):
+class ImageSource(Protocol):
     """Whatever gives the image at a place; called from several threads."""
 
     def picture(self, place: Place) -> Image:
@@ -33,26 +33,26 @@ class Pictures(Protocol):
         ...
 
 
-class PictureReader:
+class ImageReader:
     """Reads pictures by their items; any thread may call it. Containers are listed once, then read at the right place."""
 
-    def __init__(self, least_side: int = 512) -> None:
+    def __init__(self, min_side: int = 512) -> None:
         register_decoders()
-        self._least_side = least_side
+        self._least_side = min_side
         self._containers: dict[str, _Find] = {}
         self._listing = threading.Lock()
 
     def picture(self, place: Place) -> Image:
-        """The image at a place, upright RGB, its shorter side at `least_side` or more where the
+        """The image at a place, upright RGB, its shorter side at `min_side` or more where the
         file has that many.
 
         Raises `MediaError` when it is gone or damaged.
         """
         if place.start is not None:
             # FFmpeg is loaded where a video is met. This one was read before, so it may be read in this process.
-            from media.frames import picture_at
+            from media.frames import frame_at
 
-            return picture_at(place.path, (place.start + (place.end or place.start)) / 2, self._least_side)
+            return frame_at(place.path, (place.start + (place.end or place.start)) / 2, self._least_side)
         return decode_image(self.read(place.path), self._least_side).rgb
 
     def read(self, path: str) -> bytes:
@@ -72,7 +72,7 @@ def query_media(path: str) -> Image | tuple[Image, ...]:
     if not moves(path):
         return decode_image(read_bytes(path), 512).rgb
     with VideoDecoder() as decoder:
-        config = SampleConfig(max_frames=_QUERY_FRAMES, least_side=512)
+        config = SampleConfig(max_frames=_QUERY_FRAMES, min_side=512)
         return tuple(found.rgb for found in decoder.sample(os.path.abspath(path), config) if isinstance(found, Frame))
 
 
