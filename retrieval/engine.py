@@ -274,7 +274,7 @@ class Engine:
         parts = [np.empty((0, self.model.dim), np.float16)]
         for number, entry in enumerate(self.manifest.shards):
             if entry.kind in kinds and entry.alive:
-                parts.append(np.delete(self._rows.all_embeddings(number), entry.dead_rows(), 0))
+                parts.append(np.delete(self._rows.all_embeddings(number), entry.tombstone_rows(), 0))
         return np.concatenate(parts)
 
     def item(self, identity: str) -> Item:

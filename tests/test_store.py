@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from retrieval.errors import FormatError, IndexLockedError, IndexNotFoundError, MmsearchError, ModelError
 from retrieval.store import shards as sh
 from retrieval.store import writer as writing
-from retrieval.store.manifest import ShardEntry, bury, find_index, read_manifest, to_ranges
+from retrieval.store.manifest import ShardEntry, find_index, read_manifest, to_ranges, with_tombstones
 from retrieval.store.writer import IndexWriter, hold_open
 from retrieval.types import Item, ModelSpec
 from tests.conftest import ROOT
@@ -82,10 +82,10 @@ def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
 @given(st.sets(st.integers(0, 200)))
 def test_ranges_hold_exactly_their_rows(rows: set[int]) -> None:
     ordered = np.array(sorted(rows), np.int64)
-    entry = ShardEntry(file="x", kind="image", rows=201, sha256="", bytes=0, dead=to_ranges(ordered))
-    assert entry.dead_rows().tolist() == ordered.tolist()
+    entry = ShardEntry(file="x", kind="image", rows=201, sha256="", bytes=0, tombstones=to_ranges(ordered))
+    assert entry.tombstone_rows().tolist() == ordered.tolist()
     assert entry.alive == 201 - len(rows)
-    assert bury(entry, np.array([5, 5, 6])).dead_rows().tolist() == sorted(rows | {5, 6})
+    assert with_tombstones(entry, np.array([5, 5, 6])).tombstone_rows().tolist() == sorted(rows | {5, 6})
 
 
 def test_a_later_format_is_refused_with_both_versions(tmp_path: Path) -> None:
@@ -198,7 +198,10 @@ def test_compact_drops_the_dead_and_keeps_the_rest(tmp_path: Path) -> None:
         writer.commit([(0, np.arange(10)), (1, np.array([0, 29]))])
         assert writer.manifest.alive("image") == 48
         state = writer.compact()
-    assert [(shard.kind, shard.rows, shard.dead) for shard in state.shards] == [("image", 48, ()), ("text", 5, ())]
+    assert [(shard.kind, shard.rows, shard.tombstones) for shard in state.shards] == [
+        ("image", 48, ()),
+        ("text", 5, ()),
+    ]
     reader = sh.ShardReader(tmp_path, state)
     found = reader.items(np.zeros(48, np.int64), np.arange(48))
     assert [item.id for item in found] == [f"image-{n}" for n in [*range(10, 30), *range(31, 59)]]

@@ -26,25 +26,25 @@ Ranges = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """A Parquet file of one kind of item. `dead` holds half-open ranges of rows that no search may return."""
+    """A Parquet file of one kind of item. `tombstones` holds half-open ranges of rows that no search may return."""
 
     file: str
     kind: Kind
     rows: int
     sha256: str
     bytes: int
-    dead: Ranges = ()
+    tombstones: Ranges = ()
 
     @property
     def alive(self) -> int:
         """Rows that a search may return."""
-        return self.rows - sum(stop - start for start, stop in self.dead)
+        return self.rows - sum(stop - start for start, stop in self.tombstones)
 
-    def dead_rows(self) -> NDArray[np.int64]:
+    def tombstone_rows(self) -> NDArray[np.int64]:
         """`(m,) int64`, ascending."""
-        if not self.dead:
+        if not self.tombstones:
             return np.empty(0, np.int64)
-        return np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in self.dead])
+        return np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in self.tombstones])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +102,9 @@ def to_ranges(rows: NDArray[np.int64]) -> Ranges:
     return tuple((int(rows[a]), int(rows[b]) + 1) for a, b in zip(starts, stops, strict=True))
 
 
-def bury(shard: ShardEntry, rows: NDArray[np.int64]) -> ShardEntry:
+def with_tombstones(shard: ShardEntry, rows: NDArray[np.int64]) -> ShardEntry:
     """The same shard with these rows dead as well."""
-    return replace(shard, dead=to_ranges(np.union1d(shard.dead_rows(), rows)))
+    return replace(shard, tombstones=to_ranges(np.union1d(shard.tombstone_rows(), rows)))
 
 
 def find_index(given: str | os.PathLike[str] | None, environ: Mapping[str, str], here: Path) -> Path:
@@ -153,7 +153,7 @@ def read_manifest(folder: Path) -> Manifest:
                     rows=int(entry["rows"]),
                     sha256=str(entry["sha256"]),
                     bytes=int(entry["bytes"]),
-                    dead=tuple((int(a), int(b)) for a, b in value["tombstones"].get(entry["file"], [])),
+                    tombstones=tuple((int(a), int(b)) for a, b in value["tombstones"].get(entry["file"], [])),
                 )
                 for entry in value["shards"]
             ),
@@ -193,7 +193,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
             for v in manifest.vectors
         ],
         "vector_policy": {"type": manifest.policy.type, "nprobe": manifest.policy.nprobe},
-        "tombstones": {s.file: [list(pair) for pair in s.dead] for s in manifest.shards if s.dead},
+        "tombstones": {s.file: [list(pair) for pair in s.tombstones] for s in manifest.shards if s.tombstones},
     }
     write_atomically(folder / "manifest.json", (json.dumps(value, indent=1) + "\n").encode())
 

@@ -238,7 +238,7 @@ class ShardReader:
         """The shard and row of the living item with this id; None where there is none. Ids of a shard are read once."""
         for number, entry in enumerate(self.manifest.shards):
             row = pc.index(self._ids(number), identity).as_py()
-            if row >= 0 and not any(start <= row < stop for start, stop in entry.dead):
+            if row >= 0 and not any(start <= row < stop for start, stop in entry.tombstones):
                 return number, int(row)
         return None
 
@@ -279,7 +279,7 @@ class ShardReader:
         parts: list[list[NDArray[np.int64]]] = [[np.empty(0, np.int64)] for _ in range(8)]
         for number, entry in enumerate(self.manifest.shards):
             table = self._open(number).read(columns=list(names))
-            keep = np.setdiff1d(np.arange(entry.rows, dtype=np.int64), entry.dead_rows())
+            keep = np.setdiff1d(np.arange(entry.rows, dtype=np.int64), entry.tombstone_rows())
             if len(keep) < entry.rows:
                 table = table.take(pa.array(keep))
             columns = (
@@ -307,7 +307,7 @@ class ShardReader:
         for number, entry in enumerate(self.manifest.shards):
             if entry.kind == kind and entry.alive:
                 paths = _joined(self._open(number).read(columns=["path", "path_raw"]), "path")
-                dead = set(entry.dead_rows().tolist())
+                dead = set(entry.tombstone_rows().tolist())
                 seen.update(path for row, path in enumerate(paths) if row not in dead)
         return len(seen)
 

@@ -234,7 +234,7 @@ class VectorIndex:
         parts, start = [np.empty(0, np.int64)], 0
         for name in entry.shards:
             shard = self._entry(name)
-            parts.append(shard.dead_rows() + start)
+            parts.append(shard.tombstone_rows() + start)
             start += shard.rows
         return np.concatenate(parts)
 

@@ -30,9 +30,9 @@ from retrieval.store.manifest import (
     ShardEntry,
     VectorEntry,
     VectorPolicy,
-    bury,
     check_model,
     read_manifest,
+    with_tombstones,
     write_manifest,
 )
 from retrieval.types import KINDS, Item, Kind, ModelSpec
@@ -133,7 +133,7 @@ class IndexWriter:
         old = self.manifest
         entries = list(old.shards)
         for number, rows in buried:
-            entries[number] = bury(entries[number], rows)
+            entries[number] = with_tombstones(entries[number], rows)
         numbers = self._journal_numbers()
         with _disk(self.folder):
             new = self._merge_journal(numbers) if numbers else []
@@ -232,7 +232,7 @@ class IndexWriter:
 
         def living() -> Iterator[pa.Table]:
             for shard in shards:
-                dead, start = shard.dead_rows(), 0
+                dead, start = shard.tombstone_rows(), 0
                 for table in reader.iter_tables(numbers[shard.file]):
                     here = np.arange(start, start + table.num_rows)
                     start += table.num_rows
