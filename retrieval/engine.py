@@ -18,10 +18,12 @@ from retrieval.models.text_tower import TextTower
 from retrieval.models.weights import MINI
 from retrieval.ranking.collapse import group_moments
 from retrieval.ranking.relevance import Calibration, from_sample
-from retrieval.store.manifest import FORMAT_VERSION, METRIC, check_model, find_index, read_manifest
-from retrieval.store.shards import Failure, ShardReader, read_failures
+from retrieval.store.leases import open_state
+from retrieval.store.ledger import read_failures
+from retrieval.store.manifest import FORMAT_VERSION, METRIC, check_model, find_index
+from retrieval.store.shards import ShardReader
+from retrieval.store.sources import Failure
 from retrieval.store.vectors import VectorIndex
-from retrieval.store.writer import hold_open
 from retrieval.types import WEIGHTED, Hit, Item, Kind, ModelSpec, Query, Rerank
 
 if TYPE_CHECKING:
@@ -51,10 +53,11 @@ class Engine:
 
     def __init__(self, folder: Path, device: str = "auto", pictures: ImageSource | None = None) -> None:
         self._holding = contextlib.ExitStack()
-        self._holding.enter_context(hold_open(folder))
+        lease = open_state(folder)
+        self._holding.callback(lease.close)
         try:
             self.folder = folder
-            self.manifest = read_manifest(folder)
+            self.manifest = lease.manifest
             self._device = device
             self._pictures = pictures
             self._reranker: tuple[tuple[str, str], Reranker] | None = None
@@ -232,10 +235,10 @@ class Engine:
         return {
             "items": sum(shard.alive for shard in state.shards),
             "images": state.alive("image"),
-            "videos": self._rows.distinct_paths("video"),
+            "videos": state.counts.videos,
             "moments": state.alive("video"),
             "texts": state.alive("text"),
-            "failures": len(self.failures()),
+            "failures": state.counts.failures,
             "model": self.model.name,
             "dim": self.model.dim,
             "metric": METRIC,
@@ -247,7 +250,7 @@ class Engine:
 
     def failures(self) -> list[Failure]:
         """The ledger: files that could not be indexed, and why."""
-        return read_failures(self.folder)
+        return read_failures(self.folder, self.manifest)
 
     def _default_kinds(self) -> tuple[Kind, ...]:
         media = self.manifest.alive("image") + self.manifest.alive("video")
