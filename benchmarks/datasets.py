@@ -11,8 +11,8 @@ from typing import Literal
 
 from PIL.Image import Image
 
+from media.containers import expand, read_bytes
 from media.image import decode_image, register_decoders
-from media.sources import expand, read_bytes
 from media.text import TABLE_SUFFIXES, caption_rows, decode_text
 from media.types import Source
 from retrieval.errors import MediaError, MmsearchError

@@ -19,9 +19,10 @@ from PIL import Image
 from benchmarks.speed import ROOT, command, spread
 from indexer.build import BuildConfig, IndexBuild
 from indexer.roots import roots_of
+from media.containers import read_bytes
 from media.image import decode_image, register_decoders
-from media.sources import read_bytes, walk
 from media.types import Source
+from media.walk import walk
 from retrieval.engine import Engine
 from retrieval.errors import MediaError, QueryError
 from retrieval.models.encoder import Encoder

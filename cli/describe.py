@@ -97,9 +97,9 @@ def _captions(
 
     ImageSource are read and described some at a time.
     """
+    from media.containers import read_bytes
     from media.image import decode_image
     from media.reader import moves
-    from media.sources import read_bytes
     from retrieval.crossmodal.watched import watch
 
     def describe(part: list[str]) -> Iterator[tuple[str, Described | MediaError]]:

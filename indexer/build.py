@@ -16,11 +16,12 @@ from indexer.known import KnownState
 from indexer.pipeline import Preparation, Prepared, prepare
 from indexer.roots import roots_of
 from indexer.rows import item_id, moment_items, picture_item, text_items
+from media.containers import expand
 from media.image import register_decoders
 from media.sound import Recogniser
-from media.sources import expand, walk
 from media.types import CONTAINERS, Passage, Record, Source
 from media.video import SampleConfig
+from media.walk import walk
 from retrieval.crossmodal.moments import Fusion, merge
 from retrieval.errors import IndexNotFoundError, MediaError
 from retrieval.models.encoder import Encoder

@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from media.sources import moving, walk
 from media.types import CONTAINERS, MEMBER, Source, Unreadable
+from media.walk import moving, walk
 from retrieval.store.shards import Catalogue, Failure, ShardReader, key_of, read_failures, write_failures
 from retrieval.store.writer import IndexWriter
 from retrieval.types import Item

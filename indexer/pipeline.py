@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from media.containers import read_bytes
 from media.image import DecodedImage, decode_image
-from media.sources import read_bytes
 from media.subtitles import read_subtitles
 from media.text import caption_lines, decode_text, passages
 from media.types import Passage, Record

@@ -17,8 +17,8 @@ from PIL import Image
 
 from indexer.build import BuildConfig, BuildReport, IndexBuild
 from indexer.roots import roots_of
-from media.sources import walk
 from media.types import Source, Unreadable
+from media.walk import walk
 from retrieval.errors import IndexNotFoundError
 from retrieval.models.encoder import Encoder
 from retrieval.store.manifest import read_manifest
@@ -256,7 +256,7 @@ def test_a_folder_that_cannot_be_read_is_a_failure_and_its_items_stay(
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr("media.sources.os.scandir", refuse)
+    monkeypatch.setattr("media.walk.os.scandir", refuse)
     report = run(tmp_path)
     assert (report.removed, report.failed, report.items) == (0, 1, 4)
     assert failures(tmp_path)[str(tmp_path / "b")].stage == "read"

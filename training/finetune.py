@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
+from media.containers import read_bytes
 from media.image import decode_image, register_decoders
-from media.sources import read_bytes
 from media.text import TABLE_SUFFIXES, caption_rows, decode_text
 from retrieval.errors import MediaError, MmsearchError
 from retrieval.models.loading import LoadedModel, load_model

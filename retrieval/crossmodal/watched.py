@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from media.sources import read_bytes
+from media.containers import read_bytes
 from media.subtitles import SUBTITLE_SUFFIXES, Cue, mended, read_subtitles
 from media.video import Beat, Ending, Frame, SampleConfig, VideoDecoder
 from retrieval.crossmodal.moments import Moment, Span, merge
