@@ -27,6 +27,7 @@ from retrieval.engine import Engine
 from retrieval.errors import MediaError, QueryError
 from retrieval.models.encoder import Encoder
 from retrieval.models.text_tower import ensure_text_tower
+from retrieval.store.journal import UnitResult
 from retrieval.store.writer import IndexWriter
 from retrieval.types import Item, Query
 
@@ -159,11 +160,12 @@ def _stages(paths: list[str], encoder: Encoder, written: Path) -> dict[str, floa
     def write() -> int:
         count = 0
         with IndexWriter(written, encoder.spec) as writer:
+            writer.add_root("/")
             for part in rows:
                 items = [_item(count + n) for n in range(len(part))]
-                writer.append(items, part)
+                writer.journal(UnitResult.of_rows(items, part, writer.manifest.roots))
                 count += len(part)
-            writer.commit()
+            writer.publish()
         return count
 
     for name, work in (

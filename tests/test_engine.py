@@ -39,10 +39,9 @@ def media(tmp_path_factory: pytest.TempPathFactory, mini: object) -> Path:
 
 def stored(folder: Path, kind: str) -> tuple[list[str], np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
     reader = ShardReader(folder / ".mmsearch", read_manifest(folder / ".mmsearch"))
-    catalogue = reader.catalogue()
-    order = np.lexsort((catalogue.row, catalogue.shard))
-    found = reader.items(catalogue.shard[order], catalogue.row[order])
-    rows = reader.embeddings(catalogue.shard[order], catalogue.row[order]).astype(np.float32)
+    shards, places = reader.living()
+    found = reader.items(shards, places)
+    rows = reader.embeddings(shards, places).astype(np.float32)
     keep = [number for number, item in enumerate(found) if item.kind == kind]
     return [found[number].id for number in keep], rows[keep]
 

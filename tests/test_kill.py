@@ -35,10 +35,10 @@ def check_whole(folder: Path) -> Counter[str]:
         return Counter()
     state = read_manifest(index)
     reader = ShardReader(index, state)
-    catalogue = reader.catalogue()
-    found = reader.items(catalogue.shard, catalogue.row)
+    shards, places = reader.living()
+    found = reader.items(shards, places)
     vectors = VectorIndex(index, state)
-    rows = reader.embeddings(catalogue.shard, catalogue.row).astype(np.float32)
+    rows = reader.embeddings(shards, places).astype(np.float32)
     for number in range(0, len(found), 29):
         _, shards, places = vectors.search(rows[number], 1, [found[number].kind])
         assert len(places) == 1
@@ -95,9 +95,9 @@ def test_a_killed_writer_loses_and_doubles_nothing(tmp_path: Path) -> None:
     assert check_whole(media) == wanted
     index = media / ".mmsearch"
     reader = ShardReader(index, read_manifest(index))
-    catalogue = reader.catalogue()
-    rows = reader.embeddings(catalogue.shard, catalogue.row)
-    for item, row in zip(reader.items(catalogue.shard, catalogue.row), rows, strict=True):
+    shards, places = reader.living()
+    rows = reader.embeddings(shards, places)
+    for item, row in zip(reader.items(shards, places), rows, strict=True):
         if item.kind == "image" and "::" not in item.path:
             own = encoder.encode_pixels([encoder.preprocess(Image.open(item.path).convert("RGB"))])[0]
             assert np.allclose(row, own, atol=1e-3), item.path

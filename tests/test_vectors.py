@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from retrieval.errors import FormatError
-from retrieval.store import vectors as vec
+from retrieval.store import vector_files as vf
 from retrieval.store.manifest import read_manifest
 from retrieval.store.vectors import VectorIndex
 from retrieval.store.writer import IndexWriter
-from tests.stores import items, make_index, spec, unit_rows
+from tests.stores import items, make_index, remove_rows, result, spec, unit_rows
 
 
 def brute_force(rows: NDArray[np.float32], query: NDArray[np.float32], k: int) -> list[int]:
@@ -51,7 +51,7 @@ def test_dead_rows_are_never_found_and_cost_no_hits(tmp_path: Path) -> None:
     query = unit_rows(1, seed=8)[0]
     dead = np.sort(np.array(brute_force(matrix, query, 150)))
     with IndexWriter(tmp_path) as writer:
-        state = writer.commit([(0, dead)])
+        state = remove_rows(writer, 0, dead)
     _, _, places = VectorIndex(tmp_path, state).search(query, 40, ["image"])
     living = np.setdiff1d(np.arange(300), dead)
     assert places.tolist() == living[brute_force(matrix[living], query, 40)].tolist()
@@ -61,7 +61,7 @@ def test_dead_rows_are_never_found_and_cost_no_hits(tmp_path: Path) -> None:
 def test_no_row_number_is_negative_when_there_are_fewer_than_k(tmp_path: Path) -> None:
     make_index(tmp_path, [("image", 3)])
     with IndexWriter(tmp_path) as writer:
-        state = writer.commit([(0, np.array([0, 1, 2]))])
+        state = remove_rows(writer, 0, np.array([0, 1, 2]))
     scores, shards, places = VectorIndex(tmp_path, state).search(unit_rows(1)[0], 10, ["image"])
     assert len(scores) == len(shards) == len(places) == 0
 
@@ -69,7 +69,7 @@ def test_no_row_number_is_negative_when_there_are_fewer_than_k(tmp_path: Path) -
 @pytest.fixture
 def small_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an inverted file take over at a size that a test can build."""
-    monkeypatch.setattr(vec, "EXACT_WORK", 1000 * 24)
+    monkeypatch.setattr(vf, "EXACT_WORK", 1000 * 24)
 
 
 def clustered(count: int, seed: int) -> NDArray[np.float32]:
@@ -84,8 +84,8 @@ def build(folder: Path, sizes: list[int]) -> NDArray[np.float32]:
     with IndexWriter(folder, spec()) as writer:
         for seed, size in enumerate(sizes):
             rows = clustered(size, seed)
-            writer.append(items(size, start=sum(sizes[:seed])), rows)
-            writer.commit()
+            writer.journal(result(writer, items(size, start=sum(sizes[:seed])), rows))
+            writer.publish()
             matrix.append(rows.astype(np.float16).astype(np.float32))
     return np.concatenate(matrix)
 
@@ -114,18 +114,30 @@ def test_many_rows_go_under_an_inverted_file_whose_recall_is_high(tmp_path: Path
 
 
 @pytest.mark.usefixtures("small_exact")
-def test_adding_a_little_leaves_the_inverted_file_alone_and_much_rebuilds_it(tmp_path: Path) -> None:
+def test_new_rows_join_lists_without_training_once_scanning_them_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     build(tmp_path, [4000])
     before = read_manifest(tmp_path).vectors
     with IndexWriter(tmp_path) as writer:
-        writer.append(items(100, start=5000), clustered(100, 50))
-        little = writer.commit()
+        writer.journal(result(writer, items(100, start=5000), clustered(100, 50)))
+        little = writer.publish()
         assert little.vectors[0] == before[0]
         assert little.vectors[1].type == "flat"
-        writer.append(items(1500, start=6000), clustered(1500, 51))
-        much = writer.commit()
-    assert len(much.vectors) == 1
-    assert much.vectors[0].rows == 5600
+        monkeypatch.setattr(vf, "TAIL_WORK", 1000 * 24)
+        writer.journal(result(writer, items(1500, start=6000), clustered(1500, 51)))
+        much = writer.publish()
+        monkeypatch.setattr(vf, "MERGE_ROWS", 2800)
+        writer.journal(result(writer, items(1100, start=8000), clustered(1100, 52)))
+        more = writer.publish()
+        writer.journal(result(writer, items(1100, start=9500), clustered(1100, 53)))
+        most = writer.publish()
+        whole = writer.compact()
+    assert [(entry.type, entry.rows) for entry in much.vectors] == [("ivf128,sq8", 4000), ("ivf128,sq8", 1600)]
+    assert much.vectors[0] == before[0]
+    assert [entry.rows for entry in more.vectors] == [4000, 2700]
+    assert [entry.rows for entry in most.vectors] == [4000, 2700, 1100]
+    assert [entry.rows for entry in whole.vectors] == [7800]
 
 
 @pytest.mark.usefixtures("small_exact")
@@ -134,7 +146,7 @@ def test_dead_rows_stay_out_of_an_inverted_file(tmp_path: Path) -> None:
     query = clustered(1, seed=5)[0]
     dead = np.sort(np.array(brute_force(matrix, query, 20)))
     with IndexWriter(tmp_path) as writer:
-        state = writer.commit([(0, dead)])
+        state = remove_rows(writer, 0, dead)
     _, _, places = VectorIndex(tmp_path, state).search(query, 20, ["image"], nprobe=128)
     assert not set(places.tolist()) & set(dead.tolist())
 

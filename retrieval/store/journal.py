@@ -40,6 +40,17 @@ class UnitResult:
     slice: int | None = None
     last: bool = True
 
+    @staticmethod
+    def of_rows(items: Sequence[Item], embeddings: NDArray[np.float32], roots: Roots) -> UnitResult:
+        """Rows whose sources nobody has to read: measurements index what they have embedded themselves."""
+        lines = {
+            item.source: SourceLine(
+                key=key_of(*roots.split(item.source)), kind=item.kind, size=item.size, mtime_ns=item.mtime_ns
+            )
+            for item in items
+        }
+        return UnitResult(items=tuple(items), embeddings=embeddings, lines=tuple(lines.values()))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from retrieval.store import shards as sh
-from retrieval.store.keys import write_keys
+from retrieval.store.keys import hash_of, write_keys
 from retrieval.store.manifest import Manifest, ShardEntry, with_tombstones
 from retrieval.store.sources import MERGE_SHARE, SPAN, SourceTable, write_segment
 from retrieval.types import KINDS, Kind
@@ -28,8 +28,8 @@ def write_shards(
     contents: Sequence[tuple[int, int]],
     tag: str = "",
 ) -> list[ShardEntry]:
-    """Tables one after the other, cut into shards of at most `SHARD_ROWS` rows, each with its keys; `contents` are rows where a
-    content begins, with its hash."""
+    """Tables one after the other, cut into shards of at most `SHARD_ROWS` rows, each with its keys; `contents` are rows where
+    a content begins, with its hash; of images, every row's own digest says it."""
     entries: list[ShardEntry] = []
     held: list[pa.Table] = []
     count = written = 0
@@ -42,6 +42,9 @@ def write_shards(
         whole = pa.concat_tables(held)
         digest = sh.write_shard(folder / name, whole)
         here = [(row - written, content) for row, content in contents if written <= row < written + count]
+        if kind == "image":
+            digests = whole.column("sha256").to_pylist()
+            here = [(row, hash_of(digest)) for row, digest in enumerate(digests) if digest]
         write_keys(folder, name, whole.column("id").to_pylist(), here)
         size = (folder / name).stat().st_size
         entries.append(ShardEntry(file=name, kind=kind, rows=count, sha256=digest, bytes=size))

@@ -219,8 +219,9 @@ class ShardReader:
                     return number, row
         return None
 
-    def find_content(self, digest: bytes) -> list[tuple[int, int]]:
-        """Shard and row where sources of this content may begin: whoever asks compares the source's own line."""
+    def find_content(self, digest: str | bytes) -> list[tuple[int, int]]:
+        """Shard and row where a content may be: of images by their SHA-256 in hexadecimal, of videos by the digest in their
+        line. Whoever asks compares the row or the line."""
         hashed = hash_of(digest)
         return [
             (number, row)

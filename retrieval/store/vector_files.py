@@ -61,7 +61,7 @@ def _of_kind(folder: Path, state: Manifest, shards: Sequence[ShardEntry], load: 
     if state.policy.type == "flat":
         lists, inside = [], 0
     elif not lists and wants_ivf(sum(shard.rows for shard in shards), dim, state.policy):
-        lists = [_write_trained(folder, f"vectors/{shards[0].kind}-{state.generation:06d}.ivf.faiss", shards, load)]
+        lists = [write_ivf(folder, f"vectors/{shards[0].kind}-{state.generation:06d}.ivf.faiss", shards, load)]
         inside = len(shards)
     elif lists:
         tail = shards[inside:]
@@ -115,7 +115,7 @@ def write_flat(folder: Path, shard: ShardEntry, vectors: NDArray[np.float16]) ->
     return VectorEntry(file=name, type="flat", kind=shard.kind, shards=(shard.file,), rows=shard.rows, bytes=size)
 
 
-def _write_trained(folder: Path, name: str, shards: Sequence[ShardEntry], load: Load, seed: int = 7) -> VectorEntry:
+def write_ivf(folder: Path, name: str, shards: Sequence[ShardEntry], load: Load, seed: int = 7) -> VectorEntry:
     """An inverted file over `shards`, with lists of its own.
 
     The number of lists is the power of two next to 2√n (Faiss's guidance for 10⁶ rows); k-means sees at most 48 rows a
@@ -150,11 +150,12 @@ def _write_more(folder: Path, name: str, trained: VectorEntry, shards: Sequence[
     """An inverted file over `shards` with the centroids and the codes' ranges of one that is there."""
     import faiss
 
-    index: Any = faiss.read_index(
-        os.fspath(folder / trained.file), faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_READ_ONLY
+    old: Any = faiss.read_index(os.fspath(folder / trained.file), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    index = faiss.IndexIVFScalarQuantizer(
+        faiss.clone_index(old.quantizer), old.d, old.nlist, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     )
-    index.replace_invlists(faiss.ArrayInvertedLists(index.nlist, index.code_size), True)
-    index.ntotal = 0
+    index.by_residual, index.is_trained = old.by_residual, True
+    index.sq.trained = old.sq.trained
     return _filled(folder, name, index, shards, load)
 
 
