@@ -78,6 +78,9 @@ class Plan:
     failed: int = 0
     gone: list[bytes] = field(default_factory=list)
     notes: dict[bytes, SourceLine] = field(default_factory=dict)
+    # Caption tables as they were, by the key of their folder, and the folders that gained or lost a file meanwhile.
+    _captions: list[tuple[bytes, Source, _Columns]] = field(default_factory=list)
+    _moved: set[bytes] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[Unit]:
         small: list[Source] = []
@@ -95,6 +98,13 @@ class Plan:
                     small = []
         if small:
             yield Unit(sources=tuple(small))
+        for folder, source, line in self._captions:
+            # Which of the images that a table names are there is no matter of the table's own time.
+            if any(moved.startswith(folder) for moved in self._moved):
+                self.changed += 1
+                self.unchanged -= line.media
+                self.failed -= len(line.failed)
+                yield Unit(sources=(source,), first_slice=0)
 
     def _changed(self) -> Iterator[tuple[Source, int]]:
         """Every source that is new or not as it was, and how many slices of it the index and the journal have already."""
@@ -110,7 +120,7 @@ class Plan:
                 yield from merge.meet(entry)
             merge.end()
 
-    def is_unchanged(self, source: Source, line: _Columns) -> bool:
+    def is_unchanged(self, key: bytes, source: Source, line: _Columns) -> bool:
         """Whether a source is as its line says; its media files and failures are counted then."""
         config = self.config
         if line.size != source.size or line.mtime != source.mtime_ns or line.slices:
@@ -122,11 +132,17 @@ class Plan:
             return False
         if line.failures is not None and config.retry_failed:
             return False
-        if config.transcribe and line.kind in ("video", "sound") and not line.heard:
+        if config.transcribe and line.kind in ("video", "sound") and not line.heard and line.failures is None:
             return False
         self.unchanged += line.media
         self.failed += len(line.failed)
+        if source.kind == "captions":
+            self._captions.append((key[: key.rindex(b"\0")], source, line))
         return True
+
+    def moved(self, key: bytes) -> None:
+        """A file came to be at this key, or is there no more."""
+        self._moved.add(key[: key.rindex(b"\0")])
 
     def _about(self, source: Source) -> bytes | None:
         return key_of(*self.table.manifest.roots.split(source.about)) if source.about is not None else None
@@ -168,7 +184,9 @@ class _Merge:
         if entry.kind == "sound" and not plan.config.transcribe:
             # Its transcript, if there is one, stays: only a run that can hear may replace it.
             plan.unchanged += line.media if line is not None else 0
-        elif line is None or not plan.is_unchanged(entry, line):
+        elif line is None or not plan.is_unchanged(key, entry, line):
+            if line is None:
+                plan.moved(key)
             yield entry, self._slices(key, entry, line)
 
     def _slices(self, key: bytes, source: Source, line: _Columns | None) -> int:
@@ -209,6 +227,7 @@ class _Merge:
                 self._old_notes[own] = line
             elif not self._is_lost(own):
                 self._gone.append((own, line.media))
+                self._plan.moved(own)
             self._line = next(self._lines, None)
 
     def _is_lost(self, key: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""What the killed writer of test_kill runs: one build with a plain encoder, slowed a little so that it can be caught."""
+"""What the killed writer of test_kill runs: one build or compaction with a plain encoder, slowed a little so that it is caught."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import indexer.build
 from indexer.build import BuildConfig, IndexBuild
-from retrieval.models.encoder import Encoder
+from retrieval.store.writer import IndexWriter
 from tests.stores import PlainEncoder
 
 
@@ -26,17 +25,17 @@ class SlowEncoder(PlainEncoder):
 
 
 def main() -> None:
-    """Index one folder, committing often."""
+    """`compact INDEX`, or `index INDEX ROOT...`, publishing often."""
+    act, index, *roots = sys.argv[1:]
     indexer.build.COMMIT_ROWS = 24
-    build = IndexBuild(
-        [sys.argv[1]],
-        Path(sys.argv[1]) / ".mmsearch",
-        cast(Encoder, SlowEncoder()),
-        BuildConfig(batch_size=4, workers=2),
-    )
+    indexer.build.SLICE = 6
     print("started", flush=True)
-    for _ in build:
-        pass
+    if act == "compact":
+        with IndexWriter(Path(index)) as writer:
+            writer.compact()
+    else:
+        for _ in IndexBuild(roots, Path(index), SlowEncoder(), BuildConfig(batch_size=4, workers=2)):
+            pass
     print("done", flush=True)
 
 

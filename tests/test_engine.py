@@ -15,7 +15,7 @@ from media.image import decode_image, register_decoders
 from retrieval.engine import NEGATIVE_WEIGHT, Engine
 from retrieval.errors import IndexNotFoundError, ModelError, QueryError
 from retrieval.models.encoder import Encoder
-from retrieval.store import vectors as vec
+from retrieval.store import vector_files as vec
 from retrieval.store.manifest import read_manifest, write_manifest
 from retrieval.store.shards import ShardReader
 from retrieval.types import Query
