@@ -191,7 +191,7 @@ def _searching(app: FastAPI, service: SearchService) -> None:
             unlike=(asked.unlike_id,) if asked.unlike_id else (),
             kind=asked.kind,
             k=offset + asked.k,
-            rerank=Rerank(reader=service.reader) if asked.rerank else None,
+            rerank=Rerank(reranker=service.reader) if asked.rerank else None,
             min_relevance=asked.min_relevance,
         )
         hits = await service.search(query)
@@ -262,7 +262,6 @@ def _hit(hit: Hit) -> HitModel:
         **value,  # type: ignore[arg-type]
         media_url=f"/media/{hit.item.id}",
         thumb_url=f"/thumb/{hit.item.id}",
-        relevance=hit.relevance,
         moments=[
             Span(start=one.item.start, end=one.item.end, score=one.score)
             for one in hit.moments

@@ -78,6 +78,13 @@ class HitModel(BaseModel):
     media_url: str
     thumb_url: str
     relevance: float | None
+    taken_at: str | None
+    camera: str | None
+    latitude: float | None
+    longitude: float | None
+    place: str | None
+    matched: list[str]
+    copies: list[str]
     moments: list[Span]
 
 

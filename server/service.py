@@ -38,13 +38,13 @@ class Busy(MmsearchError):
 class _Worker:
     """A thread with an engine of its own, and a queue with a bound."""
 
-    def __init__(self, name: str, folder: Path, device: str, pictures: ImageReader, metrics: Metrics) -> None:
+    def __init__(self, name: str, folder: Path, device: str, metrics: Metrics) -> None:
         self._name, self._folder, self._metrics = name, folder, metrics
         self._jobs: queue.Queue[tuple[Query | None, Callable[[Engine], object], Future[object]] | None] = queue.Queue(
             MOST_WAITING
         )
         self._stamp = _stamp(folder)
-        self._engine = Engine.open(folder, device=device, pictures=pictures)
+        self._engine = Engine.open(folder, device=device)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -117,8 +117,8 @@ class SearchService:
         self.folder = folder
         self.pictures = ImageReader(1024)
         self.metrics = metrics
-        self._searching = _Worker("search", folder, device, self.pictures, metrics)
-        self._reading = _Worker("read", folder, device, self.pictures, metrics)
+        self._searching = _Worker("search", folder, device, metrics)
+        self._reading = _Worker("read", folder, device, metrics)
         self.model = self._searching.submit(lambda engine: engine.model.name).result()
         # No request may set off a download.
         self.reader = self._searching.submit(lambda engine: engine.reader_name(offline=True)[0]).result()

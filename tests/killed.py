@@ -1,4 +1,4 @@
-"""What the killed writer of test_kill runs: one build or compaction with a plain encoder, slowed a little so that it is caught."""
+"""What the killed writer of test_kill runs: a build or a compaction with a plain encoder, slowed so that it is caught."""
 
 from __future__ import annotations
 

@@ -16,8 +16,10 @@ import pytest
 import indexer.build
 from retrieval.store.leases import open_state
 from retrieval.store.manifest import read_manifest
+from retrieval.store.selection import Selections
 from retrieval.store.shards import ShardReader
-from retrieval.store.vectors import VectorIndex
+from retrieval.store.vector_index import VectorIndex
+from retrieval.types import Filter
 from tests.conftest import ROOT
 from tests.libraries import Library, Row, rows_of, run, write_moving
 
@@ -34,11 +36,12 @@ def check_whole(index: Path) -> list[Row]:
     assert len(set(ids)) == len(ids)
     lease = open_state(index)
     reader, vectors = ShardReader(index, lease.manifest), VectorIndex(index, lease.manifest)
+    selections = Selections(lease.manifest)
     shards, places = reader.living()
     for number in range(0, len(places), 29):
         query = reader.embeddings(shards[[number]], places[[number]])[0].astype(np.float32)
         kind = lease.manifest.shards[shards[number]].kind
-        scores, _, _ = vectors.search(query / np.linalg.norm(query), 1, [kind])
+        scores, _, _ = vectors.search(query / np.linalg.norm(query), 1, selections.select(Filter(kinds=(kind,))))
         assert scores[0] == pytest.approx(1, abs=2e-3)
     lease.close()
     return rows

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from retrieval.errors import FormatError
 from retrieval.store import vector_files as vf
 from retrieval.store.manifest import read_manifest
-from retrieval.store.vectors import VectorIndex
+from retrieval.store.vector_index import VectorIndex
 from retrieval.store.writer import IndexWriter
 from tests.stores import items, make_index, remove_rows, result, spec, unit_rows
 

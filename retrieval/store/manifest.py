@@ -63,7 +63,7 @@ class VectorEntry:
 @dataclass(frozen=True, kw_only=True)
 class VectorPolicy:
     """Which vector files an index has: `auto` by its size, `flat` scanned exactly, or `ivf`, an inverted file of which a
-    search visits `nprobe` lists (None: a share that `retrieval.store.vectors` chooses)."""
+    search visits `nprobe` lists (None: a share that `retrieval.store.vector_index` chooses)."""
 
     type: Literal["auto", "flat", "ivf"] = "auto"
     nprobe: int | None = None
