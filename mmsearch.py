@@ -11,6 +11,12 @@ with mmsearch.open("./media") as engine:
 from __future__ import annotations
 
 import os
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # `python -m` puts the working folder first, and that may be a folder of media, of which no file may be imported.
+    sys.path[0] = os.path.dirname(os.path.abspath(__file__))
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,10 @@
-"""What the killed writer of test_kill runs: a build or a compaction with a plain encoder, slowed so that it is caught."""
+"""What the killed writer of test_kill runs: a build or a compaction with a plain encoder, slowed so that it is caught.
+
+With `KILLED_AFTER=n` in the environment it ends by itself, without a word, after so many steps."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -34,8 +37,10 @@ def main() -> None:
         with IndexWriter(Path(index)) as writer:
             writer.compact()
     else:
-        for _ in IndexBuild(roots, Path(index), SlowEncoder(), BuildConfig(batch_size=4, workers=2)):
-            pass
+        steps = int(os.environ.get("KILLED_AFTER", "-1"))
+        for step, _ in enumerate(IndexBuild(roots, Path(index), SlowEncoder(), BuildConfig(batch_size=4, workers=2))):
+            if step == steps:
+                os._exit(9)
     print("done", flush=True)
 
 
