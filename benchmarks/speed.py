@@ -176,10 +176,17 @@ def write_rows(folder: Path, model: str, count: int) -> None:
                 for n, name in enumerate(names)
             ]  # fmt: skip
             writer.journal(UnitResult.of_rows(items, rows, writer.manifest.roots))
+            if writer.pending >= 16 * 16_384:
+                writer.publish()
         began = time.perf_counter()
-        state = writer.publish()
+        state = writer.publish(merge=True)
         report(
-            {"rows": count, "commit_seconds": round(time.perf_counter() - began, 1), "vectors": state.vectors[0].type}
+            {
+                "rows": count,
+                "last_publication_seconds": round(time.perf_counter() - began, 1),
+                "vectors": [entry.type for entry in state.vectors],
+                "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+            }
         )
 
 

@@ -82,3 +82,21 @@ def test_a_flat_policy_has_no_lists_and_another_brings_them_back(tmp_path: Path)
         assert [entry.type for entry in read_manifest(tmp_path).vectors] == ["flat"]
         writer.rebuild_vectors(VectorPolicy(type="auto"))
     assert read_manifest(tmp_path).vectors[0].type.startswith("ivf")
+
+
+def test_who_brings_most_of_the_rows_waits_for_the_training_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TAIL_WORK", 100 * 24)
+    with IndexWriter(tmp_path, spec()) as writer:
+        add(writer, 1500, 0, 1)
+        add(writer, 3000, 2000, 2)
+        add(writer, 3000, 6000, 3)
+        writer.publish(merge=True)
+        assert [entry.rows for entry in writer.manifest.vectors] == [7500]
+    with IndexWriter(tmp_path) as writer:
+        monkeypatch.setattr(module, "OUTGROWN", 1.01)
+        add(writer, 300, 12_000, 4)
+        state = writer.publish(merge=True)
+        assert [entry.rows for entry in state.vectors] == [7500, 300]
+        assert any("mmsearch compact" in notice for notice in writer.notices)

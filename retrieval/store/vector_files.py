@@ -30,15 +30,18 @@ LEAST_IVF = 256
 # Inverted files without training of their own are made again together with what comes after them while they are at most
 # this large: there are never many, and nobody who adds an image waits for the making of a large one.
 MERGE_ROWS = 4 * SHARD_ROWS
+# Lists with so many times the rows that they were trained for are worth training anew.
+OUTGROWN = 4.0
 _BATCH = 8192
 _TRAINING_ROWS = 48
 
 Load = Callable[[ShardEntry], NDArray[np.float16]]
 
 
-def make_vector_files(folder: Path, state: Manifest) -> tuple[VectorEntry, ...]:
-    """The vector files that a state should have: those that it names stay where they fit, the others are written. Raises
-    `OSError` for a disk that is full or fails."""
+def make_vector_files(folder: Path, state: Manifest, *, retrain: bool = False) -> tuple[VectorEntry, ...]:
+    """The vector files that a state should have: those that it names stay where they fit, the others are written. With
+    `retrain`, lists are made anew where they hold many more rows than they were trained for. Raises `OSError` for a disk
+    that is full or fails."""
     reader = ShardReader(folder, state)
     numbers = {shard.file: number for number, shard in enumerate(state.shards)}
 
@@ -49,14 +52,29 @@ def make_vector_files(folder: Path, state: Manifest) -> tuple[VectorEntry, ...]:
     for kind in KINDS:
         shards = state.of_kind(kind)
         if shards:
-            entries += _of_kind(folder, state, shards, load)
+            entries += _of_kind(folder, state, shards, load, retrain)
     return tuple(entries)
 
 
-def _of_kind(folder: Path, state: Manifest, shards: Sequence[ShardEntry], load: Load) -> Iterator[VectorEntry]:
+def outgrown(state: Manifest) -> bool:
+    """Whether the rows of some kind are so many more than its lists were trained for that training anew makes searches
+    faster."""
+    for kind in KINDS:
+        shards = state.of_kind(kind)
+        lists = _inverted(state, shards)
+        if lists and sum(shard.rows for shard in shards) > OUTGROWN * lists[0].rows:
+            return True
+    return False
+
+
+def _of_kind(
+    folder: Path, state: Manifest, shards: Sequence[ShardEntry], load: Load, retrain: bool
+) -> Iterator[VectorEntry]:
     dim = state.model.dim
     held = {entry.shards: entry for entry in state.vectors}
     lists = _inverted(state, shards)
+    if retrain and lists and sum(shard.rows for shard in shards) > OUTGROWN * lists[0].rows:
+        lists = []
     inside = sum(len(entry.shards) for entry in lists)
     if state.policy.type == "flat":
         lists, inside = [], 0

@@ -37,7 +37,7 @@ from retrieval.store.manifest import (
 from retrieval.store.rewrite import compacted, merge_small, merge_sources, write_shards
 from retrieval.store.roots import Roots
 from retrieval.store.sources import SourceLine, SourceTable, to_table, write_segment
-from retrieval.store.vector_files import make_vector_files
+from retrieval.store.vector_files import make_vector_files, outgrown
 from retrieval.types import KINDS, ModelSpec
 
 _FOLDERS = ("shards", "vectors", "sources", "journal", "leases")
@@ -56,6 +56,7 @@ class IndexWriter:
         self._lock: IO[str] | None = None
         self._parts: dict[int, Part] = {}
         self._next = 0
+        self._adopted = 0
         self.notices: list[str] = []
         self.manifest: Manifest
 
@@ -160,9 +161,16 @@ class IndexWriter:
                 state = merge_sources(self.folder, replace(state, sources=(*old.sources, segment)))
             if merge:
                 state = merge_small(self.folder, state)
-            state = replace(state, vectors=make_vector_files(self.folder, state))
+            self._adopted += sum(entry.rows for entry in fresh)
+            # Whoever brought most of the rows waits for the training that they deserve; who adds a little never does.
+            retrain = merge and 2 * self._adopted > sum(entry.rows for entry in state.shards)
+            state = replace(state, vectors=make_vector_files(self.folder, state, retrain=retrain))
             if replace(state, generation=old.generation, journal=old.journal) != old:
                 self._write(state, frozenset(gone), lines)
+        if merge and outgrown(self.manifest):
+            self.notices.append(
+                "the index has many more rows than its lists were made for: mmsearch compact makes it faster"
+            )
         self._forget(
             [number for number in self._parts if number not in change.held and number <= self.manifest.journal]
         )
