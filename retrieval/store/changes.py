@@ -78,7 +78,7 @@ def change_of(parts: Parts, table: SourceTable, removed: Iterable[bytes] = ()) -
             if not goes_on:
                 change.replaced += before.spans
         for part, own in pairs:
-            change.rows.setdefault(part.number, set()).add(part.lines.index(own))
+            change.rows.setdefault(part.number, set()).add(part.places[own.key])
     return change
 
 

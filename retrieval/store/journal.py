@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,11 @@ class Part:
     rows: dict[Kind, tuple[int, ...]]
     slice: int | None
     last: bool
+
+    @cached_property
+    def places(self) -> dict[bytes, int]:
+        """The place of each source among the lines."""
+        return {line.key: place for place, line in enumerate(self.lines)}
 
     def table(self) -> pa.Table:
         """The rows. Raises `FormatError`."""

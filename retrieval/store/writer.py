@@ -69,7 +69,7 @@ class IndexWriter:
             raise MmsearchError(
                 f"cannot write to {self.folder}: {error.strerror}; name another place with --index"
             ) from error
-        self._lock = _take_lock(self.folder)
+        self._lock = take_lock(self.folder)
         try:
             if (self.folder / "manifest.json").exists():
                 self.manifest = read_manifest(self.folder)
@@ -200,12 +200,6 @@ class IndexWriter:
         self._sweep()
         return state
 
-    def adopt(self, state: Manifest) -> None:
-        """Publish a state whose files another made in this index's folder, as a migration does."""
-        with _disk(self.folder):
-            self._write(state)
-        self._sweep()
-
     def _write(self, state: Manifest, gone: frozenset[bytes] = frozenset(), lines: Sequence[SourceLine] = ()) -> None:
         """Publish a state: its lease, then the manifest, after which every new reader sees it, then the ledger."""
         before = self.manifest.generation
@@ -247,7 +241,8 @@ def _counted(before: Counts, lines: Iterable[SourceLine], gone: Iterable[SourceL
     return before
 
 
-def _take_lock(folder: Path) -> IO[str]:
+def take_lock(folder: Path) -> IO[str]:
+    """The lock of the one writer, held until the handle is closed. Raises `IndexLockedError` with who holds it."""
     handle = open(folder / "lock", "a+", encoding="utf-8")
     try:
         portalocker.lock(handle, portalocker.LOCK_EX | portalocker.LOCK_NB)
