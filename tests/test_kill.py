@@ -21,7 +21,8 @@ from indexer.build import BuildConfig, IndexBuild
 from retrieval.models.encoder import Encoder
 from retrieval.store.manifest import read_manifest
 from retrieval.store.shards import ShardReader
-from retrieval.store.vectors import VectorIndex
+from retrieval.store.selection import Selection
+from retrieval.store.vector_index import VectorIndex
 from tests.conftest import ROOT, picture, write_photos
 from tests.stores import PlainEncoder
 
@@ -40,7 +41,7 @@ def check_whole(folder: Path) -> Counter[str]:
     vectors = VectorIndex(index, state)
     rows = reader.embeddings(catalogue.shard, catalogue.row).astype(np.float32)
     for number in range(0, len(found), 29):
-        _, shards, places = vectors.search(rows[number], 1, [found[number].kind])
+        _, shards, places = vectors.search(rows[number], 1, Selection.of_kinds(state, [found[number].kind]))
         assert len(places) == 1
         del shards
     return Counter(f"{item.kind} {item.path} {item.text}" for item in found)

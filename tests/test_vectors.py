@@ -1,4 +1,4 @@
-"""Faiss against brute force: exact where exact is due, and measured where it is not."""
+"""Vector files: when they are made, and made again."""
 
 from __future__ import annotations
 
@@ -6,64 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from retrieval.errors import FormatError
 from retrieval.store import vectors as vec
 from retrieval.store.manifest import read_manifest
-from retrieval.store.vectors import VectorIndex
+from retrieval.store.selection import Selection
+from retrieval.store.vector_index import VectorIndex
 from retrieval.store.writer import IndexWriter
-from tests.stores import items, make_index, spec, unit_rows
-
-
-def brute_force(rows: NDArray[np.float32], query: NDArray[np.float32], k: int) -> list[int]:
-    scores = rows.astype(np.float64) @ query.astype(np.float64)
-    return [int(row) for row in np.lexsort((np.arange(len(rows)), -scores))[:k]]
-
-
-@pytest.mark.parametrize("k", [1, 7, 500, 5000])
-def test_flat_search_equals_brute_force(tmp_path: Path, k: int) -> None:
-    rows = make_index(tmp_path, [("image", 700), ("image", 1), ("image", 333)])
-    matrix = np.stack([rows[f"image-{n}"] for n in range(1034)])
-    index = VectorIndex(tmp_path, read_manifest(tmp_path))
-    starts = np.array([0, 700, 701])
-    assert index.exact
-    for query in unit_rows(10, seed=99):
-        scores, shards, places = index.search(query, k, ["image"])
-        found = starts[shards] + places
-        assert found.tolist() == brute_force(matrix, query, min(k, 1034))
-        assert np.allclose(scores, matrix[found] @ query, atol=2e-6)
-        assert (np.diff(scores) <= 0).all()
-
-
-def test_only_the_kinds_asked_for_are_found(tmp_path: Path) -> None:
-    make_index(tmp_path, [("image", 20), ("text", 20), ("video", 20)])
-    index = VectorIndex(tmp_path, read_manifest(tmp_path))
-    query = unit_rows(1, seed=5)[0]
-    assert set(index.search(query, 60, ["text"])[1].tolist()) == {1}
-    assert set(index.search(query, 60, ["image", "video"])[1].tolist()) == {0, 2}
-    assert len(index.search(query, 60, [])[0]) == 0
-
-
-def test_dead_rows_are_never_found_and_cost_no_hits(tmp_path: Path) -> None:
-    rows = make_index(tmp_path, [("image", 300)])
-    matrix = np.stack([rows[f"image-{n}"] for n in range(300)])
-    query = unit_rows(1, seed=8)[0]
-    dead = np.sort(np.array(brute_force(matrix, query, 150)))
-    with IndexWriter(tmp_path) as writer:
-        state = writer.commit([(0, dead)])
-    _, _, places = VectorIndex(tmp_path, state).search(query, 40, ["image"])
-    living = np.setdiff1d(np.arange(300), dead)
-    assert places.tolist() == living[brute_force(matrix[living], query, 40)].tolist()
-    assert len(VectorIndex(tmp_path, state).search(query, 300, ["image"])[0]) == 150
-
-
-def test_no_row_number_is_negative_when_there_are_fewer_than_k(tmp_path: Path) -> None:
-    make_index(tmp_path, [("image", 3)])
-    with IndexWriter(tmp_path) as writer:
-        state = writer.commit([(0, np.array([0, 1, 2]))])
-    scores, shards, places = VectorIndex(tmp_path, state).search(unit_rows(1)[0], 10, ["image"])
-    assert len(scores) == len(shards) == len(places) == 0
+from tests.stores import clustered, clustered_index, items, make_index, unit_rows
 
 
 @pytest.fixture
@@ -72,50 +22,9 @@ def small_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vec, "EXACT_WORK", 1000 * 24)
 
 
-def clustered(count: int, seed: int) -> NDArray[np.float32]:
-    centres = unit_rows(40, seed=1234)
-    rng = np.random.default_rng(seed)
-    rows = centres[rng.integers(0, 40, count)] + 0.35 * rng.standard_normal((count, 24)).astype(np.float32)
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
-
-
-def build(folder: Path, sizes: list[int]) -> NDArray[np.float32]:
-    matrix = []
-    with IndexWriter(folder, spec()) as writer:
-        for seed, size in enumerate(sizes):
-            rows = clustered(size, seed)
-            writer.append(items(size, start=sum(sizes[:seed])), rows)
-            writer.commit()
-            matrix.append(rows.astype(np.float16).astype(np.float32))
-    return np.concatenate(matrix)
-
-
-@pytest.mark.usefixtures("small_exact")
-def test_many_rows_go_under_an_inverted_file_whose_recall_is_high(tmp_path: Path) -> None:
-    sizes = [4000, 400]
-    matrix = build(tmp_path, sizes)
-    state = read_manifest(tmp_path)
-    assert [entry.type.partition(",")[0] for entry in state.vectors] == ["ivf128", "flat"]
-    index = VectorIndex(tmp_path, state)
-    assert not index.exact
-    starts = np.array([0, 4000])
-    hits = 0
-    for query in clustered(50, seed=77):
-        _, shards, places = index.search(query, 10, ["image"])
-        found = starts[shards] + places
-        assert len(found) == 80
-        rescored = found[np.argsort(-(matrix[found] @ query), kind="stable")][:10]
-        hits += len(set(rescored.tolist()) & set(brute_force(matrix, query, 10)))
-        _, shards, places = index.search(query, 10, ["image"], nprobe=128)
-        every = starts[shards] + places
-        rescored = every[np.argsort(-(matrix[every] @ query), kind="stable")][:10]
-        assert rescored.tolist() == brute_force(matrix, query, 10)
-    assert hits >= 480
-
-
 @pytest.mark.usefixtures("small_exact")
 def test_adding_a_little_leaves_the_inverted_file_alone_and_much_rebuilds_it(tmp_path: Path) -> None:
-    build(tmp_path, [4000])
+    clustered_index(tmp_path, [4000])
     before = read_manifest(tmp_path).vectors
     with IndexWriter(tmp_path) as writer:
         writer.append(items(100, start=5000), clustered(100, 50))
@@ -128,26 +37,16 @@ def test_adding_a_little_leaves_the_inverted_file_alone_and_much_rebuilds_it(tmp
     assert much.vectors[0].rows == 5600
 
 
-@pytest.mark.usefixtures("small_exact")
-def test_dead_rows_stay_out_of_an_inverted_file(tmp_path: Path) -> None:
-    matrix = build(tmp_path, [3000])
-    query = clustered(1, seed=5)[0]
-    dead = np.sort(np.array(brute_force(matrix, query, 20)))
-    with IndexWriter(tmp_path) as writer:
-        state = writer.commit([(0, dead)])
-    _, _, places = VectorIndex(tmp_path, state).search(query, 20, ["image"], nprobe=128)
-    assert not set(places.tolist()) & set(dead.tolist())
-
-
 def test_vector_files_are_made_again_from_the_shards(tmp_path: Path) -> None:
     make_index(tmp_path, [("image", 50), ("text", 20)])
     state = read_manifest(tmp_path)
     query = unit_rows(1, seed=4)[0]
-    before = VectorIndex(tmp_path, state).search(query, 20, ["image"])
+    before = VectorIndex(tmp_path, state).search(query, 20, Selection.of_kinds(state, ["image"]))
     (tmp_path / state.vectors[0].file).write_bytes(b"damaged")
     with pytest.raises(FormatError, match="--rebuild-vectors"):
         VectorIndex(tmp_path, state)
     with IndexWriter(tmp_path) as writer:
-        after = VectorIndex(tmp_path, writer.rebuild_vectors()).search(query, 20, ["image"])
+        state = writer.rebuild_vectors()
+    after = VectorIndex(tmp_path, state).search(query, 20, Selection.of_kinds(state, ["image"]))
     for number in range(3):
         assert np.array_equal(before[number], after[number])
