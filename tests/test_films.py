@@ -28,7 +28,7 @@ from retrieval.engine import Engine
 from retrieval.errors import MediaError, ModelError
 from retrieval.models.encoder import Encoder
 from retrieval.store.writer import IndexWriter
-from retrieval.types import Hit, Item, Query, Rerank
+from retrieval.types import Item, Query, Rerank
 from tests.conftest import Command, picture, write_photos
 from tests.films import SMALL, animation, film, same_picture, with_subtitles
 

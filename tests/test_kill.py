@@ -20,8 +20,8 @@ from PIL import Image
 from indexer.build import BuildConfig, IndexBuild
 from retrieval.models.encoder import Encoder
 from retrieval.store.manifest import read_manifest
-from retrieval.store.shards import ShardReader
 from retrieval.store.selection import Selection
+from retrieval.store.shards import ShardReader
 from retrieval.store.vector_index import VectorIndex
 from tests.conftest import ROOT, picture, write_photos
 from tests.stores import PlainEncoder

@@ -235,7 +235,9 @@ def test_a_search_re_ranks_by_words_and_by_a_picture(media: Path) -> None:
         with pytest.raises(ModelError, match="has no decoder"):
             folder = Path(mmsearch.__file__).parent
             engine.search(
-                Query(text="a dog", rerank=Rerank(reranker=f"ViT-B-32@{folder}/retrieval/models/mini/model.safetensors"))
+                Query(
+                    text="a dog", rerank=Rerank(reranker=f"ViT-B-32@{folder}/retrieval/models/mini/model.safetensors")
+                )
             )
     assert len(done) == 5
     assert {hit.item.id for hit in done} <= {hit.item.id for hit in plain[:12]}
