@@ -87,6 +87,26 @@ def make_index(folder: Path, groups: Sequence[tuple[Kind, int]], dim: int = DIM)
     return rows
 
 
+def clustered(count: int, seed: int, dim: int = DIM) -> NDArray[np.float32]:
+    """Unit rows around forty topics."""
+    centres = unit_rows(40, dim, seed=1234)
+    rng = np.random.default_rng(seed)
+    rows = centres[rng.integers(0, 40, count)] + 0.35 * rng.standard_normal((count, dim)).astype(np.float32)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+def clustered_index(folder: Path, sizes: Sequence[int]) -> NDArray[np.float32]:
+    """An index of images, one commit a size; returns its rows in order, as they are stored."""
+    matrix = []
+    with IndexWriter(folder, spec()) as writer:
+        for seed, size in enumerate(sizes):
+            rows = clustered(size, seed)
+            writer.journal(result(writer, items(size, start=sum(sizes[:seed])), rows))
+            writer.publish()
+            matrix.append(rows.astype(np.float16).astype(np.float32))
+    return np.concatenate(matrix)
+
+
 class PlainEncoder:
     """Stands where a model would: an embedding is a fixed random projection of the pixels, or of a text's letters.
 

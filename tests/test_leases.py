@@ -61,7 +61,7 @@ def test_a_reader_that_opens_during_a_sweep_gets_a_state_that_stays(
 ) -> None:
     """Between reading the manifest and taking its lease, the writer publishes and sweeps."""
     make_index(tmp_path, [("image", 5)])
-    real = module.read_manifest
+    real = read_manifest
     moves = [0]
 
     def interrupted(folder: Path) -> Manifest:

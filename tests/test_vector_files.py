@@ -6,27 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from retrieval.errors import FormatError
 from retrieval.store import vector_files as module
 from retrieval.store.manifest import Manifest, read_manifest
 from retrieval.store.selection import Selection
 from retrieval.store.vector_index import VectorIndex
 from retrieval.store.writer import IndexWriter
-from tests.stores import items, result, spec, unit_rows
+from tests.stores import clustered, items, make_index, result, spec, unit_rows
 
 
 @pytest.fixture(autouse=True)
 def small_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an inverted file take over at a size that a test can build."""
     monkeypatch.setattr(module, "EXACT_WORK", 1000 * 24)
-
-
-def clustered(count: int, seed: int) -> NDArray[np.float32]:
-    centres = unit_rows(40, seed=1234)
-    rng = np.random.default_rng(seed)
-    rows = centres[rng.integers(0, 40, count)] + 0.35 * rng.standard_normal((count, 24)).astype(np.float32)
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
 def add(writer: IndexWriter, count: int, start: int, seed: int) -> Manifest:
@@ -100,3 +93,18 @@ def test_who_brings_most_of_the_rows_waits_for_the_training_and_nobody_else(
         state = writer.publish(merge=True)
         assert [entry.rows for entry in state.vectors] == [7500, 300]
         assert any("mmsearch compact" in notice for notice in writer.notices)
+
+
+def test_vector_files_are_made_again_from_the_shards(tmp_path: Path) -> None:
+    make_index(tmp_path, [("image", 50), ("text", 20)])
+    state = read_manifest(tmp_path)
+    query = unit_rows(1, seed=4)[0]
+    before = VectorIndex(tmp_path, state).search(query, 20, Selection.of_kinds(state, ["image"]))
+    (tmp_path / state.vectors[0].file).write_bytes(b"damaged")
+    with pytest.raises(FormatError, match="--rebuild-vectors"):
+        VectorIndex(tmp_path, state)
+    with IndexWriter(tmp_path) as writer:
+        state = writer.rebuild_vectors()
+    after = VectorIndex(tmp_path, state).search(query, 20, Selection.of_kinds(state, ["image"]))
+    for number in range(3):
+        assert np.array_equal(before[number], after[number])
