@@ -59,7 +59,7 @@ def ranks_through_index(data: CaptionSet, encoded: EncodedSet, encoder: Encoder)
 def _item(kind: Kind, number: int, text: str | None) -> Item:
     """A row whose `size` is its number, so that a hit can be told without a table."""
     return Item(
-        id=f"{kind}{number}", path=f"{kind}/{number}", source=f"{kind}/{number}", kind=kind, text=text, size=number
+        id=f"{kind}{number}", path=f"/{kind}/{number}", source=f"/{kind}/{number}", kind=kind, text=text, size=number
     )
 
 
