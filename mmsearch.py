@@ -11,6 +11,12 @@ with mmsearch.open("./media") as engine:
 from __future__ import annotations
 
 import os
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # `python -m` puts the working folder first, and that may be a folder of media, of which no file may be imported.
+    sys.path[0] = os.path.dirname(os.path.abspath(__file__))
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -75,8 +81,8 @@ def index(
 
 def open_image(path: str | os.PathLike[str]) -> Image:
     """An image as a query wants it: upright RGB. Raises `MmsearchError` for what cannot be decoded."""
+    from media.containers import read_bytes
     from media.image import decode_image, register_decoders
-    from media.sources import read_bytes
 
     register_decoders()
     return decode_image(read_bytes(os.fspath(path)), 512).rgb

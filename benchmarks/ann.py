@@ -20,9 +20,10 @@ from benchmarks.metrics import Floats, unit
 from retrieval.engine import Engine
 from retrieval.errors import QueryError
 from retrieval.store.manifest import Manifest, ShardEntry, VectorEntry, VectorPolicy
+from retrieval.store.roots import Roots
 from retrieval.store.selection import Selection
+from retrieval.store.vector_files import LEAST_IVF, write_flat, write_ivf
 from retrieval.store.vector_index import LEAST_ASKED, VectorIndex
-from retrieval.store.vectors import LEAST_IVF, write_flat, write_ivf
 from retrieval.types import Kind, ModelSpec, Query
 
 Halves = NDArray[np.float16]
@@ -232,4 +233,4 @@ def _manifest(dim: int, shard: ShardEntry, entry: VectorEntry) -> Manifest:
         name="none", architecture="none", weights_sha256="", dim=dim, image_size=1, mean=three, std=three,
         interpolation="bicubic", resize_mode="shortest", tokenizer="none", context_length=1, clean="lower",
     )  # fmt: skip
-    return Manifest(model=spec, shards=(shard,), vectors=(entry,))
+    return Manifest(model=spec, roots=Roots(), shards=(shard,), vectors=(entry,))

@@ -78,7 +78,7 @@ def measure_rerank(index: Path, rounds: int) -> dict[str, object]:
 
 
 def measure_captions(folder: Path, model: str, rounds: int) -> dict[str, object]:
-    """ImageSource a second through decoding, preprocessing, the image tower and beam search (4 beams), 16 at a time."""
+    """Images a second through decoding, preprocessing, the image tower and beam search (4 beams), 16 at a time."""
     from media.image import decode_image, register_decoders
 
     register_decoders()

@@ -19,9 +19,10 @@ from retrieval.ranking.fitted import Fitted
 from retrieval.ranking.relevance import from_sample, is_pair
 from retrieval.search import Calibrations, Reading, asked_filter, reads_by_text, search
 from retrieval.state import IndexState, check_device
+from retrieval.store.leases import open_state
+from retrieval.store.ledger import read_failures
 from retrieval.store.manifest import FORMAT_VERSION, METRIC, Manifest, check_model, find_index
-from retrieval.store.shards import Failure, read_failures
-from retrieval.store.writer import hold_open
+from retrieval.store.sources import Failure
 from retrieval.types import WEIGHTED, Answer, Hit, Item, Kind, ModelSpec, Query, Rerank
 
 if TYPE_CHECKING:
@@ -42,10 +43,11 @@ class Engine:
     def __init__(self, folder: Path, device: str = "auto") -> None:
         check_device(device)
         self._holding = contextlib.ExitStack()
-        self._holding.enter_context(hold_open(folder))
+        lease = open_state(folder)
+        self._holding.callback(lease.close)
         try:
             self._device = device
-            self._state = IndexState(folder, device)
+            self._state = IndexState(folder, lease.manifest, device)
             self._queries = QueryEncoder(self._state.manifest.model, device)
             self._readers = Readers(self._queries, device)
         except BaseException:
@@ -158,10 +160,10 @@ class Engine:
         return {
             "items": sum(shard.alive for shard in manifest.shards),
             "images": manifest.alive("image"),
-            "videos": self._state.videos.count,
+            "videos": manifest.counts.videos,
             "moments": manifest.alive("video"),
             "texts": manifest.alive("text"),
-            "failures": len(self.failures()),
+            "failures": manifest.counts.failures,
             "model": self.model.name,
             "dim": self.model.dim,
             "metric": METRIC,
@@ -173,7 +175,7 @@ class Engine:
 
     def failures(self) -> list[Failure]:
         """The ledger: files that could not be indexed, and why."""
-        return read_failures(self.folder)
+        return read_failures(self.folder, self.manifest)
 
     def rows(self, kinds: Sequence[Kind]) -> NDArray[np.float16]:
         """Every living embedding of some kinds, `(n, d) float16`, unit rows, in index order: for measurements."""

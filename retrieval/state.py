@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from retrieval.errors import QueryError
 from retrieval.ranking.collapse import Videos
 from retrieval.store.embeddings import StoredEmbeddings
-from retrieval.store.manifest import read_manifest
+from retrieval.store.manifest import Manifest
 from retrieval.store.selection import Selections
 from retrieval.store.shards import ShardReader
 from retrieval.store.vector_index import VectorIndex, gpu_count
@@ -19,11 +19,11 @@ from retrieval.types import Kind
 
 
 class IndexState:
-    """What a search reads. Not shared between threads. Raises `IndexNotFoundError` or `FormatError`."""
+    """What a search reads. Not shared between threads."""
 
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, device: str) -> None:
         self.folder = folder
-        self.manifest = read_manifest(folder)
+        self.manifest = manifest
         self.reader = ShardReader(folder, self.manifest)
         self.embeddings = StoredEmbeddings(folder, self.manifest, self.reader)
         self.selections = Selections(self.manifest)

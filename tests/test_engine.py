@@ -16,7 +16,7 @@ from retrieval.engine import Engine
 from retrieval.errors import IndexNotFoundError, ModelError, QueryError
 from retrieval.models.encoder import Encoder
 from retrieval.models.query_encoder import NEGATIVE_WEIGHT
-from retrieval.store import vectors as vec
+from retrieval.store import vector_files as vec
 from retrieval.store.manifest import read_manifest, write_manifest
 from retrieval.store.shards import ShardReader
 from retrieval.types import Query
@@ -40,10 +40,9 @@ def media(tmp_path_factory: pytest.TempPathFactory, mini: object) -> Path:
 
 def stored(folder: Path, kind: str) -> tuple[list[str], np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
     reader = ShardReader(folder / ".mmsearch", read_manifest(folder / ".mmsearch"))
-    catalogue = reader.catalogue()
-    order = np.lexsort((catalogue.row, catalogue.shard))
-    found = reader.items(catalogue.shard[order], catalogue.row[order])
-    rows = reader.embeddings(catalogue.shard[order], catalogue.row[order]).astype(np.float32)
+    shards, places = reader.living()
+    found = reader.items(shards, places)
+    rows = reader.embeddings(shards, places).astype(np.float32)
     keep = [number for number, item in enumerate(found) if item.kind == kind]
     return [found[number].id for number in keep], rows[keep]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 import mmsearch
@@ -27,6 +26,7 @@ from retrieval.crossmodal.watched import watch
 from retrieval.engine import Engine
 from retrieval.errors import MediaError, ModelError
 from retrieval.models.encoder import Encoder
+from retrieval.store.journal import UnitResult
 from retrieval.store.writer import IndexWriter
 from retrieval.types import Item, Query, Rerank
 from tests.conftest import Command, picture, write_photos
@@ -76,13 +76,13 @@ def test_a_film_is_journalled_in_one_part(tmp_path: Path, mini: Encoder, monkeyp
     with_subtitles(tmp_path / "plain.mkv", "1\n00:00:00,000 --> 00:00:01,000\nsaid\n", tmp_path / "said.mkv")
     (tmp_path / "plain.mkv").unlink()
     parts: list[list[str]] = []
-    append = IndexWriter.append
+    journal = IndexWriter.journal
 
-    def noted(self: IndexWriter, items: Sequence[Item], rows: NDArray[np.float32]) -> None:
-        parts.append(sorted({item.kind for item in items}))
-        append(self, items, rows)
+    def noted(self: IndexWriter, result: UnitResult) -> None:
+        parts.append(sorted({item.kind for item in result.items}))
+        journal(self, result)
 
-    monkeypatch.setattr(IndexWriter, "append", noted)
+    monkeypatch.setattr(IndexWriter, "journal", noted)
     build(tmp_path, mini)
     assert parts == [["text", "video"]]
 

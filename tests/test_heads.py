@@ -102,7 +102,7 @@ def test_a_head_that_is_not_there_is_told_before_any_work(tmp_path: Path) -> Non
 
 
 def test_training_learns_to_put_the_right_one_first() -> None:
-    """ImageSource of two sorts; the sum prefers the wrong one of each pair, and only the tokens tell."""
+    """Images of two sorts; the sum prefers the wrong one of each pair, and only the tokens tell."""
     decoder = CaptionDecoder(loaded_coca(conv_coca))
     rng = np.random.default_rng(0)
     width = decoder.words(torch.ones(1, 4, dtype=torch.long))[0].shape[-1]

@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from retrieval.errors import FormatError
+from retrieval.store import vector_files as vec
 from retrieval.store import vector_index
-from retrieval.store import vectors as vec
 from retrieval.store.manifest import Manifest, VectorPolicy, read_manifest, with_tombstones
 from retrieval.store.selection import Selection, living
 from retrieval.store.vector_index import VectorIndex
 from retrieval.store.writer import IndexWriter
-from tests.stores import DIM, clustered, clustered_index, items, make_index, spec, unit_rows
+from tests.stores import DIM, clustered, clustered_index, items, make_index, remove_rows, result, spec, unit_rows
 
 Floats = NDArray[np.float32]
 Masks = list[NDArray[np.bool_]]
@@ -71,7 +72,7 @@ def test_only_the_kinds_asked_for_are_found(tmp_path: Path) -> None:
 def test_no_row_number_is_negative_when_there_are_fewer_than_k(tmp_path: Path) -> None:
     make_index(tmp_path, [("image", 3)])
     with IndexWriter(tmp_path) as writer:
-        state = writer.commit([(0, np.array([0, 1, 2]))])
+        state = remove_rows(writer, 0, np.array([0, 1, 2]))
     scores, shards, places = VectorIndex(tmp_path, state).search(unit_rows(1)[0], 10, images(state))
     assert len(scores) == len(shards) == len(places) == 0
 
@@ -99,8 +100,8 @@ class Library:
         parts = [repeated(size, seed) for seed, size in enumerate(sizes)]
         with IndexWriter(folder, spec()) as writer:
             for number, part in enumerate(parts):
-                writer.append(items(len(part), start=sum(sizes[:number])), part)
-                writer.commit()
+                writer.journal(result(writer, items(len(part), start=sum(sizes[:number])), part))
+                writer.publish()
                 if number == 1:
                     writer.rebuild_vectors(VectorPolicy(type="ivf"))
         self.rows = np.concatenate(parts).astype(np.float16).astype(np.float32)
@@ -268,7 +269,7 @@ def test_a_gpu_loses_nothing_to_tombstones(
     matrix = clustered_index(tmp_path, [4000])
     query = clustered(1, 5)[0]
     with IndexWriter(tmp_path) as writer:
-        state = writer.commit([(0, np.sort(np.array(brute_force(matrix, query, dead), np.int64)))])
+        state = remove_rows(writer, 0, np.array(brute_force(matrix, query, dead), np.int64))
     stub = OnGpu(matrix)
     index = VectorIndex(tmp_path, state)
     monkeypatch.setattr(index, "_parts", [replace(index._parts[0], gpu=stub)])
@@ -287,7 +288,7 @@ def test_a_damaged_vector_file_names_the_remedy(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     manifest["vectors"][0]["rows"] = 31
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(vector_index.FormatError, match="--rebuild-vectors"):
+    with pytest.raises(FormatError, match="--rebuild-vectors"):
         VectorIndex(tmp_path, read_manifest(tmp_path))
 
 
