@@ -26,7 +26,7 @@ from retrieval.store.shards import ShardReader
 from retrieval.store.vector_index import VectorIndex
 from retrieval.store.writer import IndexWriter
 from retrieval.types import Answer, Hit, Item, Query, Rerank
-from tests.stores import clustered, items, make_index, spec, unit_rows
+from tests.stores import clustered, items, make_index, result, spec, unit_rows
 
 Floats = NDArray[np.float32]
 NONE = Calibrations(cosine=None, fused=None)
@@ -34,7 +34,15 @@ NONE = Calibrations(cosine=None, fused=None)
 
 def moments(video: str, count: int) -> list[Item]:
     return [
-        Item(id=f"{video}-{n}", path=video, source=video, kind="video", start=float(n), end=n + 1.0, sha256=f"{video}{n}")
+        Item(
+            id=f"{ascii(video)[1:-1]}-{n}",
+            path=video,
+            source=video,
+            kind="video",
+            start=float(n),
+            end=n + 1.0,
+            sha256=f"{n:064d}",
+        )
         for n in range(count)
     ]
 
@@ -57,9 +65,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
     with IndexWriter(folder, spec()) as writer:
         for number in range(10):
-            writer.append(moments(f"/media/{number}.mp4", 300), near(DIRECTION, 300, 0.95 - 0.08 * number, number))
-        writer.append(items(12), near(DIRECTION, 12, 0.3, 99))
-        writer.commit()
+            rows = near(DIRECTION, 300, 0.95 - 0.08 * number, number)
+            writer.journal(result(writer, moments(f"/media/{number}.mp4", 300), rows))
+        writer.journal(result(writer, items(12), near(DIRECTION, 12, 0.3, 99)))
+        writer.publish()
     return folder
 
 
@@ -85,6 +94,10 @@ class NoImages:
         raise AssertionError("the stand-in looks at no image")
 
 
+def opened(folder: Path) -> IndexState:
+    return IndexState(folder, read_manifest(folder), "cpu")
+
+
 def reading(scoring: Scoring, how: Rerank) -> Reading:
     return Reading(reranker=cast(Reranker, scoring), images=NoImages(), how=how)
 
@@ -93,7 +106,7 @@ def answer(folder: Path, query: Query, calibrations: Calibrations = NONE, scorin
     reads = None
     if query.rerank is not None:
         reads = reading(scoring or Scoring(), query.rerank)
-    return search(IndexState(folder, "cpu"), query, DIRECTION, calibrations, reads)
+    return search(opened(folder), query, DIRECTION, calibrations, reads)
 
 
 def names(hits: Sequence[Hit]) -> list[str]:
@@ -227,27 +240,37 @@ def test_videos_are_told_apart_by_names_that_are_not_utf8(tmp_path: Path) -> Non
     """Two such names look the same once they are text."""
     first, second = "/media/\udcff.mp4", "/media/\udcfe.mp4"
     with IndexWriter(tmp_path, spec()) as writer:
-        writer.append([*moments(first, 3), *moments(second, 2)], unit_rows(5))
-        state = writer.commit()
+        writer.journal(result(writer, [*moments(first, 3), *moments(second, 2)], unit_rows(5)))
+        state = writer.publish()
     videos = Videos(state, ShardReader(tmp_path, state))
     assert videos.numbers[0].tolist() == [0, 0, 0, 1, 1]
-    assert videos.count == 2
+
+
+def test_videos_of_one_name_below_two_roots_are_two(tmp_path: Path) -> None:
+    with IndexWriter(tmp_path, spec()) as writer:
+        writer.journal(result(writer, [*moments("/a/film.mp4", 2), *moments("/b/film.mp4", 2)], unit_rows(4)))
+        state = writer.publish()
+    assert Videos(state, ShardReader(tmp_path, state)).numbers[0].tolist() == [0, 0, 1, 1]
 
 
 def test_rows_of_hits_are_found_in_every_shard(tmp_path: Path) -> None:
     with IndexWriter(tmp_path, spec()) as writer:
-        writer.append([*moments("/a.mp4", 2), *moments("/b.mp4", 1), *items(2)], unit_rows(5))
-        writer.commit()
-        writer.append(moments("/a.mp4", 3), unit_rows(3, seed=1))
-        state = writer.commit([(0, np.array([0]))]) if read_manifest(tmp_path).shards[0].kind == "image" else None
-    state = read_manifest(tmp_path)
+        first = [*moments("/media/a.mp4", 2), *moments("/media/b.mp4", 1), *items(2)]
+        writer.journal(result(writer, first, unit_rows(5)))
+        writer.publish()
+        writer.journal(result(writer, moments("/media/c.mp4", 3), unit_rows(3, seed=1)))
+        state = writer.publish()
     videos = Videos(state, ShardReader(tmp_path, state))
     shards = [number for number, entry in enumerate(state.shards) if entry.kind == "video"]
     image = next(number for number, entry in enumerate(state.shards) if entry.kind == "image")
-    keys = videos.keys(np.array([shards[0], image]), np.array([0, 1]))
-    assert keys[0] == 0 and keys[1] < 0
+    keys = videos.keys(np.array([shards[0], image, shards[1]]), np.array([0, 1, 2]))
+    assert keys[0] == 0 and keys[1] < 0 and keys[2] == 2
     rows = videos.rows_of(keys)
-    assert {shard: part.tolist() for shard, part in rows.items()} == {shards[0]: [0, 1], shards[1]: [0, 1, 2], image: [1]}
+    assert {shard: part.tolist() for shard, part in rows.items()} == {
+        shards[0]: [0, 1],
+        shards[1]: [0, 1, 2],
+        image: [1],
+    }
 
 
 @given(seed=st.integers(0, 1000), k=st.integers(1, 30))
@@ -257,7 +280,7 @@ def test_a_search_equals_brute_force(tmp_path_factory: pytest.TempPathFactory, s
     rows = make_index(folder, [("image", 60)])
     matrix = np.stack([rows[f"image-{n}"] for n in range(60)])
     direction = clustered(1, seed)[0]
-    hits = search(IndexState(folder, "cpu"), Query(text="x", k=k), direction, NONE, None).hits
+    hits = search(opened(folder), Query(text="x", k=k), direction, NONE, None).hits
     scores = np.einsum("ij,j->i", matrix, direction)
     assert [hit.item.size for hit in hits] == np.lexsort((np.arange(60), -scores))[:k].tolist()
 
