@@ -59,7 +59,7 @@ def test_nothing_in_retrieval_imports_the_engine_and_types_import_nothing() -> N
 
 @pytest.mark.parametrize(
     ("package", "owner"),
-    [("faiss", {"vectors", "vector_index", "admin"}), ("pyarrow", {"shards", "embeddings", "writer"})],
+    [("faiss", {"vector_files", "vector_index", "admin"}), ("pyarrow", {"shards", "embeddings", "writer"})],
 )
 def test_faiss_and_pyarrow_have_few_users(package: str, owner: set[str]) -> None:
     for file in [*modules("retrieval"), *modules("cli")]:
