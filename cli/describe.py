@@ -131,8 +131,8 @@ def _captions(
             continue
         found: Described = []
         for start in range(0, len(seen.moments), BATCH):
-            captions = decoder.describe(seen.pictures[start : start + BATCH], config)
             moments = seen.moments[start : start + BATCH]
+            captions = decoder.describe([seen.image(start + n) for n in range(len(moments))], config)
             found += [(one.start, one.end, caption) for one, caption in zip(moments, captions, strict=True)]
         yield file, found
     yield from describe(waiting)

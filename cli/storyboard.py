@@ -25,7 +25,7 @@ def storyboard(video: str, seen: Watched, picked: Sequence[int], segments: Seque
         times = f"{clock(segment.start)}–{clock(segment.end)}"
         cards.append(
             f'<li><a href="{html.escape(address)}#t={segment.start:.1f},{segment.end:.1f}">'
-            f'<img alt="{html.escape(segment.caption)}" src="{data_url(seen.pictures[number], 480)}"></a>'
+            f'<img alt="{html.escape(segment.caption)}" src="{data_url(seen.image(number), 480)}"></a>'
             f"<div><strong>{times}</strong><br>{html.escape(segment.caption)}</div>{said}</li>"
         )
     name = html.escape(shown(os.path.basename(video)))

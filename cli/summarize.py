@@ -44,7 +44,7 @@ def summarize_command(
                 raise QueryError(f"{shown(video)}: {error.reason}") from error
             bar.update(task, description="describing")
             picked = choose(seen.embeddings, seen.seconds, length)
-            captions = decoder.describe([seen.pictures[number] for number in picked])
+            captions = decoder.describe([seen.image(number) for number in picked])
         segments = [
             Segment(
                 start=seen.moments[number].start,

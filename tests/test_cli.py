@@ -209,3 +209,34 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path, mini: object) -> None:
     from retrieval.store.manifest import read_manifest
 
     assert 12 <= read_manifest(tmp_path / "m" / ".mmsearch").alive("image") < 2000
+
+
+def test_a_terminal_that_draws_shows_the_first_images(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were once drawn only where every hit was a text."""
+    import io
+
+    from cli.search import _previews
+    from retrieval.types import Hit, Item
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def hit(kind: str) -> Hit:
+        item = Item(id="i", path=str(samples / "coffee.png"), source=str(samples / "coffee.png"), kind=kind)  # type: ignore[arg-type]
+        return Hit(rank=1, score=0.5, first_stage_score=0.5, rerank_score=None, item=item)
+
+    monkeypatch.setenv("TERM", "xterm-kitty")
+    for hits, drawn in (([hit("image"), hit("text"), hit("image")], 2), ([hit("text")], 0), ([], 0)):
+        out = Terminal()
+        monkeypatch.setattr(sys, "stdout", out)
+        _previews(hits)
+        assert out.getvalue().count("\x1b_Ga=T,f=100") == drawn
+
+
+def test_a_gpu_that_is_not_here_is_one_line(samples: Path, command: Command) -> None:
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    assert "this machine has 0 CUDA GPUs" in one_line(
+        command("search", "x", "--device", "cuda", "--index", str(samples), env=hidden)
+    )
+    assert "unknown device" in one_line(command("search", "x", "--device", "gpu", "--index", str(samples)))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 import mmsearch
@@ -20,6 +22,7 @@ from media.clips import cut
 from media.reader import ImageReader, query_media
 from media.sound import WhisperRecogniser
 from media.subtitles import Cue
+from media.video import Ending, Frame, SampleConfig
 from retrieval.crossmodal.moments import Span, fuse, merge
 from retrieval.crossmodal.summary import Segment, choose, paragraph
 from retrieval.crossmodal.watched import watch
@@ -255,8 +258,48 @@ def test_a_summary_covers_every_shot_of_a_short_film(library: Path, mini: Encode
     for number, seed in enumerate(SEEDS):
         mine = [n for n in picked if abs(seen.moments[n].start - 2.0 * number) < 0.2]
         assert mine, f"shot {number}"
-        assert same_picture(seen.pictures[mine[0]], picture(seed, 320, 240)) < 30
+        assert same_picture(seen.image(mine[0]), picture(seed, 320, 240)) < 30
     assert seen.transcript(1) == "A dog barks loudly" and seen.transcript(0) is None
+
+
+def test_a_long_video_leaves_one_small_frame_a_moment_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hours at a frame a second were gigabytes of frames."""
+    alive: set[int] = set()
+    most = 0
+
+    class Decoder:
+        def __enter__(self) -> Decoder:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            """Nothing to end."""
+
+        def sample(self, path: str, config: SampleConfig) -> Iterator[object]:
+            nonlocal most
+            for second in range(7200):
+                shot = second // 100 if second < 3600 else 36
+                rgb = Image.new("RGB", (640, 360), (shot * 7 % 256, second % 100, 0))
+                alive.add(id(rgb))
+                weakref.finalize(rgb, alive.discard, id(rgb))
+                most = max(most, len(alive))
+                yield Frame(time=float(second), start=float(second), end=second + 1.0, shot=shot, rgb=rgb)
+                del rgb
+            yield Ending(width=640, height=360, duration=7200.0, stopped=None)
+
+    class Shots:
+        def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+            rows = np.zeros((len(images), 256), np.float32)
+            rows[np.arange(len(images)), [image.getpixel((0, 0))[0] for image in images]] = 1  # type: ignore[index]
+            return rows
+
+    monkeypatch.setattr("retrieval.crossmodal.watched.VideoDecoder", Decoder)
+    seen = watch("/nowhere.mp4", Shots())  # type: ignore[arg-type]
+    assert [(moment.start, moment.end) for moment in seen.moments[:2]] == [(0, 100), (100, 200)]
+    assert len(seen.moments) == len(seen.frames) == 37
+    assert most <= 64
+    assert sum(map(len, seen.frames)) < 2_000_000
+    # The frame of the short moments is from their middle, give or take a sixteenth of them.
+    assert abs(seen.image(3).getpixel((0, 0))[1] - 50) <= 8  # type: ignore[index]
 
 
 def test_few_moments_stand_for_many() -> None:

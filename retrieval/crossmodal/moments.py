@@ -36,24 +36,43 @@ class Moment:
     embedding: Floats
 
 
-def merge(spans: Sequence[Span], rows: Floats, fusion: Fusion = "mean", alike: float = ALIKE) -> list[Moment]:
-    """Moments from frames in order of time. `rows (n, d)` are the frames' embeddings, unit length.
+class Grouping:
+    """Which frames make one moment, told frame by frame in order of time: `groups` are their numbers.
 
     A frame joins the moment before it when both are of one shot and its cosine to the moment's mean is `alike` or more.
     """
-    groups: list[list[int]] = []
-    total = np.empty(0, np.float32)
-    for number, span in enumerate(spans):
-        joins = bool(groups) and spans[groups[-1][-1]].shot == span.shot
-        if joins and float(rows[number] @ total) >= alike * float(np.linalg.norm(total)):
-            groups[-1].append(number)
-            total = total + rows[number]
+
+    def __init__(self, alike: float = ALIKE) -> None:
+        self.groups: list[list[int]] = []
+        self._alike = alike
+        self._shot = -1
+        self._total = np.empty(0, np.float32)
+        self._count = 0
+
+    def add(self, span: Span, row: Floats) -> bool:
+        """Take the next frame, whose embedding `row (d,)` has unit length; whether a new moment begins with it."""
+        joins = bool(self.groups) and span.shot == self._shot
+        if joins and float(row @ self._total) >= self._alike * float(np.linalg.norm(self._total)):
+            self.groups[-1].append(self._count)
+            self._total = self._total + row
+            begins = False
         else:
-            groups.append([number])
-            total = rows[number].copy()
+            self.groups.append([self._count])
+            self._total = row.copy()
+            begins = True
+        self._shot = span.shot
+        self._count += 1
+        return begins
+
+
+def merge(spans: Sequence[Span], rows: Floats, fusion: Fusion = "mean", alike: float = ALIKE) -> list[Moment]:
+    """Moments from frames in order of time. `rows (n, d)` are the frames' embeddings, unit length."""
+    grouping = Grouping(alike)
+    for span, row in zip(spans, rows, strict=True):
+        grouping.add(span, row)
     return [
         Moment(start=spans[group[0]].start, end=spans[group[-1]].end, embedding=fuse(rows[group], fusion))
-        for group in groups
+        for group in grouping.groups
     ]
 
 

@@ -1,7 +1,11 @@
-"""One video seen from beginning to end, in memory: its moments with a picture and embedding each, and what is said."""
+"""One video seen from beginning to end: its moments with an image and embedding each, and what is said.
+
+Memory is bounded: of each moment one small frame is kept, compressed, and of the moment that goes on a handful.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,27 +13,36 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
+from PIL.Image import open as open_image
 
 from media.containers import read_bytes
 from media.subtitles import Cue, mended, read_subtitles, subtitle_files
 from media.video import Beat, Ending, Frame, SampleConfig, VideoDecoder
-from retrieval.crossmodal.moments import Moment, Span, merge
+from retrieval.crossmodal.moments import Grouping, Moment, Span, merge
 from retrieval.errors import MediaError
 from retrieval.models.encoder import Encoder
 
 _BATCH = 32
 _MIN_SIDE = 360
+_QUALITY = 92
+_MOST_OPEN = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """`pictures` holds the frame in the middle of each of `moments`. `stopped` says why the video was not read to its end."""
+    """`frames` are JPEG files, one from the middle of each of `moments`. `stopped` says why the video was not read to its
+    end."""
 
     moments: list[Moment]
-    pictures: list[Image]
+    frames: list[bytes]
     cues: list[Cue]
     duration: float
     stopped: str | None
+
+    def image(self, number: int) -> Image:
+        """The frame of a moment, upright RGB."""
+        with open_image(io.BytesIO(self.frames[number])) as frame:
+            return frame.convert("RGB")
 
     @property
     def embeddings(self) -> NDArray[np.float32]:
@@ -51,38 +64,80 @@ class Watched:
 def watch(path: str, encoder: Encoder, fps: float = 1.0, tell: Callable[[float], None] = lambda _: None) -> Watched:
     """See a video; `tell` hears the time that was reached. Raises `MediaError` where nothing of it can be read."""
     spans: list[Span] = []
-    pictures: list[Image] = []
     rows: list[NDArray[np.float32]] = []
+    waiting: list[Image] = []
+    middles = _Middles()
     cues = _beside(path)
     ending: Ending | None = None
+
+    def encode() -> None:
+        for frame, row in zip(waiting, encoder.encode_images(waiting), strict=True):
+            middles.add(spans[len(rows)], row, frame)
+            rows.append(row)
+        waiting.clear()
+
     with VideoDecoder() as decoder:
-        for found in decoder.sample(os.path.abspath(path), SampleConfig(fps=fps, min_side=_MIN_SIDE)):
-            if isinstance(found, Frame):
-                spans.append(Span(start=found.start, end=found.end, shot=found.shot))
-                pictures.append(found.rgb)
-                if len(pictures) - len(rows) >= _BATCH:
-                    rows += list(encoder.encode_images(pictures[len(rows) :]))
-            elif isinstance(found, Cue):
-                cues.append(found)
-            elif isinstance(found, Beat):
-                tell(found.time)
+        for event in decoder.sample(os.path.abspath(path), SampleConfig(fps=fps, min_side=_MIN_SIDE)):
+            if isinstance(event, Frame):
+                spans.append(Span(start=event.start, end=event.end, shot=event.shot))
+                waiting.append(event.rgb)
+                if len(waiting) >= _BATCH:
+                    encode()
+            elif isinstance(event, Cue):
+                cues.append(event)
+            elif isinstance(event, Beat):
+                tell(event.time)
             else:
-                ending = found
-    rows += list(encoder.encode_images(pictures[len(rows) :]))
+                ending = event
+    encode()
     if ending is None or not rows:
         raise MediaError("decode", "holds no frame")
-    moments = merge(spans, np.stack(rows))
-    middles = [
-        min(range(len(spans)), key=lambda n: abs((spans[n].start + spans[n].end) - (moment.start + moment.end)))
-        for moment in moments
-    ]
     return Watched(
-        moments=moments,
-        pictures=[pictures[number] for number in middles],
+        moments=merge(spans, np.stack(rows)),
+        frames=middles.close(),
         cues=mended(cues),
         duration=ending.duration,
         stopped=ending.stopped,
     )
+
+
+class _Middles:
+    """The frame nearest to the middle of each moment, kept while the video goes by.
+
+    Where a moment's middle lies is known when it ends. Until then at most `_MOST_OPEN` of its frames are held, evenly apart:
+    when there are more, every other one goes, and from then on every other one is left out.
+    """
+
+    def __init__(self) -> None:
+        self._grouping = Grouping()
+        self._done: list[bytes] = []
+        self._open: list[tuple[Span, Image]] = []
+        self._seen, self._stride = 0, 1
+        self._start, self._end = 0.0, 0.0
+
+    def add(self, span: Span, row: NDArray[np.float32], frame: Image) -> None:
+        if self._grouping.add(span, row):
+            self._finish()
+            self._open, self._seen, self._stride, self._start = [], 0, 1, span.start
+        if self._seen % self._stride == 0:
+            self._open.append((span, frame))
+        if len(self._open) > _MOST_OPEN:
+            self._open, self._stride = self._open[::2], 2 * self._stride
+        self._seen, self._end = self._seen + 1, span.end
+
+    def close(self) -> list[bytes]:
+        """One JPEG file a moment."""
+        self._finish()
+        self._open = []
+        return self._done
+
+    def _finish(self) -> None:
+        if not self._open:
+            return
+        _, frame = min(self._open, key=lambda kept: abs(kept[0].start + kept[0].end - self._start - self._end))
+        out = io.BytesIO()
+        frame.save(out, "JPEG", quality=_QUALITY)
+        self._done.append(out.getvalue())
 
 
 def _beside(path: str) -> list[Cue]:

@@ -50,33 +50,27 @@ class Videos:
     @cached_property
     def numbers(self) -> dict[int, NDArray[np.int64]]:
         """For each shard of moments, the number of each row's video, `(rows,) int64`, from 0 in order of appearance."""
-        seen: dict[tuple[str, bytes | None], int] = {}
+        seen: dict[tuple[int, str, bytes | None], int] = {}
         numbers: dict[int, NDArray[np.int64]] = {}
         for shard, entry in enumerate(self._manifest.shards):
             if entry.kind != "video":
                 continue
-            table = self._reader.take(shard, np.arange(entry.rows, dtype=np.int64), ["path", "path_raw"])
-            raw = table.column("path_raw")
-            if raw.null_count == len(raw):
-                coded = table.column("path").combine_chunks().dictionary_encode()
-                names = [(name, None) for name in coded.dictionary.to_pylist()]
-                codes = coded.indices.to_numpy(zero_copy_only=False)
-            else:
-                pairs = list(zip(table.column("path").to_pylist(), raw.to_pylist(), strict=True))
-                names = list(dict.fromkeys(pairs))
-                place = {pair: number for number, pair in enumerate(names)}
-                codes = np.array([place[pair] for pair in pairs], np.int64)
-            known = np.array([seen.setdefault(name, len(seen)) for name in names], np.int64)
-            numbers[shard] = known[codes] if entry.rows else np.empty(0, np.int64)
+            every = np.arange(entry.rows, dtype=np.int64)
+            table = self._reader.take(shard, every, ["root", "path", "path_raw"])
+            root = table.column("root").to_numpy()
+            path = table.column("path").combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+            # Moments of a video stand together: a name is looked at where it changes.
+            changes = (np.diff(root) != 0) | (np.diff(path) != 0)
+            if table.column("path_raw").null_count < entry.rows:
+                changes[:] = True
+            firsts = np.concatenate([every[:1], 1 + np.flatnonzero(changes)])
+            names = table.take(firsts).to_pydict()
+            known = [
+                seen.setdefault(name, len(seen))
+                for name in zip(names["root"], names["path"], names["path_raw"], strict=True)
+            ]
+            numbers[shard] = np.repeat(np.array(known, np.int64), np.diff([*firsts, entry.rows]))
         return numbers
-
-    @cached_property
-    def count(self) -> int:
-        """How many videos have a living moment."""
-        living = [np.empty(0, np.int64)]
-        for shard, numbers in self.numbers.items():
-            living.append(np.delete(numbers, self._manifest.shards[shard].tombstone_rows()))
-        return len(np.unique(np.concatenate(living)))
 
     def keys(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """`(n,) int64`: the number of a moment's video; of any other row a negative number of its own."""
