@@ -216,6 +216,7 @@ def _write(file: Path, index: Any) -> int:
     """Faiss files go through a temporary name as well; returns the size."""
     import faiss
 
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with replacing(file) as scratch:
             faiss.write_index(index, os.fspath(scratch))
