@@ -306,6 +306,13 @@ class Engine:
             return self._tower.encode_texts(texts)
         return self._load_encoder().encode_texts(texts)
 
+    def reads_whole(self, text: str) -> bool:
+        """Whether the model reads all of a text, and does not cut its end."""
+        if self._tower is None and self._encoder is None:
+            self._tower = TextTower.find(self.model.weights_sha256)
+        tokenizer = self._tower.tokenizer if self._tower is not None else self._load_encoder().loaded.tokenizer
+        return tokenizer.fits(text)
+
     def reader(self, name: str = "auto") -> LoadedModel:
         """The model that re-ranks, for captions of what was found; loaded once. Raises `ModelError`."""
         found = self._reader(name)
