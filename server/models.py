@@ -113,6 +113,18 @@ class SearchResponse(BaseModel):
     model: str
 
 
+class UploadForm(Strict):
+    """An image to search by."""
+
+    image: Annotated[bytes, Field(json_schema_extra={"type": "string", "format": "binary"})]
+
+
+class UploadResponse(BaseModel):
+    """The name of an uploaded image, the SHA-256 of its bytes, for a search's `picture`. It is kept for a while."""
+
+    picture: str
+
+
 class DescribeRequest(Strict):
     """The item to describe."""
 

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from server.access import OPEN
-from server.models import ErrorResponse, SearchForm, SearchRequest
+from server.models import ErrorResponse, SearchForm, SearchRequest, UploadForm
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -53,6 +53,10 @@ SEARCH_BODY = {
         "multipart/form-data": {"schema": {"$ref": _REF.format(model="SearchForm")}},
     },
 }
+UPLOAD_BODY = {
+    "required": True,
+    "content": {"multipart/form-data": {"schema": {"$ref": _REF.format(model="UploadForm")}}},
+}
 
 
 def complete(app: FastAPI, *, cookie: str, token: bool) -> None:
@@ -65,7 +69,7 @@ def complete(app: FastAPI, *, cookie: str, token: bool) -> None:
         if "securitySchemes" in parts:
             return document
         _, made = models_json_schema(
-            [(SearchRequest, "validation"), (SearchForm, "validation")], ref_template=_REF, by_alias=True
+            [(kind, "validation") for kind in (SearchRequest, SearchForm, UploadForm)], ref_template=_REF, by_alias=True
         )
         parts.setdefault("schemas", {}).update(made["$defs"])
         parts["securitySchemes"] = {

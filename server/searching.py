@@ -15,8 +15,8 @@ from retrieval.types import Hit, Item, Query, Rerank
 from server.errors import first_finding
 from server.http import FOR_EVER, etag, not_modified
 from server.media import version
-from server.models import HitModel, ItemModel, SearchRequest, SearchResponse, Span
-from server.openapi import ERRORS, SEARCH_BODY, binary
+from server.models import HitModel, ItemModel, SearchRequest, SearchResponse, Span, UploadResponse
+from server.openapi import ERRORS, SEARCH_BODY, UPLOAD_BODY, binary
 from server.service import SearchService
 from server.uploads import Uploads
 
@@ -59,6 +59,19 @@ def add_searching(app: FastAPI, service: SearchService, uploads: Uploads, deepes
             milliseconds=round(1000 * (time.perf_counter() - began), 2),
             model=service.model,
         )
+
+    @app.post(
+        "/api/upload", response_model=UploadResponse, responses=ERRORS, openapi_extra={"requestBody": UPLOAD_BODY},
+        summary="Send an image to search by, once",
+    )  # fmt: skip
+    async def send(request: Request) -> UploadResponse:
+        if _content_type(request) != "multipart/form-data":
+            raise HTTPException(422, "send multipart/form-data")
+        async with request.form(max_files=1, max_fields=0, max_part_size=1_000_000) as form:
+            image = form.get("image")
+            if not isinstance(image, UploadFile) or len(form) != 1:
+                raise HTTPException(422, "image: send one file, and nothing else")
+            return UploadResponse(picture=await uploads.take(image.file, request))
 
     @app.get(
         "/upload/{picture}", response_class=Response, responses=binary("image/jpeg", "A small JPEG"),

@@ -23,7 +23,7 @@ from PIL import Image
 from benchmarks.samples import copy_samples
 from indexer.build import BuildConfig, IndexBuild
 from retrieval.models.encoder import Encoder
-from server.guard import Guard, host_names, is_loopback
+from server.guard import Guard, Patience, host_names, is_loopback
 from server.media import media_type
 from server.metrics import Metrics
 from tests.conftest import ROOT, picture, write_photos
@@ -260,8 +260,8 @@ def test_other_hosts_and_origins_are_refused(web: httpx.Client, address: str) ->
         assert web.post("/api/search", json={"text": "a"}, headers=headers).status_code == 400
     assert web.post("/api/search", json={"text": "a"}, headers={"Origin": address}).status_code == 200
     assert host_names("127.0.0.1", ["My.Box"]) == {"127.0.0.1", "localhost", "::1", "my.box"}
-    guard = Guard(web, host_names("0.0.0.0", ["my.box"]), None, Metrics(), ["/"])  # type: ignore[arg-type]
-    assert guard._known("192.0.2.7") and guard._known("my.box") and not guard._known("evil.example")
+    guard = Guard(web, host_names("0.0.0.0", ["my.box"]), None, Metrics(), ["/"], Patience())  # type: ignore[arg-type]
+    assert guard._is_named("192.0.2.7") and guard._is_named("my.box") and not guard._is_named("evil.example")
     assert is_loopback("::1") and not is_loopback("0.0.0.0") and not is_loopback("example.org")
 
 
