@@ -2,7 +2,7 @@
 
 import mmsearch
 
-mmsearch.index(["./media"])
+mmsearch.index("./media")
 with mmsearch.open("./media") as engine:
     for hit in engine.search(mmsearch.Query(text="a dog in the snow", k=5)):
         print(hit.score, hit.item.path)
@@ -11,28 +11,57 @@ with mmsearch.open("./media") as engine:
 from __future__ import annotations
 
 import os
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # `python -m` puts the working folder first, and that may be a folder of media, of which no file may be imported.
+    sys.path[0] = os.path.dirname(os.path.abspath(__file__))
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from retrieval.engine import Engine
 from retrieval.errors import MmsearchError
-from retrieval.types import Hit, Item, Query, Rerank
+from retrieval.types import Answer, Filter, Hit, Item, Query, Rerank
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from indexer.build import BuildReport
+    from retrieval.engine import Engine
 
-__all__ = ["Engine", "Hit", "Item", "MmsearchError", "Query", "Rerank", "index", "open", "open_image"]
+__all__ = [
+    "Answer",
+    "Engine",
+    "Filter",
+    "Hit",
+    "Item",
+    "MmsearchError",
+    "Query",
+    "Rerank",
+    "index",
+    "open",
+    "open_image",
+]
+
+
+def __getattr__(name: str) -> object:
+    # The engine reads Parquet and numpy's arrays, which `mmsearch --help` and a program that only names a type do not need.
+    if name == "Engine":
+        from retrieval.engine import Engine
+
+        return Engine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def open(index: str | os.PathLike[str] | None = None, *, device: str = "auto") -> Engine:
     """Open the index at `index`, in it, or the nearest one upwards. Raises `MmsearchError`."""
+    from retrieval.engine import Engine
+
     return Engine.open(index, device=device)
 
 
 def index(
-    paths: Sequence[str | os.PathLike[str]],
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     index: str | os.PathLike[str] | None = None,
     model: str = "auto",
@@ -40,19 +69,20 @@ def index(
     precision: str = "auto",
     batch_size: int = 32,
 ) -> BuildReport:
-    """Build an index over `paths`, or bring it up to date; returns what was done. Raises `MmsearchError`.
+    """Build an index over `paths`, one or several, or bring it up to date; returns what was done. Raises `MmsearchError`.
 
     Without `index` it is written to `.mmsearch` in the first of `paths`.
     """
     from indexer.run import build_index
 
-    return build_index(paths, index, model=model, device=device, precision=precision, batch_size=batch_size)
+    several = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    return build_index(several, index, model=model, device=device, precision=precision, batch_size=batch_size)
 
 
 def open_image(path: str | os.PathLike[str]) -> Image:
-    """A picture as a query wants it: upright RGB. Raises `MmsearchError` for what cannot be decoded."""
+    """An image as a query wants it: upright RGB. Raises `MmsearchError` for what cannot be decoded."""
+    from media.containers import read_bytes
     from media.image import decode_image, register_decoders
-    from media.sources import read_bytes
 
     register_decoders()
     return decode_image(read_bytes(os.fspath(path)), 512).rgb

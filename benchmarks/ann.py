@@ -20,7 +20,10 @@ from benchmarks.metrics import Floats, unit
 from retrieval.engine import Engine
 from retrieval.errors import QueryError
 from retrieval.store.manifest import Manifest, ShardEntry, VectorEntry, VectorPolicy
-from retrieval.store.vectors import LEAST_IVF, OVERFETCH, VectorIndex, write_flat, write_ivf
+from retrieval.store.roots import Roots
+from retrieval.store.selection import Selection
+from retrieval.store.vector_files import LEAST_IVF, write_flat, write_ivf
+from retrieval.store.vector_index import LEAST_ASKED, VectorIndex
 from retrieval.types import Kind, ModelSpec, Query
 
 Halves = NDArray[np.float16]
@@ -115,6 +118,16 @@ def synthetic(count: int, dim: int, seed: int = 0) -> Workload:
     return Workload(name=name, rows=rows, texts=unit(texts), images=unit(rows[own].astype(np.float32)), own=own)
 
 
+class _InMemory:
+    """The exact rows of a work load, which is in no shard."""
+
+    def __init__(self, rows: Halves) -> None:
+        self._rows = rows
+
+    def take(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> Halves:
+        return self._rows[rows]
+
+
 def measure_ann(work: Workload, k: int = 10, tell: Callable[[str], None] = lambda _: None) -> list[Point]:
     """Every index type at every setting, the ones that nothing beats in both recall for texts and speed marked `pareto`."""
     tell("exact answers")
@@ -131,7 +144,7 @@ def measure_ann(work: Workload, k: int = 10, tell: Callable[[str], None] = lambd
             else:
                 entry = write_ivf(folder, "vectors/all.ivf.faiss", [shard], lambda _: work.rows)
             build = time.perf_counter() - began
-            index = VectorIndex(folder, _manifest(work.rows.shape[1], shard, entry))
+            index = VectorIndex(folder, _manifest(work.rows.shape[1], shard, entry), stored=_InMemory(work.rows))
             lists = int(entry.type.partition(",")[0].removeprefix("ivf")) if kind == "ivf" else 0
             settings = [None] if kind == "flat" else [2**n for n in range(12) if 2**n <= max(1, lists // 2)]
             for nprobe in settings:
@@ -177,21 +190,19 @@ def _point(
 ) -> Point:
     recalls: dict[str, float] = {}
     seconds: list[float] = []
+    every = Selection.of_masks([np.ones(len(work.rows), np.bool_)])
     for name, queries, own in _queries(work):
-        index.search(queries[0], k + 1, ("image",), nprobe)
+        index.search(queries[0], k + 1, every, nprobe)
         found = 0
         for number, query in enumerate(queries):
             began = time.perf_counter()
-            _, _, rows = index.search(query, k + 1, ("image",), nprobe)
-            if entry.type != "flat":
-                exact = work.rows[rows].astype(np.float32) @ query
-                rows = rows[np.argsort(-exact, kind="stable")]
+            _, _, rows = index.search(query, k + 1, every, nprobe)
             seconds.append(time.perf_counter() - began)
             rows = rows[rows != own[number]][:k]
             found += len(np.intersect1d(rows, truth[name][number]))
         recalls[name] = found / truth[name].size
     share = min(1.0, nprobe / lists) if nprobe is not None else 1.0
-    rescored = 0 if nprobe is None else 2 * work.rows.shape[1] * k * OVERFETCH
+    rescored = 0 if nprobe is None else 2 * work.rows.shape[1] * LEAST_ASKED
     return Point(
         type=entry.type,
         nprobe=nprobe,
@@ -222,4 +233,4 @@ def _manifest(dim: int, shard: ShardEntry, entry: VectorEntry) -> Manifest:
         name="none", architecture="none", weights_sha256="", dim=dim, image_size=1, mean=three, std=three,
         interpolation="bicubic", resize_mode="shortest", tokenizer="none", context_length=1, clean="lower",
     )  # fmt: skip
-    return Manifest(model=spec, shards=(shard,), vectors=(entry,))
+    return Manifest(model=spec, roots=Roots(), shards=(shard,), vectors=(entry,))

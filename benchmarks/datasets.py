@@ -11,8 +11,8 @@ from typing import Literal
 
 from PIL.Image import Image
 
+from media.containers import expand, read_bytes
 from media.image import decode_image, register_decoders
-from media.sources import expand, read_bytes
 from media.text import TABLE_SUFFIXES, caption_rows, decode_text
 from media.types import Source
 from retrieval.errors import MediaError, MmsearchError
@@ -23,7 +23,7 @@ _MAX_CAPTIONS = 1024**3
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionSet:
-    """ImageSource by path, each with its captions. `notes` say what was left out, one line each."""
+    """Images by path, each with its captions. `notes` say what was left out, one line each."""
 
     name: str
     paths: tuple[str, ...]
@@ -94,7 +94,7 @@ def _container(file: str) -> Literal["parquet", "tar"]:
 
 
 def from_folder(images: Path, captions: Path, split: str | None = None) -> CaptionSet:
-    """ImageSource below `images`, named by a captions file: csv, tsv or jsonl with a path and a caption column, Karpathy's
+    """Images below `images`, named by a captions file: csv, tsv or jsonl with a path and a caption column, Karpathy's
     `dataset_*.json` (of which `split` is taken, `test` by default), or COCO's captions as JSON. Raises `MmsearchError`."""
     if not images.is_dir():
         raise MmsearchError(f"{images}: no such folder")

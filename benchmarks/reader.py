@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,22 +61,24 @@ def measure_rerank(index: Path, rounds: int) -> dict[str, object]:
         for number in range(rounds + 1):
             words = WORDS[number % len(WORDS)]
             hits = engine.search(Query(text=words, k=50))
+            items = [hit.item for hit in hits]
+            cosines = np.array([hit.first_stage_score for hit in hits], np.float32)
             reranker = Reranker(loaded, Fusion(), Path(scratch) / str(number))
             for seconds in (fresh, kept):
                 began = time.perf_counter()
-                done = reranker.rerank(words, hits, pictures)
+                done = reranker.by_text(words, items, cosines, pictures)
                 seconds.append(time.perf_counter() - began)
         return {
             "model": engine.model.name,
             "precision": loaded.precision,
-            "candidates": done.seen,
+            "candidates": int(np.isfinite(done.second).sum()),
             "seconds_reading_files": spread(fresh[1:]),
             "seconds_from_the_cache": spread(kept[1:]),
         }
 
 
 def measure_captions(folder: Path, model: str, rounds: int) -> dict[str, object]:
-    """ImageSource a second through decoding, preprocessing, the image tower and beam search (4 beams), 16 at a time."""
+    """Images a second through decoding, preprocessing, the image tower and beam search (4 beams), 16 at a time."""
     from media.image import decode_image, register_decoders
 
     register_decoders()

@@ -153,10 +153,10 @@ def fused(
 ) -> tuple[Floats, Floats]:
     """Fused scores of each query's first answers, text to image and image to text, as `Reranker` gives them."""
     to_image, to_text = stages
-    by_words = to_image.cosine + how.weight * (to_image.likely - to_image.prior)
+    by_words = to_image.cosine + how.fitted.weight * (to_image.likely - to_image.prior)
     if how.name != WEIGHTED:
         by_words = by_words + corrections(data, to_image, how, decoder)
-    by_picture = to_text.cosine + how.text_weight * (to_text.likely - how.null_share * to_text.prior)
+    by_picture = to_text.cosine + how.fitted.text_weight * (to_text.likely - how.fitted.null_share * to_text.prior)
     return by_words.astype(np.float32), by_picture.astype(np.float32)
 
 

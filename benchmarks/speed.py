@@ -155,6 +155,7 @@ def write_rows(folder: Path, model: str, count: int) -> None:
     """An index of `count` image rows around 5,000 centres, as the model's embeddings of photos lie around topics."""
     from retrieval.models.encoder import Encoder
     from retrieval.models.text_tower import ensure_text_tower
+    from retrieval.store.journal import UnitResult
     from retrieval.store.writer import IndexWriter
     from retrieval.types import Item
 
@@ -163,6 +164,7 @@ def write_rows(folder: Path, model: str, count: int) -> None:
     rng = np.random.default_rng(0)
     centres = unit(rng.standard_normal((5000, spec.dim), np.float32))
     with IndexWriter(folder, spec) as writer:
+        writer.add_root("/photos")
         for start in range(0, count, 16_384):
             size = min(16_384, count - start)
             rows = centres[rng.integers(0, len(centres), size)]
@@ -173,11 +175,18 @@ def write_rows(folder: Path, model: str, count: int) -> None:
                      sha256=f"{start + n:064x}")
                 for n, name in enumerate(names)
             ]  # fmt: skip
-            writer.append(items, rows)
+            writer.journal(UnitResult.of_rows(items, rows, writer.manifest.roots))
+            if writer.pending >= 16 * 16_384:
+                writer.publish()
         began = time.perf_counter()
-        state = writer.commit()
+        state = writer.publish(merge=True)
         report(
-            {"rows": count, "commit_seconds": round(time.perf_counter() - began, 1), "vectors": state.vectors[0].type}
+            {
+                "rows": count,
+                "last_publication_seconds": round(time.perf_counter() - began, 1),
+                "vectors": [entry.type for entry in state.vectors],
+                "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+            }
         )
 
 

@@ -19,13 +19,15 @@ from PIL import Image
 from benchmarks.speed import ROOT, command, spread
 from indexer.build import BuildConfig, IndexBuild
 from indexer.roots import roots_of
+from media.containers import read_bytes
 from media.image import decode_image, register_decoders
-from media.sources import read_bytes, walk
 from media.types import Source
+from media.walk import walk
 from retrieval.engine import Engine
 from retrieval.errors import MediaError, QueryError
 from retrieval.models.encoder import Encoder
 from retrieval.models.text_tower import ensure_text_tower
+from retrieval.store.journal import UnitResult
 from retrieval.store.writer import IndexWriter
 from retrieval.types import Item, Query
 
@@ -158,11 +160,12 @@ def _stages(paths: list[str], encoder: Encoder, written: Path) -> dict[str, floa
     def write() -> int:
         count = 0
         with IndexWriter(written, encoder.spec) as writer:
+            writer.add_root("/")
             for part in rows:
                 items = [_item(count + n) for n in range(len(part))]
-                writer.append(items, part)
+                writer.journal(UnitResult.of_rows(items, part, writer.manifest.roots))
                 count += len(part)
-            writer.commit()
+            writer.publish()
         return count
 
     for name, work in (

@@ -17,6 +17,7 @@ from benchmarks.metrics import Ranks
 from retrieval.engine import Engine
 from retrieval.models.encoder import Encoder
 from retrieval.models.text_tower import ensure_text_tower
+from retrieval.store.journal import UnitResult
 from retrieval.store.writer import IndexWriter
 from retrieval.types import Item, Kind, Query
 
@@ -32,13 +33,16 @@ def ranks_through_index(data: CaptionSet, encoded: EncodedSet, encoder: Encoder)
     with tempfile.TemporaryDirectory(prefix="mmsearch-bench-") as scratch:
         folder = Path(scratch) / "index"
         with IndexWriter(folder, encoder.spec) as writer:
+            writer.add_root("/")
             for start in range(0, len(encoded.images), _PART):
                 rows = encoded.images[start : start + _PART]
-                writer.append([_item("image", start + n, None) for n in range(len(rows))], rows)
+                items = [_item("image", start + n, None) for n in range(len(rows))]
+                writer.journal(UnitResult.of_rows(items, rows, writer.manifest.roots))
             for start in range(0, len(texts), _PART):
                 rows = encoded.texts[start : start + _PART]
-                writer.append([_item("text", start + n, texts[start + n]) for n in range(len(rows))], rows)
-            writer.commit()
+                items = [_item("text", start + n, texts[start + n]) for n in range(len(rows))]
+                writer.journal(UnitResult.of_rows(items, rows, writer.manifest.roots))
+            writer.publish()
         to_image, to_text = [], []
         with Engine.open(folder) as engine:
             kind = str(engine.status()["vector_index"])

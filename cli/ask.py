@@ -13,14 +13,14 @@ from cli.terminal import busy, clock, note, print_json, quiet_native_stderr, sho
 def ask_command(
     question: Annotated[str, typer.Argument(help="A question about what the pictures show.")],
     index: Annotated[Optional[str], typer.Option(help="The index, or a folder that has one.")] = None,
-    k: Annotated[int, typer.Option("-k", help="How many pictures may serve as evidence.")] = 3,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many images may serve as evidence.")] = 3,
     min_relevance: Annotated[
-        float, typer.Option(min=0, max=1, help="How likely a picture must be relevant to serve as evidence.")
+        float, typer.Option(min=0, max=1, help="How likely an image must be relevant to serve as evidence.")
     ] = 0.5,
     reader: Annotated[
         str, typer.Option(help="The model that reads and describes; auto: the index's own, if it can.")
     ] = "auto",
-    candidates: Annotated[int, typer.Option(help="How many pictures are read.")] = 50,
+    candidates: Annotated[int, typer.Option(min=1, help="How many images are read.")] = 50,
     answerer: Annotated[
         Optional[str], typer.Option(help="openai:URL of a language model's server that shall write the answer.")
     ] = None,
@@ -43,16 +43,16 @@ def ask_command(
             reader, notice = engine.reader_name()
             if notice:
                 note(notice)
-        found = engine.evidence(question, k, min_relevance=min_relevance, candidates=candidates, reader=reader)
+        described = engine.evidence(question, k, min_relevance=min_relevance, candidates=candidates, reader=reader)
     evidence = [
         Evidence(path=hit.item.path, start=hit.item.start, end=hit.item.end, caption=caption.text, score=hit.score)
-        for hit, caption in found
+        for hit, caption in described
     ]
     answer = writer.answer(question, evidence) if writer is not None else compose(evidence)
     if as_json:
-        print_json({"question": question, "answer": answer, "evidence": [vars(one) for one in evidence]})
+        print_json({"question": question, "answer": answer, "evidence": [vars(entry) for entry in evidence]})
         return
     print(answer)
-    for number, one in enumerate(evidence, 1):
-        when = f" {clock(one.start)}–{clock(one.end)}" if one.start is not None and one.end is not None else ""
-        print(f"[{number}] {shown(one.path)}{when}")
+    for number, entry in enumerate(evidence, 1):
+        when = f" {clock(entry.start)}–{clock(entry.end)}" if entry.start is not None and entry.end is not None else ""
+        print(f"[{number}] {shown(entry.path)}{when}")

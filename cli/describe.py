@@ -24,7 +24,7 @@ BATCH = 16
 
 
 def describe_command(
-    files: Annotated[list[str], typer.Argument(help="ImageSource and videos to describe.", show_default=False)],
+    files: Annotated[list[str], typer.Argument(help="Images and videos to describe.", show_default=False)],
     model: Annotated[str, typer.Option(help="A model with a caption decoder: mini, a CoCa's NAME, or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
@@ -95,11 +95,11 @@ def _captions(
 ) -> Iterator[tuple[str, Described | MediaError]]:
     """Each file with its captions or with what is wrong with it, in order: one of a picture, and of a video one a moment.
 
-    ImageSource are read and described some at a time.
+    Images are read and described some at a time.
     """
+    from media.containers import read_bytes
     from media.image import decode_image
     from media.reader import moves
-    from media.sources import read_bytes
     from retrieval.crossmodal.watched import watch
 
     def describe(part: list[str]) -> Iterator[tuple[str, Described | MediaError]]:

@@ -23,8 +23,8 @@ def explain_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print words and their likelihood as JSON.")] = False,
 ) -> None:
     """Show which parts of a picture each word rests on, as a PNG with one panel a word."""
+    from media.containers import read_bytes
     from media.image import decode_image, register_decoders
-    from media.sources import read_bytes
     from retrieval.crossmodal.explain import draw, explain
     from retrieval.models.loading import load_model
     from retrieval.models.weights import resolve

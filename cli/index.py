@@ -26,7 +26,7 @@ def index_command(
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="ImageSource encoded at once.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 32,
     workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one for each CPU.")] = 0,
     fps: Annotated[float, typer.Option(help="Frames a second that are taken of videos, where they move on.")] = 1.0,
     max_frames: Annotated[int, typer.Option(min=1, help="Most frames of one video.")] = 10_000,
@@ -40,6 +40,12 @@ def index_command(
         str, typer.Option(help="The speech model: a folder in CTranslate2 format, or a name in the cache.")
     ] = "small",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try files that failed before again.")] = False,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune", help="Let a folder that is empty now lose its files; else it may be a drive not mounted."
+        ),
+    ] = False,
     rebuild_vectors: Annotated[
         bool, typer.Option("--rebuild-vectors", help="Make the Faiss files anew from the shards; reads no media.")
     ] = False,
@@ -84,12 +90,15 @@ def index_command(
             max_frames=max_frames,
             moment_fusion=fusion,
             recogniser=recogniser,
+            prune=prune,
         )
         build = IndexBuild(roots, folder, encoder, config)
         _run(build)
     report = build.report
     if report is None:
         raise MmsearchError("the build ended without a report")
+    for line in report.notices:
+        note(line)
     if as_json:
         print_json(
             {

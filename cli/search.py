@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -22,25 +23,29 @@ if TYPE_CHECKING:
 
 def search_command(
     query: Annotated[Optional[str], typer.Argument(help="Words to look for.", show_default=False)] = None,
-    image: Annotated[Optional[list[str]], typer.Option(help="A picture or video to look for; may be repeated.")] = None,
+    image: Annotated[Optional[list[str]], typer.Option(help="An image or video to look for; may be repeated.")] = None,
     negative: Annotated[Optional[list[str]], typer.Option("--not", help="Words for what it should not be.")] = None,
     index: Annotated[Optional[str], typer.Option(help="The index, or a folder that has one.")] = None,
-    k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     kind: Annotated[Optional[str], typer.Option(help="image, video or text; without it photos and videos.")] = None,
     rerank: Annotated[
         bool, typer.Option("--rerank/--no-rerank", help="Order the best again by words and pixels together.")
     ] = False,
-    candidates: Annotated[int, typer.Option(help="How many of the best are re-ranked.")] = 50,
+    candidates: Annotated[int, typer.Option(min=1, help="How many of the best are re-ranked.")] = 50,
     rerank_ms: Annotated[
-        Optional[float], typer.Option(help="Stop re-ranking after this many milliseconds.", show_default=False)
+        Optional[float], typer.Option(min=0, help="Stop re-ranking after this many milliseconds.", show_default=False)
     ] = None,
-    reader: Annotated[str, typer.Option(help="The model that re-ranks; auto: the index's own.")] = "auto",
+    reranker: Annotated[
+        str, typer.Option("--reranker", "--reader", help="The model that re-ranks; auto: the index's own.")
+    ] = "auto",
     fusion: Annotated[
         str, typer.Option(help="How re-ranking joins both scores: weighted, attention or concat.")
     ] = "weighted",
     min_relevance: Annotated[
         Optional[float],
-        typer.Option(help="Leave out what is less likely relevant than this, 0 to 1.", show_default=False),
+        typer.Option(
+            min=0, max=1, help="Leave out what is less likely relevant than this, 0 to 1.", show_default=False
+        ),
     ] = None,
     moments: Annotated[
         bool, typer.Option("--moments", help="Every moment of a video as a hit of its own, not the best for all.")
@@ -58,8 +63,6 @@ def search_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a hit.")] = False,
 ) -> None:
     """Search by words, by pictures, or by both: mmsearch search "at night" --image a.jpg --not people."""
-    if k < 1:
-        raise QueryError(f"-k must be at least 1, not {k}")
     if explain and (html is None or not query):
         raise typer.BadParameter("it needs --html FILE and words to explain", param_hint="--explain")
     wanted = Query(
@@ -68,18 +71,20 @@ def search_command(
         negatives=tuple(negative or ()),
         kind=_kind(kind),
         k=k,
-        rerank=Rerank(candidates=candidates, milliseconds=rerank_ms, reader=reader, fusion=fusion) if rerank else None,
+        rerank=Rerank(candidates=candidates, milliseconds=rerank_ms, reranker=reranker, fusion=fusion)
+        if rerank
+        else None,
         min_relevance=min_relevance,
         group=not moments,
     )
     from retrieval.engine import Engine
 
     with Engine.open(index, device=device) as engine:
-        hits = _reranked(engine, wanted) if rerank else engine.search(wanted)
+        hits = _reranked(engine, wanted) if rerank else engine.answer(wanted).hits
         if html is not None:
             from cli.sheet import write_sheet
 
-            write_sheet(html, _title(wanted), hits, (engine.reader(reader), query or "") if explain else None)
+            write_sheet(html, _title(wanted), hits, (engine.reader(reranker), query or "") if explain else None)
             note(f"wrote {shown(str(html))}")
     if clip is not None:
         _cut(hits, clip)
@@ -91,21 +96,21 @@ def search_command(
         _open(hits[0])
 
 
-def _reranked(engine: Engine, query: Query) -> list[Hit]:
+def _reranked(engine: Engine, query: Query) -> tuple[Hit, ...]:
     """The hits, and on standard error what re-ranking could not do."""
     with quiet_native_stderr() as stream:
         with busy("reading the candidates"):
-            done = engine.rerank(query)
-        for path, reason in done.unreadable:
+            answer = engine.answer(query)
+        for path, reason in answer.unreadable:
             print(f"not re-ranked: {shown(path)}: {reason}", file=stream)
-        if done.out_of_time:
-            print(f"re-ranked {done.seen} candidates in the time given", file=stream)
-        if done.text_cut:
-            print("the words are more than the reader reads: it used the first of them", file=stream)
-    return done.hits
+        if answer.out_of_time:
+            print(f"re-ranked {answer.seen} candidates in the time given", file=stream)
+        if answer.text_cut:
+            print("the words are more than the reranker reads: it used the first of them", file=stream)
+    return answer.hits
 
 
-def _cut(hits: list[Hit], folder: Path) -> None:
+def _cut(hits: Sequence[Hit], folder: Path) -> None:
     from media.clips import cut
 
     for hit in hits:
@@ -148,7 +153,7 @@ def _title(query: Query) -> str:
     return " · ".join(parts)
 
 
-def _show(hits: list[Hit]) -> None:
+def _show(hits: Sequence[Hit]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -184,9 +189,9 @@ def _show(hits: list[Hit]) -> None:
     _previews(hits[:4])
 
 
-def _previews(hits: list[Hit]) -> None:
+def _previews(hits: Sequence[Hit]) -> None:
     """The first pictures themselves, where the terminal can draw them."""
-    if not sys.stdout.isatty() or not all(hit.item.kind == "text" for hit in hits):
+    if not sys.stdout.isatty() or all(hit.item.kind == "text" for hit in hits):
         return
     from media.reader import ImageReader
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ details img { height: auto; }
 """
 
 
-def write_sheet(file: Path, title: str, hits: list[Hit], why: tuple[LoadedModel, str] | None = None) -> None:
+def write_sheet(file: Path, title: str, hits: Sequence[Hit], why: tuple[LoadedModel, str] | None = None) -> None:
     """Write the sheet; a picture that cannot be read is shown by its name. With `why`, a reader and words, each picture has
     an explanation to open. Raises `MmsearchError` on a bad path."""
     from media.reader import ImageReader

@@ -1,35 +1,44 @@
-"""build_index: find what changed, encode it, and commit; whatever happens, nothing that was done is lost."""
+"""IndexBuild: one run over some paths, in three steps: plan what changed, encode it unit by unit, publish the results."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import queue
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from indexer.films import Film, FilmFeed, FilmFrame
-from indexer.known import KnownState
+from indexer.copies import Copies, sampled_digest
+from indexer.encode import Embedder, UnitEncoder
 from indexer.pipeline import Preparation, Prepared, prepare
+from indexer.plan import Plan, PlanConfig, Unit
 from indexer.roots import roots_of
-from indexer.rows import item_id, moment_items, picture_item, text_items
+from indexer.videos import VideoFeed, VideoFrame, VideoRead
+from media.containers import expand
+from media.errors import MediaError
 from media.image import register_decoders
 from media.sound import Recogniser
-from media.sources import expand, walk
-from media.types import CONTAINERS, Passage, Record, Source
+from media.types import CONTAINERS, Record, Source
 from media.video import SampleConfig
-from retrieval.crossmodal.moments import Fusion, merge
-from retrieval.errors import IndexNotFoundError, MediaError
-from retrieval.models.encoder import Encoder
-from retrieval.store.shards import SHARD_ROWS
-from retrieval.store.writer import IndexWriter, hold_open
-from retrieval.types import Item
+from media.walk import walk
+from retrieval.crossmodal.moments import Fusion
+from retrieval.errors import IndexNotFoundError
+from retrieval.store.journal import UnitResult
+from retrieval.store.leases import open_state
+from retrieval.store.manifest import Manifest
+from retrieval.store.shards import SHARD_ROWS, ShardReader
+from retrieval.store.sources import SourceTable, Touched
+from retrieval.store.writer import IndexWriter
 
 COMMIT_ROWS = SHARD_ROWS // 2
 COMMIT_SECONDS = 600.0
+# Records of a container that make a slice: a killed run goes on after the last whole one. Slices that an index holds
+# were counted with this number.
+SLICE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +47,7 @@ class BuildConfig:
 
     Of videos, `fps` frames a second are taken where they move on, at most `max_frames` of one; `moment_fusion` makes one
     embedding of a moment's frames. With a `recogniser`, what is said in videos without subtitles and in sound files is
-    transcribed.
+    transcribed. `prune` lets a folder that is empty now lose its files.
     """
 
     batch_size: int = 32
@@ -48,11 +57,13 @@ class BuildConfig:
     max_frames: int = 10_000
     moment_fusion: Fusion = "mean"
     recogniser: Recogniser | None = None
+    prune: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a build is: media files done of `total`, those encoded, and the file that came last."""
+    """Where a build is: files done of the `total` that are known to have changed, and the file that came last. The total
+    grows while the folders are still being listed."""
 
     done: int
     total: int
@@ -62,7 +73,8 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildReport:
-    """The contract's counts. `encoded` are pictures and frames that went through the model; `seconds` leave out loading it."""
+    """The contract's counts. `encoded` are images and frames that went through the model; `seconds` leave out loading it.
+    `touched` counts what was read of the index; `notices` are lines that the user should see."""
 
     indexed: int
     unchanged: int
@@ -71,250 +83,271 @@ class BuildReport:
     items: int
     encoded: int
     seconds: float
+    touched: Touched
+    notices: tuple[str, ...] = ()
 
     @property
     def images_per_second(self) -> float:
-        """ImageSource and frames encoded over the time from the first read to the last commit."""
+        """Images and frames encoded over the time from the first read to the last publication."""
         return self.encoded / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class _End:
+    """Stands among the records where a unit, or one slice of a container, is complete."""
+
+    unit: Unit
+    slice: int | None = None
+    last: bool = True
 
 
 class IndexBuild:
     """One run over some paths. Iterate over it to do the work; `report` is there afterwards.
 
-    Ctrl-C (`KeyboardInterrupt`) commits what is done and is raised again. Raises `IndexNotFoundError` when nothing
+    Ctrl-C (`KeyboardInterrupt`) publishes what is done and is raised again. Raises `IndexNotFoundError` when nothing
     under the paths can be indexed, and what `IndexWriter` raises.
     """
 
     def __init__(
-        self, paths: Sequence[str | os.PathLike[str]], folder: Path, encoder: Encoder, config: BuildConfig
+        self, paths: Sequence[str | os.PathLike[str]], folder: Path, embedder: Embedder, config: BuildConfig
     ) -> None:
-        self._roots = roots_of(paths)
+        self._paths = roots_of(paths)
         self._folder = folder
-        self._encoder = encoder
+        self._embedder = embedder
         self._config = config
         self.report: BuildReport | None = None
 
     def __iter__(self) -> Iterator[Progress]:
         register_decoders()
         fresh = not (self._folder / "manifest.json").exists()
-        there = walk(self._roots, sound=self._config.recogniser is not None)
-        if fresh and not any(isinstance(found, Source) for found in there):
-            raise IndexNotFoundError(f"nothing to index in {_shown(self._roots)}: no pictures, videos or texts there")
-        with IndexWriter(self._folder, self._encoder.spec) as writer:
-            # Held open, so that the rows this run may copy stay on disk while it commits.
-            with hold_open(self._folder):
-                run = _Run(writer, self._encoder, self._config, self._roots)
-                run.compare()
-                try:
-                    yield from run.work()
-                except BaseException:
-                    run.commit()
-                    raise
-                run.finish()
+        if fresh and not any(isinstance(entry, Source) for entry in walk(self._paths, sound=self._hears)):
+            raise IndexNotFoundError(f"nothing to index in {_shown(self._paths)}: no pictures, videos or texts there")
+        with IndexWriter(self._folder, self._embedder.spec) as writer:
+            for path in self._paths:
+                writer.add_root(path if os.path.isdir(path) else os.path.dirname(path))
+            # What a dead run left: from here on the table of sources says all that the index knows.
+            writer.publish()
+            # Held open, so that the rows this run may copy stay on disk while it publishes.
+            with closing(open_state(self._folder)) as lease:
+                run = _Run(writer, lease.manifest, self._paths, self._embedder, self._config)
+                yield from run.work()
             self.report = run.report()
-            if not self.report.items and not self.report.indexed:
-                raise IndexNotFoundError(
-                    f"nothing in {_shown(self._roots)} could be indexed; see: mmsearch failures --index {self._folder}"
-                )
+        if not self.report.items and not self.report.indexed:
+            raise IndexNotFoundError(
+                f"nothing in {_shown(self._paths)} could be indexed; see: mmsearch failures --index {self._folder}"
+            )
+
+    @property
+    def _hears(self) -> bool:
+        return self._config.recogniser is not None
 
 
 class _Run:
     """The state of one build."""
 
-    def __init__(self, writer: IndexWriter, encoder: Encoder, config: BuildConfig, roots: Sequence[str]) -> None:
-        self._writer = writer
-        self._encoder = encoder
-        self._config = config
-        self._roots = roots
-        self._known = KnownState(
-            writer, roots, retry_failed=config.retry_failed, transcribe=config.recogniser is not None
+    def __init__(
+        self, writer: IndexWriter, state: Manifest, paths: Sequence[str], embedder: Embedder, config: BuildConfig
+    ) -> None:
+        self._writer, self._embedder, self._config = writer, embedder, config
+        self._touched = Touched()
+        table = SourceTable(writer.folder, state, self._touched)
+        self._encoder = UnitEncoder(
+            embedder=embedder,
+            roots=state.roots,
+            batch_size=config.batch_size,
+            copies=Copies(ShardReader(writer.folder, state, self._touched), table),
         )
-        self._open: list[str] = []
-        self._count = self._known.count
-        self._done = 0
-        self._frames: list[FilmFrame] = []
-        self._began = self._committed_at = time.monotonic()
-
-    def compare(self) -> None:
-        """Find what changed and what is gone."""
-        self._known.compare()
-
-    def _changed(self, films: FilmFeed) -> Iterator[Record]:
-        """The records of every changed source, videos handed to their own feed."""
-        for source in self._known.changed():
-            if source.kind in ("video", "sound"):
-                films.add(source)
-                continue
-            if source.kind in CONTAINERS:
-                self._open.append(source.path)
-                self._writer.mark_open([*self._known.half_done, *self._open])
-            yield from expand(source)
+        self._plan = Plan(
+            table,
+            paths,
+            PlanConfig(
+                unit_size=config.batch_size,
+                retry_failed=config.retry_failed,
+                transcribe=config.recogniser is not None,
+                prune=config.prune,
+            ),
+            writer.waiting(),
+        )
+        self._units = _Ahead(self._plan)
+        self._indexed = self._failed = self._done = 0
+        self._frames: list[VideoFrame] = []
+        self._began = self._published_at = time.monotonic()
 
     def work(self) -> Iterator[Progress]:
-        """Encode what changed, a batch at a time."""
-        if not self._known.changed_total:
-            return
-        config, side = self._config, self._encoder.spec.image_size
-        self._encoder.warm()
-        self._began = time.monotonic()
-        how = Preparation(preprocess=self._encoder.preprocess, min_side=side, known=self._known.holds)
+        """Encode what changed and publish it, now and then and at the end."""
+        try:
+            first = next(self._units, None)
+            if first is not None:
+                self._embedder.warm()
+                self._began = time.monotonic()
+                yield from self._encode(itertools.chain([first], self._units))
+        except BaseException:
+            self._writer.publish()
+            raise
+        finally:
+            self._units.close()
+        notes = list(self._plan.notes.values())
+        if notes:
+            self._journal(UnitResult(items=(), embeddings=self._encoder.none(), lines=tuple(notes)))
+        self._writer.publish(self._plan.gone, merge=True)
+
+    def _encode(self, units: Iterator[Unit]) -> Iterator[Progress]:
+        config, side = self._config, self._embedder.spec.image_size
+        copies = self._encoder.copies
+        how = Preparation(
+            preprocess=self._embedder.preprocess,
+            min_side=side,
+            holds=copies.may_hold_image if copies is not None and copies.table.manifest.shards else _never,
+        )
         workers = config.workers or min(8, os.cpu_count() or 1)
         frames = SampleConfig(fps=config.fps, max_frames=config.max_frames, min_side=side)
-        pictures: list[Prepared] = []
+        gathered: list[Prepared] = []
         with (
-            FilmFeed(frames, how.preprocess, config.batch_size, config.recogniser) as films,
-            closing(prepare(self._changed(films), how, workers, 2 * config.batch_size)) as stream,
+            VideoFeed(frames, how.preprocess, config.batch_size, config.recogniser) as videos,
+            closing(prepare(self._records(units, videos), how, workers, 2 * config.batch_size)) as stream,
         ):
             for ready in stream:
-                if ready.failure is not None:
-                    self._fail(ready.record, ready.failure)
-                elif ready.texts:
-                    self._write_texts(ready)
-                elif ready.pixels is None:
-                    self._copy(ready)
+                if isinstance(ready, Prepared):
+                    gathered.append(ready)
+                    yield self._progress(ready.record.path, 0 if ready.record.source.kind in CONTAINERS else 1)
+                elif isinstance(ready, UnitResult):
+                    self._journal(ready)
+                    yield self._progress(ready.items[0].path)
+                elif isinstance(ready, _End):
+                    self._journal(self._encoder.result(ready.unit, gathered, slice=ready.slice, last=ready.last))
+                    gathered = []
+                    if ready.slice is not None and ready.last:
+                        yield self._progress(ready.unit.sources[0].path)
+                # Whatever videos have ready meanwhile, so that neither kind waits for the other.
+                while (part := videos.poll(wait=False)) is not None:
+                    yield from self._video(part)
+            videos.end()
+            while (part := videos.poll(wait=True)) is not None:
+                yield from self._video(part)
+
+    def _records(self, units: Iterator[Unit], videos: VideoFeed) -> Iterator[Record | _End | UnitResult]:
+        """The records of every unit, each unit's followed by its end; videos go to their own feed, unless they are copied."""
+        for unit in units:
+            source = unit.sources[0]
+            if source.kind in ("video", "sound"):
+                try:
+                    content = sampled_digest(source)
+                except MediaError:
+                    # Whoever decodes it says what is wrong.
+                    content = b""
+                heard = self._config.recogniser is not None
+                copied = None
+                if source.kind == "video" and content:
+                    copied = self._encoder.copied_video(source, content, heard=heard)
+                if copied is not None:
+                    yield copied
                 else:
-                    pictures.append(ready)
-                    if len(pictures) >= config.batch_size:
-                        self._write_pictures(pictures)
-                        pictures = []
-                self._commit_sometimes()
-                yield self._progress(ready.record.path)
-                # Whatever films have ready meanwhile, so that neither kind waits for the other.
-                while (found := films.poll(wait=False)) is not None:
-                    yield from self._film(found)
-            if pictures:
-                self._write_pictures(pictures)
-            films.end()
-            while (found := films.poll(wait=True)) is not None:
-                yield from self._film(found)
+                    videos.add(source, content)
+            elif unit.first_slice is not None:
+                yield from _slices(unit, unit.first_slice)
+            else:
+                for one in unit.sources:
+                    yield from expand(one)
+                yield _End(unit)
 
     def _progress(self, path: str, done: int = 1) -> Progress:
         self._done += done
-        total = max(self._done, self._known.changed_total)
-        return Progress(done=self._done, total=total, failed=self._count["failed"], path=path)
+        return Progress(done=self._done, total=max(self._done, self._plan.changed), failed=self._failed, path=path)
 
-    def _film(self, found: Film | FilmFrame) -> Iterator[Progress]:
-        """Take a frame, or end a film: its frames become moments, and its cues texts, in one step."""
-        if isinstance(found, FilmFrame):
-            self._frames.append(found)
+    def _video(self, part: VideoRead | VideoFrame) -> Iterator[Progress]:
+        """Take a frame, or end a video: its frames become moments, and its cues texts, in one step."""
+        if isinstance(part, VideoFrame):
+            self._frames.append(part)
             if len(self._frames) >= self._config.batch_size:
                 self._encode_frames()
-                yield self._progress(found.film.source.path, 0)
+                yield self._progress(part.video.source.path, 0)
             return
         self._encode_frames()
-        source, failure = found.source, found.failure
-        items: list[Item] = []
-        embeddings = [np.empty((0, self._encoder.spec.dim), np.float32)]
-        if found.rows and found.ending is not None:
-            moments = merge(found.spans, np.stack(found.rows), self._config.moment_fusion)
-            items += moment_items(moments, source, (found.ending.width, found.ending.height))
-            embeddings += [one.embedding[None] for one in moments]
-            if found.ending.stopped is not None and failure is None:
-                failure = MediaError("decode", f"read up to {found.ending.duration:.0f} s: {found.ending.stopped}")
-        passages = [Passage(source.path, cue.text, cue.start, cue.end) for cue in found.cues]
-        if passages:
-            items += text_items(passages, source)
-            embeddings.append(self._encoder.encode_texts([passage.text for passage in passages]))
-        # In one part: a run that is killed leaves all of a film or nothing.
-        self._writer.append(items, np.concatenate(embeddings))
-        if failure is not None:
-            self._known.note(source.path, source, failure.stage, failure.reason)
-        if items:
-            self._count["indexed"] += 1
-        self._commit_sometimes()
-        yield self._progress(source.path)
+        self._journal(self._encoder.video(part, self._config.moment_fusion))
+        yield self._progress(part.source.path)
 
     def _encode_frames(self) -> None:
         """Embed the frames that wait; one that the model makes nothing finite of is left out."""
         frames, self._frames = self._frames, []
-        if not frames:
-            return
-        try:
-            rows = self._encoder.encode_pixels([frame.pixels for frame in frames])
-        except FloatingPointError:
-            for frame in frames if len(frames) > 1 else ():
-                self._frames = [frame]
-                self._encode_frames()
-            return
-        for frame, row in zip(frames, rows, strict=True):
-            frame.film.spans.append(frame.span)
-            frame.film.rows.append(row)
-        self._count["encoded"] += len(frames)
+        rows, kept = self._encoder.frames([frame.pixels for frame in frames])
+        for row, place in zip(rows, kept, strict=True):
+            frames[place].video.spans.append(frames[place].span)
+            frames[place].video.rows.append(row)
 
-    def _write_pictures(self, batch: Sequence[Prepared]) -> None:
-        pixels = [ready.pixels for ready in batch if ready.pixels is not None]
-        try:
-            rows = self._encoder.encode_pixels(pixels)
-        except FloatingPointError as error:
-            if len(batch) == 1:
-                self._fail(batch[0].record, MediaError("encode", str(error)))
-                return
-            for ready in batch:
-                self._write_pictures([ready])
-            return
-        items = [
-            picture_item(ready.record.path, ready.record.source, ready.sha256, ready.decoded)
-            for ready in batch
-            if ready.decoded is not None
-        ]
-        self._writer.append(items, rows)
-        self._count["indexed"] += len(batch)
-        self._count["encoded"] += len(batch)
-
-    def _write_texts(self, ready: Prepared) -> None:
-        source = ready.record.source
-        first = self._count[f"texts of {source.path}"]
-        rows = self._encoder.encode_texts([passage.text for passage in ready.texts])
-        self._writer.append(text_items(ready.texts, source, first), rows)
-        if source.kind in CONTAINERS:
-            self._count[f"texts of {source.path}"] += len(ready.texts)
-        if source.kind not in ("tar", "parquet") and not first:
-            self._count["indexed"] += 1
-
-    def _copy(self, ready: Prepared) -> None:
-        """A picture whose content is in the index: a new row with the old embedding and facts."""
-        old, row = self._known.picture(ready.sha256)
-        source = ready.record.source
-        item = replace(
-            old,
-            id=item_id(ready.record.path, "image", ""),
-            path=ready.record.path,
-            source=source.path,
-            size=source.size,
-            mtime_ns=source.mtime_ns,
-        )
-        self._writer.append([item], row)
-        self._count["indexed"] += 1
-
-    def _fail(self, record: Record, failure: MediaError) -> None:
-        self._known.note(record.path, record.source, failure.stage, failure.reason)
-
-    def _commit_sometimes(self) -> None:
-        waited = time.monotonic() - self._committed_at
+    def _journal(self, result: UnitResult) -> None:
+        self._writer.journal(result)
+        self._indexed += sum(line.media for line in result.lines)
+        self._failed += sum(len(line.failures) for line in result.lines)
+        waited = time.monotonic() - self._published_at
         if self._writer.pending >= COMMIT_ROWS or (self._writer.pending and waited > COMMIT_SECONDS):
-            self.commit()
-
-    def commit(self, *, last: bool = False) -> None:
-        """Publish what is done."""
-        self._known.publish(last=last)
-        self._committed_at = time.monotonic()
-
-    def finish(self) -> None:
-        """The last commit: every source that was begun is whole now."""
-        self.commit(last=True)
-        self._writer.mark_open([])
+            self._writer.publish()
+            self._published_at = time.monotonic()
 
     def report(self) -> BuildReport:
         """The counts of this run."""
         return BuildReport(
-            indexed=self._count["indexed"],
-            unchanged=self._count["unchanged"],
-            removed=self._count["removed"],
-            failed=self._count["failed"],
+            indexed=self._indexed,
+            unchanged=self._plan.unchanged,
+            removed=self._plan.removed,
+            failed=self._failed + self._plan.failed,
             items=sum(shard.alive for shard in self._writer.manifest.shards),
-            encoded=self._count["encoded"],
+            encoded=self._encoder.encoded,
             seconds=time.monotonic() - self._began,
+            touched=self._touched,
+            notices=tuple(self._writer.notices),
         )
+
+
+def _slices(unit: Unit, first: int) -> Iterator[Record | _End]:
+    """The records of a container from slice number `first` on, an end after each slice."""
+    count = 0
+    for count, record in enumerate(expand(unit.sources[0]), 1):
+        if count > first * SLICE:
+            if (count - 1) % SLICE == 0 and count - 1 > first * SLICE:
+                yield _End(unit, (count - 1) // SLICE - 1, False)
+            yield record
+    yield _End(unit, max(first, max(0, count - 1) // SLICE), True)
+
+
+class _Ahead:
+    """The units of a plan, made on a thread of its own: encoding begins while folders are still being listed."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._queue: queue.SimpleQueue[Unit | BaseException | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(plan,), name="plan", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Unit]:
+        return self
+
+    def __next__(self) -> Unit:
+        unit = self._queue.get()
+        if unit is None:
+            self._queue.put(None)
+            raise StopIteration
+        if isinstance(unit, BaseException):
+            raise unit
+        return unit
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self, plan: Plan) -> None:
+        try:
+            for unit in plan:
+                if self._stop.is_set():
+                    return
+                self._queue.put(unit)
+            self._queue.put(None)
+        except BaseException as error:  # It belongs to the one who waits for units
+            self._queue.put(error)
+
+
+def _never(_: str) -> bool:
+    return False
 
 
 def _shown(paths: Sequence[str]) -> str:

@@ -11,24 +11,27 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from media.containers import read_bytes
+from media.errors import MediaError
 from media.image import DecodedImage, decode_image
-from media.sources import read_bytes
 from media.subtitles import read_subtitles
 from media.text import caption_lines, decode_text, passages
 from media.types import Passage, Record
-from retrieval.errors import MediaError
+
+Mark = TypeVar("Mark")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """One record, ready for the model: `pixels` of a picture, `texts` of a document, or the `failure`.
+    """One record, ready for the model: `pixels` of an image, `texts` of a document, or the `failure`.
 
-    A picture whose content the index holds already has neither pixels nor decoded facts: its row is copied.
+    An image whose content the index holds already has neither pixels nor decoded facts: its row is copied.
     """
 
     record: Record
@@ -41,61 +44,73 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """What the workers need of the model: its preprocessing, the side that it wants, and which contents are known."""
+    """What the workers need: the model's preprocessing, the side that it wants, and whether the index holds a content."""
 
     preprocess: Callable[[Image], NDArray[np.float32]]
     min_side: int
-    known: frozenset[str] | Callable[[str], bool]
-
-    def holds(self, sha256: str) -> bool:
-        """Whether the index holds a picture of this content."""
-        return sha256 in self.known if isinstance(self.known, frozenset) else self.known(sha256)
+    holds: Callable[[str], bool]
 
 
-def prepare(records: Iterable[Record], how: Preparation, workers: int, ahead: int) -> Generator[Prepared, None, None]:
-    """Prepare records on `workers` threads, at most `ahead` of them before they are asked for, in their order."""
-    waiting: deque[Future[Prepared]] = deque()
+def prepare(
+    records: Iterable[Record | Mark], how: Preparation, workers: int, ahead: int
+) -> Generator[Prepared | Mark, None, None]:
+    """Prepare records on `workers` threads, at most `ahead` of them before they are asked for, in their order. Whatever else
+    stands among the records comes out as it is, in its place."""
+    waiting: deque[Future[Prepared] | Mark] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         for record in records:
-            waiting.append(pool.submit(_prepare, record, how))
+            waiting.append(pool.submit(prepare_record, record, how) if isinstance(record, Record) else record)
             if len(waiting) >= ahead:
-                yield waiting.popleft().result()
+                yield _result(waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield _result(waiting.popleft())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _prepare(record: Record, how: Preparation) -> Prepared:
+def _result(value: Future[Prepared] | Mark) -> Prepared | Mark:
+    return value.result() if isinstance(value, Future) else value
+
+
+def prepare_record(record: Record, how: Preparation) -> Prepared:
+    """One record, read and decoded now. Whatever is wrong with it is its `failure`, never an exception."""
     try:
-        if record.failure is not None:
-            return Prepared(record=record, failure=record.failure)
-        if record.texts:
-            return Prepared(record=record, texts=record.texts)
-        data = record.data if record.data is not None else read_bytes(record.source.path)
-        if record.source.kind in ("document", "sidecar", "subtitles"):
-            return _prepare_text(record, data)
-        digest = hashlib.sha256(data).hexdigest()
-        if how.holds(digest):
-            return Prepared(record=_light(record), sha256=digest)
-        decoded = decode_image(data, how.min_side)
-        return Prepared(record=_light(record), sha256=digest, decoded=decoded, pixels=how.preprocess(decoded.rgb))
+        return _prepared(record, how)
     except MediaError as error:
         return Prepared(record=_light(record), failure=error)
+    except Exception as error:  # Decoders raise what a damaged file makes them raise; it costs that file alone
+        reason = " ".join(str(error).split())[:200]
+        failure = MediaError("decode", f"{type(error).__name__}: {reason}" if reason else type(error).__name__)
+        return Prepared(record=_light(record), failure=failure)
 
 
-def _prepare_text(record: Record, data: bytes) -> Prepared:
+def _prepared(record: Record, how: Preparation) -> Prepared:
+    if record.failure is not None:
+        return Prepared(record=record, failure=record.failure)
+    if record.texts:
+        return Prepared(record=record, texts=record.texts)
+    data = record.data if record.data is not None else read_bytes(record.source.path)
+    if record.source.kind in ("document", "sidecar", "subtitles"):
+        return _prepared_text(record, data)
+    digest = hashlib.sha256(data).hexdigest()
+    if how.holds(digest):
+        return Prepared(record=_light(record), sha256=digest)
+    decoded = decode_image(data, how.min_side)
+    return Prepared(record=_light(record), sha256=digest, decoded=decoded, pixels=how.preprocess(decoded.rgb))
+
+
+def _prepared_text(record: Record, data: bytes) -> Prepared:
     about = record.source.about
     if record.source.kind == "subtitles":
         cues = read_subtitles(data, os.path.splitext(record.source.path)[1])
         path = about or record.path
         return Prepared(record=record, texts=tuple(Passage(path, cue.text, cue.start, cue.end) for cue in cues))
     text = decode_text(data)
-    found = caption_lines(text) if about else passages(text)
-    if not found:
+    texts = caption_lines(text) if about else passages(text)
+    if not texts:
         raise MediaError("decode", "holds no text")
-    return Prepared(record=record, texts=tuple(Passage(about or record.path, passage) for passage in found))
+    return Prepared(record=record, texts=tuple(Passage(about or record.path, passage) for passage in texts))
 
 
 def _light(record: Record) -> Record:

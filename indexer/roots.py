@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from media.sources import source_kind
+from media.walk import source_kind
 from retrieval.errors import IndexNotFoundError
 
 

@@ -1,4 +1,4 @@
-"""Rows of an index from what was read: identities and facts of pictures, moments and passages."""
+"""Rows of an index from what was read: identities and facts of images, moments and passages."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from collections.abc import Sequence
 from media.image import DecodedImage
 from media.types import Passage, Source
 from retrieval.crossmodal.moments import Moment
+from retrieval.store.roots import Roots
 from retrieval.types import Item, Kind
 
 
-def item_id(path: str, kind: Kind, part: str) -> str:
-    """A name for an item that lasts as long as its path: 24 hexadecimal digits."""
-    whole = "\0".join((path, kind, part)).encode("utf-8", "surrogateescape")
+def item_id(roots: Roots, path: str, kind: Kind, part: str) -> str:
+    """A name for an item that lasts as long as its place in its root: 24 hexadecimal digits."""
+    number, place = roots.split(path)
+    whole = "\0".join((roots.label(number), place, kind, part)).encode("utf-8", "surrogateescape")
     return hashlib.blake2b(whole, digest_size=12).hexdigest()
 
 
-def picture_item(path: str, source: Source, sha256: str, decoded: DecodedImage) -> Item:
-    """The row of a photo."""
+def image_item(roots: Roots, path: str, source: Source, sha256: str, decoded: DecodedImage) -> Item:
+    """The row of an image."""
     return Item(
-        id=item_id(path, "image", ""),
+        id=item_id(roots, path, "image", ""),
         path=path,
         source=source.path,
         kind="image",
@@ -37,11 +39,12 @@ def picture_item(path: str, source: Source, sha256: str, decoded: DecodedImage) 
     )
 
 
-def text_items(passages: Sequence[Passage], source: Source, first: int = 0) -> list[Item]:
+def text_items(roots: Roots, passages: Sequence[Passage], source: Source, first: int = 0) -> list[Item]:
     """Rows of passages, captions or cues; `first` is the number of the first among those of its source."""
+    number, place = roots.split(source.path)
     return [
         Item(
-            id=item_id(passage.path, "text", f"{source.path}\0{number}"),
+            id=item_id(roots, passage.path, "text", f"{roots.label(number)}\0{place}\0{position}"),
             path=passage.path,
             source=source.path,
             kind="text",
@@ -52,17 +55,19 @@ def text_items(passages: Sequence[Passage], source: Source, first: int = 0) -> l
             mtime_ns=source.mtime_ns,
             sha256=_digest(passage.text),
         )
-        for number, passage in enumerate(passages, first)
+        for position, passage in enumerate(passages, first)
     ]
 
 
-def moment_items(moments: Sequence[Moment], source: Source, size: tuple[int, int]) -> list[Item]:
+def moment_items(roots: Roots, moments: Sequence[Moment], source: Source, size: tuple[int, int]) -> list[Item]:
     """Rows of a video's moments; `size` is its width and height. A moment's digest names its file's state and its time, for
-    what is kept of its picture elsewhere."""
+    what is kept of its image elsewhere."""
     width, height = size
+    number, place = roots.split(source.path)
+    version = f"{roots.label(number)}\0{place}\0{source.size}\0{source.mtime_ns}"
     return [
         Item(
-            id=item_id(source.path, "video", f"{moment.start:.3f}"),
+            id=item_id(roots, source.path, "video", f"{moment.start:.3f}"),
             path=source.path,
             source=source.path,
             kind="video",
@@ -72,7 +77,7 @@ def moment_items(moments: Sequence[Moment], source: Source, size: tuple[int, int
             height=height,
             size=source.size,
             mtime_ns=source.mtime_ns,
-            sha256=_digest(f"{source.path}\0{source.size}\0{source.mtime_ns}\0{moment.start:.3f}\0{moment.end:.3f}"),
+            sha256=_digest(f"{version}\0{moment.start:.3f}\0{moment.end:.3f}"),
         )
         for moment in moments
     ]

@@ -14,6 +14,7 @@ from retrieval.models.encoder import Encoder
 from retrieval.models.text_tower import ensure_text_tower
 from retrieval.models.weights import resolve, weights_sha256
 from retrieval.store.manifest import read_manifest
+from retrieval.store.migrate import bring_up_to_date
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +38,10 @@ def index_folder(given: str | os.PathLike[str] | None, roots: Sequence[str]) -> 
 
 def open_encoder(folder: Path, model: str, device: str, precision: str) -> OpenedEncoder:
     """The model to index with: an index that is there keeps its own unless another is named. Raises `ModelError`."""
+    brought = bring_up_to_date(folder)
     made_with = read_manifest(folder).model if (folder / "manifest.json").is_file() else None
     found = resolve(made_with.name if made_with is not None and model == "auto" else model)
-    notices = [found.notice] if found.notice else []
+    notices = [line for line in (brought, found.notice) if line]
     # Before this process loads the model, so that the two never hold it at once.
     reason = ensure_text_tower(found.name, weights_sha256(found.weights))
     if reason is not None:

@@ -10,15 +10,16 @@ from typing import Protocol
 
 from PIL.Image import Image
 
+from media.containers import read_bytes
 from media.errors import MediaError
 from media.image import decode_image, register_decoders
-from media.sources import moving, read_bytes, source_kind
 from media.types import MEMBER, Place
 from media.video import (
     Frame,
     SampleConfig,
     VideoDecoder,
 )
+from media.walk import moving, source_kind
 
 # A video to search by is looked at this many times at most.
 _QUERY_FRAMES = 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -40,6 +41,22 @@ def read_subtitles(data: bytes, suffix: str) -> list[Cue]:
     if not cues:
         raise MediaError("decode", "holds no subtitles")
     return cues
+
+
+def subtitle_files(path: str) -> list[str]:
+    """The subtitle files beside a video that are named like it, `video.srt` or `video.en.srt` for `video.mp4`, by name."""
+    folder, name = os.path.split(os.path.abspath(path))
+    stem = os.path.splitext(name)[0]
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    pairs = ((other, *os.path.splitext(other)) for other in names)
+    return [
+        os.path.join(folder, other)
+        for other, own, suffix in pairs
+        if suffix.lower() in SUBTITLE_SUFFIXES and stem in (own, os.path.splitext(own)[0])
+    ]
 
 
 def mended(cues: Iterable[Cue]) -> list[Cue]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from PIL import Image
 
+from media.child import module_command, module_environment
 from media.errors import MediaError
 from media.subtitles import Cue
 
@@ -39,10 +38,9 @@ VIDEO_SUFFIXES = frozenset(
 )
 # Suffixes that programs' sources have as well.
 SHARED_SUFFIXES = frozenset((".ts", ".mts"))
-# ImageSource that may move; which do, their first bytes tell.
+# Images that may move; which do, their first bytes tell.
 ANIMATED_SUFFIXES = frozenset((".gif", ".webp"))
 PATIENCE_SECONDS = 60.0
-_ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +131,12 @@ class VideoDecoder:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self.close()
-            paths = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "media.worker"],
+                module_command("media.worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": paths},
+                env=module_environment(),
                 # Ctrl-C is for the indexing process, which then ends this one.
                 start_new_session=True,
             )

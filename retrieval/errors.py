@@ -12,6 +12,7 @@ __all__ = [
     "MediaError",
     "MmsearchError",
     "ModelError",
+    "OldFormatError",
     "QueryError",
 ]
 
@@ -22,6 +23,10 @@ class IndexNotFoundError(MmsearchError):
 
 class FormatError(MmsearchError):
     """An index on disk is of a later format, damaged, or not what its manifest says."""
+
+
+class OldFormatError(FormatError):
+    """An index on disk is of an earlier format, which the next `index` run brings up to date."""
 
 
 class IndexLockedError(MmsearchError):

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from media.types import Place
+from retrieval.errors import QueryError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["KINDS", "WEIGHTED", "Hit", "Item", "Kind", "ModelSpec", "Query", "Rerank"]
+__all__ = ["KINDS", "WEIGHTED", "Answer", "Filter", "Hit", "Item", "Kind", "ModelSpec", "Query", "Rerank"]
 
 Kind: TypeAlias = Literal["image", "video", "text"]
 KINDS: tuple[Kind, ...] = ("image", "video", "text")
@@ -116,25 +117,47 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Rerank:
-    """How to order again what was found: the first `candidates`, for at most `milliseconds`, read by the model `reader`
-    (`auto` is the index's own). `fusion` joins its score to the first stage's: `weighted`, `attention` or `concat`."""
+    """How to order again what was found: the first `candidates`, for at most `milliseconds`, read by the model `reranker`
+    (`auto` is the index's own). `fusion` joins its score to the first stage's: `weighted`, `attention` or `concat`.
+
+    Raises `QueryError` for a number out of range.
+    """
 
     candidates: int = 50
     milliseconds: float | None = None
-    reader: str = "auto"
+    reranker: str = "auto"
     fusion: str = WEIGHTED
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise QueryError(f"candidates must be at least 1, not {self.candidates}")
+        if self.milliseconds is not None and not self.milliseconds >= 0:
+            raise QueryError(f"milliseconds must be at least 0, not {self.milliseconds:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """What may be found, whatever it looks like: items of `kinds`; None stands for images and videos, or for texts where an
+    index has no media. An item without the fact that a filter asks for does not pass it."""
+
+    kinds: tuple[Kind, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds or ():
+            check_kind(kind)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """What to look for: any mixture of words and pictures, less what it should not look like.
+    """What to look for: any mixture of words and images, less what it should not look like.
 
-    `kind` limits the answer; without it a search covers photos and videos, or passages where an index has no media.
-    With `rerank`, what was found is ordered again by a model that looks at words and pixels together. `min_relevance`,
-    in 0..1, leaves out what is less likely to be relevant. With `group`, a video counts once, by its best moment.
+    `filter` says what may be found, and `kind` is short for a filter of one kind. With `rerank`, what was found is ordered
+    again by a model that looks at words and pixels together. `min_relevance`, in 0..1, leaves out what is less likely to be
+    relevant. With `group`, a video counts once, by its best moment.
 
-    An entry of `images` is a picture, or the frames of a clip, which together count as one. `like` and `unlike` are ids of
-    items of the index itself, whose embeddings count as a picture's and as a negative's.
+    An entry of `images` is an image, or the frames of a clip, which together count as one; a single image may be given as it
+    is. `like` and `unlike` are ids of items of the index itself, whose embeddings count as an image's and as a negative's.
+    Raises `QueryError` for values of another type or out of range.
     """
 
     text: str | None = None
@@ -143,16 +166,41 @@ class Query:
     like: tuple[str, ...] = ()
     unlike: tuple[str, ...] = ()
     kind: Kind | None = None
+    filter: Filter = Filter()
     k: int = 10
     rerank: Rerank | None = None
     min_relevance: float | None = None
     group: bool = True
 
+    def __post_init__(self) -> None:
+        if self.text is not None and not isinstance(self.text, str):
+            raise QueryError(f"text must be a string, not {type(self.text).__name__}")
+        for name in ("images", "negatives", "like", "unlike"):
+            object.__setattr__(self, name, _as_tuple(getattr(self, name)))
+        for name in ("negatives", "like", "unlike"):
+            for value in getattr(self, name):
+                if not isinstance(value, str):
+                    raise QueryError(f"{name} must hold strings, not {type(value).__name__}")
+        for entry in self.images:
+            for image in entry if isinstance(entry, tuple) else (entry,):
+                if not hasattr(image, "convert"):
+                    raise QueryError(
+                        f"images must hold Pillow images, not {type(image).__name__}; open a file with mmsearch.open_image"
+                    )
+        if self.kind is not None:
+            check_kind(self.kind)
+            if self.filter.kinds is not None and self.filter.kinds != (self.kind,):
+                raise QueryError(f"kind {self.kind} and the filter's kinds {', '.join(self.filter.kinds)} differ")
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise QueryError(f"k must be a whole number of at least 1, not {self.k!r}")
+        if self.min_relevance is not None and not 0 <= self.min_relevance <= 1:
+            raise QueryError(f"min_relevance must be in 0..1, not {self.min_relevance:g}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
     """One answer; `rank` starts at 1 and higher scores are better. `first_stage_score` is a cosine similarity, and so is
-    `score` unless re-ranked; `rerank_score` is None for a hit that no reader read, else in nats a token. `relevance` is the
+    `score` unless re-ranked; `rerank_score` is None for a hit that no reranker read, else in nats a token. `relevance` is the
     probability that the hit is relevant (`retrieval.ranking.relevance`), None where it cannot be told. `moments` are those
     found of the same video, this one first, where a search groups them."""
 
@@ -180,4 +228,39 @@ class Hit:
             "text": item.text,
             "width": item.width,
             "height": item.height,
+            "relevance": self.relevance,
+            "taken_at": item.taken_at,
+            "camera": item.camera,
+            "latitude": item.latitude,
+            "longitude": item.longitude,
+            # Names of places, words and copies are not indexed yet: all that was found was found by its meaning.
+            "place": None,
+            "matched": ["meaning"],
+            "copies": [],
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a search found: `hits`, best first. Of a search that re-ranks, `seen` candidates were read; `unreadable` are those
+    whose image is gone or damaged, each with the reason; `out_of_time` says that the budget left some unread, and `text_cut`
+    that the text was longer than the reranker reads."""
+
+    hits: tuple[Hit, ...]
+    seen: int = 0
+    unreadable: tuple[tuple[str, str], ...] = ()
+    out_of_time: bool = False
+    text_cut: bool = False
+
+
+def check_kind(value: object) -> Kind:
+    """`value` as a kind; `QueryError` with the choices where it is none."""
+    for kind in KINDS:
+        if value == kind:
+            return kind
+    raise QueryError(f"unknown kind {value!r}; use {', '.join(KINDS)}")
+
+
+def _as_tuple(value: object) -> tuple[object, ...]:
+    """A sequence as a tuple; a single value, strings among them, as a tuple of one."""
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)

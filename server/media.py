@@ -16,8 +16,8 @@ from pathlib import Path
 from PIL.Image import Image
 
 from media.reader import ImageReader
-from media.sources import source_kind
 from media.types import MEMBER
+from media.walk import source_kind
 from retrieval.errors import MediaError
 from retrieval.files import DiskCache
 from retrieval.types import Item

@@ -94,6 +94,9 @@ class HitModel(BaseModel):
     camera: str | None
     latitude: float | None
     longitude: float | None
+    place: str | None
+    matched: list[str]
+    copies: list[str]
     moments: list[Span]
 
 

@@ -191,6 +191,6 @@ def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reader:
         kind=asked.kind,
         # One more than is wanted tells whether there is a next page.
         k=offset + asked.k + 1,
-        rerank=Rerank(reader=reader) if asked.rerank else None,
+        rerank=Rerank(reranker=reader) if asked.rerank else None,
         min_relevance=asked.min_relevance,
     )

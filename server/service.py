@@ -69,7 +69,7 @@ class _EngineLane:
         self._lane, self._folder = lane, folder
         self._pictures = _Stoppable(pictures)
         self._stamp = stamp(folder)
-        self._engine = Engine.open(folder, device=device, pictures=self._pictures)
+        self._engine = Engine.open(folder, device=device, images=self._pictures)
 
     def do(self, work: Callable[[Engine], Result]) -> Result:
         """Have something done at the start of the program, and wait for it."""

@@ -1,19 +1,21 @@
-"""What the killed writer of test_kill runs: one build with a plain encoder, slowed a little so that it can be caught."""
+"""What the killed writer of test_kill runs: a build or a compaction with a plain encoder, slowed so that it is caught.
+
+With `KILLED_AFTER=n` in the environment it ends by itself, without a word, after so many steps."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import indexer.build
 from indexer.build import BuildConfig, IndexBuild
-from retrieval.models.encoder import Encoder
+from retrieval.store.writer import IndexWriter
 from tests.stores import PlainEncoder
 
 
@@ -26,17 +28,19 @@ class SlowEncoder(PlainEncoder):
 
 
 def main() -> None:
-    """Index one folder, committing often."""
+    """`compact INDEX`, or `index INDEX ROOT...`, publishing often."""
+    act, index, *roots = sys.argv[1:]
     indexer.build.COMMIT_ROWS = 24
-    build = IndexBuild(
-        [sys.argv[1]],
-        Path(sys.argv[1]) / ".mmsearch",
-        cast(Encoder, SlowEncoder()),
-        BuildConfig(batch_size=4, workers=2),
-    )
+    indexer.build.SLICE = 6
     print("started", flush=True)
-    for _ in build:
-        pass
+    if act == "compact":
+        with IndexWriter(Path(index)) as writer:
+            writer.compact()
+    else:
+        steps = int(os.environ.get("KILLED_AFTER", "-1"))
+        for step, _ in enumerate(IndexBuild(roots, Path(index), SlowEncoder(), BuildConfig(batch_size=4, workers=2))):
+            if step == steps:
+                os._exit(9)
     print("done", flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from retrieval.store.journal import UnitResult
+from retrieval.store.manifest import Manifest
+from retrieval.store.shards import ShardReader
 from retrieval.store.writer import IndexWriter
 from retrieval.types import Item, Kind, ModelSpec
 
@@ -53,6 +57,19 @@ def items(count: int, kind: Kind = "image", start: int = 0) -> list[Item]:
     ]
 
 
+def result(writer: IndexWriter, batch: Sequence[Item], embeddings: NDArray[np.float32]) -> UnitResult:
+    """These rows as the result of a unit that read their sources, whose roots the index learns."""
+    for folder in sorted({os.path.dirname(item.source) for item in batch}):
+        writer.add_root(folder)
+    return UnitResult.of_rows(batch, embeddings, writer.manifest.roots)
+
+
+def remove_rows(writer: IndexWriter, shard: int, rows: NDArray[np.int64]) -> Manifest:
+    """Let the sources of these rows of a shard go."""
+    reader = ShardReader(writer.folder, writer.manifest)
+    return writer.publish([reader.source_key(shard, row) for row in rows.tolist()])
+
+
 def make_index(folder: Path, groups: Sequence[tuple[Kind, int]], dim: int = DIM) -> dict[str, NDArray[np.float32]]:
     """An index of one commit a group; returns each id's row as it is stored."""
     rows: dict[str, NDArray[np.float32]] = {}
@@ -63,11 +80,31 @@ def make_index(folder: Path, groups: Sequence[tuple[Kind, int]], dim: int = DIM)
             counts[kind] = start + count
             vectors = unit_rows(count, dim, seed)
             batch = items(count, kind, start)
-            writer.append(batch, vectors)
-            writer.commit()
+            writer.journal(result(writer, batch, vectors))
+            writer.publish()
             stored = vectors.astype(np.float16).astype(np.float32)
             rows.update({item.id: row for item, row in zip(batch, stored, strict=True)})
     return rows
+
+
+def clustered(count: int, seed: int, dim: int = DIM) -> NDArray[np.float32]:
+    """Unit rows around forty topics."""
+    centres = unit_rows(40, dim, seed=1234)
+    rng = np.random.default_rng(seed)
+    rows = centres[rng.integers(0, 40, count)] + 0.35 * rng.standard_normal((count, dim)).astype(np.float32)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+def clustered_index(folder: Path, sizes: Sequence[int]) -> NDArray[np.float32]:
+    """An index of images, one commit a size; returns its rows in order, as they are stored."""
+    matrix = []
+    with IndexWriter(folder, spec()) as writer:
+        for seed, size in enumerate(sizes):
+            rows = clustered(size, seed)
+            writer.journal(result(writer, items(size, start=sum(sizes[:seed])), rows))
+            writer.publish()
+            matrix.append(rows.astype(np.float16).astype(np.float32))
+    return np.concatenate(matrix)
 
 
 class PlainEncoder:

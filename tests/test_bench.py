@@ -20,7 +20,6 @@ from retrieval.crossmodal.rerank import Fusion, Reranker
 from retrieval.errors import MmsearchError
 from retrieval.models.encoder import Encoder
 from retrieval.models.weights import resolve
-from retrieval.types import Hit
 from tests.conftest import Command, picture, write_photos
 from tests.stores import items
 
@@ -73,18 +72,9 @@ def test_re_ranked_ranks_are_those_that_a_search_gives(table: Path, mini: Encode
     ranks = []
     for text, own in [(text, n) for n, word in enumerate(WORDS) for text in (word, f"{word} again")]:
         cosines = rows @ mini.encode_texts([text])[0]
-        found = [
-            Hit(
-                rank=place + 1,
-                score=float(cosines[n]),
-                first_stage_score=float(cosines[n]),
-                rerank_score=None,
-                item=item,
-            )
-            for place, (n, item) in enumerate((int(n), items(6)[int(n)]) for n in np.argsort(-cosines))
-        ]
-        done = reranker.rerank(text, found, Shown(photos))
-        ranks.append(next(hit.rank for hit in done.hits if hit.item.size == own))
+        order = np.argsort(-cosines)
+        done = reranker.by_text(text, [items(6)[n] for n in order], cosines[order], Shown(photos))
+        ranks.append(int(np.flatnonzero(order[np.argsort(-done.fused, kind="stable")] == own)[0]) + 1)
     assert again.text_to_image.first.tolist() == ranks
 
 

@@ -29,7 +29,7 @@ from retrieval.store.manifest import VectorPolicy, read_manifest
 from retrieval.store.writer import IndexWriter
 from retrieval.types import Query
 from tests.conftest import Command, write_photos
-from tests.stores import items
+from tests.stores import items, result
 
 FLOOR = Path(__file__).parents[1] / "benchmarks" / "floor.json"
 WORDS = ["a dog runs", "two men on a bench", "snow on a hill", "a boy in a red shirt", "the beach", "a brown dog jumps"]
@@ -220,8 +220,8 @@ def test_apply_switches_an_index_and_searches_stay_right(tmp_path: Path, command
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     folder = tmp_path / "index"
     with IndexWriter(folder, mini.spec) as writer:
-        writer.append(items(600), rows)
-        writer.commit()
+        writer.journal(result(writer, items(600), rows))
+        writer.publish()
     done = command("bench", "ann", "--index", str(folder), "--json")
     points = [json.loads(line) for line in done.stdout.splitlines()]
     assert sum(point["chosen"] for point in points) == 1 and {point["k"] for point in points} == {10}
@@ -244,8 +244,8 @@ def test_apply_switches_an_index_and_searches_stay_right(tmp_path: Path, command
 
 def _small(folder: Path, mini: Encoder) -> Path:
     with IndexWriter(folder, mini.spec) as writer:
-        writer.append(items(4), np.eye(4, mini.spec.dim, dtype=np.float32))
-        writer.commit()
+        writer.journal(result(writer, items(4), np.eye(4, mini.spec.dim, dtype=np.float32)))
+        writer.publish()
     return folder
 
 

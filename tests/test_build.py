@@ -17,12 +17,14 @@ from PIL import Image
 
 from indexer.build import BuildConfig, BuildReport, IndexBuild
 from indexer.roots import roots_of
-from media.sources import walk
 from media.types import Source, Unreadable
+from media.walk import walk
 from retrieval.errors import IndexNotFoundError
 from retrieval.models.encoder import Encoder
+from retrieval.store.ledger import read_failures
 from retrieval.store.manifest import read_manifest
-from retrieval.store.shards import Failure, ShardReader, read_failures
+from retrieval.store.shards import ShardReader
+from retrieval.store.sources import Failure
 from retrieval.types import Item
 from tests.conftest import picture, write_photos
 from tests.stores import PlainEncoder
@@ -44,22 +46,21 @@ def run(folder: Path, *paths: Path, retry: bool = False, encoder: PlainEncoder |
 def rows(folder: Path) -> list[Item]:
     state = read_manifest(folder / ".mmsearch")
     reader = ShardReader(folder / ".mmsearch", state)
-    catalogue = reader.catalogue()
-    return sorted(
-        reader.items(catalogue.shard, catalogue.row), key=lambda item: (item.path, item.kind, item.text or "")
-    )
+    shards, places = reader.living()
+    return sorted(reader.items(shards, places), key=lambda item: (item.path, item.kind, item.text or ""))
 
 
 def vector(folder: Path, path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
     reader = ShardReader(folder / ".mmsearch", read_manifest(folder / ".mmsearch"))
-    catalogue = reader.catalogue()
-    found = reader.items(catalogue.shard, catalogue.row)
+    shards, places = reader.living()
+    found = reader.items(shards, places)
     number = next(n for n, item in enumerate(found) if item.path == str(path))
-    return np.asarray(reader.embeddings(catalogue.shard[[number]], catalogue.row[[number]])[0], np.float16)
+    return np.asarray(reader.embeddings(shards[[number]], places[[number]])[0], np.float16)
 
 
 def failures(folder: Path) -> dict[str, Failure]:
-    return {failure.path: failure for failure in read_failures(folder / ".mmsearch")}
+    index = folder / ".mmsearch"
+    return {failure.path: failure for failure in read_failures(index, read_manifest(index))}
 
 
 def counts(report: BuildReport) -> tuple[int, int, int, int, int]:
@@ -256,7 +257,7 @@ def test_a_folder_that_cannot_be_read_is_a_failure_and_its_items_stay(
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr("media.sources.os.scandir", refuse)
+    monkeypatch.setattr("media.walk.os.scandir", refuse)
     report = run(tmp_path)
     assert (report.removed, report.failed, report.items) == (0, 1, 4)
     assert failures(tmp_path)[str(tmp_path / "b")].stage == "read"

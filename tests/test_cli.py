@@ -15,7 +15,10 @@ import pytest
 from benchmarks.samples import copy_samples
 from tests.conftest import ROOT, Command, picture, write_photos
 
-HIT_KEYS = "rank score first_stage_score rerank_score id kind path start end text width height"
+HIT_KEYS = (
+    "rank score first_stage_score rerank_score id kind path start end text width height"
+    " relevance taken_at camera latitude longitude place matched copies"
+)
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +144,12 @@ def test_query_errors_are_one_line(samples: Path, command: Command, tmp_path: Pa
     for arguments, reason in (
         ([""], "the query is empty"),
         ([], "the query is empty"),
-        (["x", "-k", "0"], "-k must be at least 1"),
         (["--image", "no.jpg"], "not an image"),
         (["--image", "missing.jpg"], "No such file"),
     ):
         assert reason in one_line(command("search", *arguments, "--index", str(samples)))
-    assert command("search", "x", "--kind", "sound", "--index", str(samples)).returncode == 2
+    for arguments in (["--kind", "sound"], ["-k", "0"], ["--candidates", "0"], ["--min-relevance", "2"]):
+        assert command("search", "x", *arguments, "--index", str(samples)).returncode == 2
     assert command("search", "x", "--nonsense").returncode == 2
     assert command("index").returncode == 2
 

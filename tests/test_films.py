@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 import mmsearch
@@ -27,9 +26,9 @@ from retrieval.crossmodal.watched import watch
 from retrieval.engine import Engine
 from retrieval.errors import MediaError, ModelError
 from retrieval.models.encoder import Encoder
-from retrieval.ranking.collapse import group_moments
+from retrieval.store.journal import UnitResult
 from retrieval.store.writer import IndexWriter
-from retrieval.types import Hit, Item, Query, Rerank
+from retrieval.types import Item, Query, Rerank
 from tests.conftest import Command, picture, write_photos
 from tests.films import SMALL, animation, film, same_picture, with_subtitles
 
@@ -77,13 +76,13 @@ def test_a_film_is_journalled_in_one_part(tmp_path: Path, mini: Encoder, monkeyp
     with_subtitles(tmp_path / "plain.mkv", "1\n00:00:00,000 --> 00:00:01,000\nsaid\n", tmp_path / "said.mkv")
     (tmp_path / "plain.mkv").unlink()
     parts: list[list[str]] = []
-    append = IndexWriter.append
+    journal = IndexWriter.journal
 
-    def noted(self: IndexWriter, items: Sequence[Item], rows: NDArray[np.float32]) -> None:
-        parts.append(sorted({item.kind for item in items}))
-        append(self, items, rows)
+    def noted(self: IndexWriter, result: UnitResult) -> None:
+        parts.append(sorted({item.kind for item in result.items}))
+        journal(self, result)
 
-    monkeypatch.setattr(IndexWriter, "append", noted)
+    monkeypatch.setattr(IndexWriter, "journal", noted)
     build(tmp_path, mini)
     assert parts == [["text", "video"]]
 
@@ -151,11 +150,11 @@ def test_a_moments_picture_is_from_its_middle(engine: Engine) -> None:
 
 
 def test_moments_are_re_ranked_like_pictures(engine: Engine) -> None:
-    done = engine.rerank(Query(text="a dog", kind="video", k=3, rerank=Rerank(candidates=20)))
+    done = engine.answer(Query(text="a dog", kind="video", k=3, rerank=Rerank(candidates=20)))
     assert len(done.hits) == 3 and not done.unreadable
     assert all(hit.rerank_score is not None for hit in done.hits)
     # The cache of image tokens goes by content: moments of one file must not share theirs.
-    flat = engine.rerank(Query(text="a dog", kind="video", k=20, group=False, rerank=Rerank(candidates=20))).hits
+    flat = engine.answer(Query(text="a dog", kind="video", k=20, group=False, rerank=Rerank(candidates=20))).hits
     film_scores = [hit.rerank_score for hit in flat if hit.item.path.endswith("film.mp4")]
     assert len(set(film_scores)) == len(film_scores)
 
@@ -205,23 +204,6 @@ def test_attention_fusion_is_its_formula_and_trusts_the_many() -> None:
     wanted = weights @ rows / np.linalg.norm(weights @ rows)
     assert fuse(rows, "attention") == pytest.approx(wanted, abs=1e-5)
     assert fuse(rows, "attention")[0] > fuse(rows, "mean")[0]
-
-
-def test_grouping_keeps_order_and_counts_ranks_anew() -> None:
-    def hit(rank: int, path: str, kind: str) -> Hit:
-        item = Item(id=f"{rank}", path=path, source=path, kind=kind, start=rank, end=rank + 1)  # type: ignore[arg-type]
-        return Hit(rank=rank, score=1 - rank / 10, first_stage_score=0.5, rerank_score=None, item=item)
-
-    hits = [
-        hit(1, "a", "video"),
-        hit(2, "p", "image"),
-        hit(3, "a", "video"),
-        hit(4, "b", "video"),
-        hit(5, "p", "image"),
-    ]
-    found = group_moments(hits, 3)
-    assert [(one.rank, one.item.id) for one in found] == [(1, "1"), (2, "2"), (3, "4")]
-    assert [[one.item.id for one in each.moments] for each in found] == [["1", "3"], [], ["4"]]
 
 
 class Heard:

@@ -16,8 +16,10 @@ from retrieval.crossmodal.heads import FILE, AttentionHead, ConcatHead, new_head
 from retrieval.crossmodal.rerank import Fusion, Reranker
 from retrieval.errors import ModelError
 from retrieval.models.weights import MINI
+from retrieval.ranking.fitted import Fitted
 from tests.cocas import conv_coca, loaded_coca
-from tests.test_rerank import hits, seeded
+from tests.stores import items
+from tests.test_rerank import by_text, cosines, seeded
 from training.heads import train_heads
 
 WIDTH = 8
@@ -69,29 +71,26 @@ def test_the_concat_head_is_its_formula() -> None:
 def test_a_head_corrects_the_weighted_sum_in_a_search(tmp_path: Path, name: str) -> None:
     loaded = loaded_coca(conv_coca)
     decoder = CaptionDecoder(loaded)
-    photos = [seeded.picture(hit.item.place) for hit in hits(5)]
+    photos = [seeded.picture(item.place) for item in items(5)]
     tokens = decoder.image_tokens(torch.stack([loaded.preprocess(photo) for photo in photos]))
     heads = new_heads(tokens.shape[-1])
-    plain = Reranker(loaded, Fusion(weight=0.3)).rerank("a dog runs", hits(5), seeded)
+    fitted = Fitted(weight=0.3)
+    plain = by_text(Reranker(loaded, Fusion(fitted=fitted)), "a dog runs", 5)
     save_file(heads.state_dict(), tmp_path / FILE)
-    fusion = Fusion(weight=0.3, name=name, folder=tmp_path)
-    untrained = Reranker(loaded, fusion).rerank("a dog runs", hits(5), seeded)
-    assert [hit.score for hit in untrained.hits] == [hit.score for hit in plain.hits]
+    fusion = Fusion(fitted=fitted, name=name, folder=tmp_path)
+    untrained = by_text(Reranker(loaded, fusion), "a dog runs", 5)
+    assert np.array_equal(untrained.fused, plain.fused)
     awake(heads)
     save_file(heads.state_dict(), tmp_path / FILE)
-    done = Reranker(loaded, fusion).rerank("a dog runs", hits(5), seeded)
-    by_id = {hit.item.id: hit for hit in plain.hits}
+    done = by_text(Reranker(loaded, fusion), "a dog runs", 5)
     words, real = decoder.words(torch.from_numpy(loaded.tokenizer.encode(["a dog runs"])))
-    cosine = torch.tensor([hit.first_stage_score for hit in hits(5)])
-    second = torch.tensor([by_id[hit.item.id].rerank_score or 0.0 for hit in hits(5)])
     with torch.inference_mode():
-        fixes = dict(
-            zip([hit.item.id for hit in hits(5)], heads[name](words, real, tokens, cosine, second), strict=True)
-        )
-    for hit in done.hits:
-        assert hit.rerank_score == by_id[hit.item.id].rerank_score
-        assert hit.score == pytest.approx(by_id[hit.item.id].score + float(fixes[hit.item.id]), abs=1e-4)
-    assert [hit.score for hit in done.hits] == sorted((hit.score for hit in done.hits), reverse=True)
+        corrections = heads[name](
+            words, real, tokens, torch.from_numpy(cosines(5)), torch.from_numpy(plain.second)
+        ).numpy()
+    assert np.array_equal(done.second, plain.second)
+    assert done.fused == pytest.approx(plain.fused + corrections, abs=1e-4)
+    assert np.abs(corrections).max() > 0
 
 
 def test_a_head_that_is_not_there_is_told_before_any_work(tmp_path: Path) -> None:
@@ -103,7 +102,7 @@ def test_a_head_that_is_not_there_is_told_before_any_work(tmp_path: Path) -> Non
 
 
 def test_training_learns_to_put_the_right_one_first() -> None:
-    """ImageSource of two sorts; the sum prefers the wrong one of each pair, and only the tokens tell."""
+    """Images of two sorts; the sum prefers the wrong one of each pair, and only the tokens tell."""
     decoder = CaptionDecoder(loaded_coca(conv_coca))
     rng = np.random.default_rng(0)
     width = decoder.words(torch.ones(1, 4, dtype=torch.long))[0].shape[-1]

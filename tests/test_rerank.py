@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
-import os
 import tarfile
 import time
 from dataclasses import replace
@@ -16,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL.Image import Image
 
 import mmsearch
@@ -23,29 +22,22 @@ from benchmarks.samples import copy_samples
 from media.reader import ImageReader
 from media.types import Place
 from retrieval.crossmodal.decoder import CaptionDecoder
-from retrieval.crossmodal.rerank import Fusion, Reranker, TokenCache
+from retrieval.crossmodal.rerank import Fusion, Reranked, Reranker, TokenCache
 from retrieval.errors import MediaError, ModelError, QueryError
 from retrieval.models.encoder import Encoder
 from retrieval.models.loading import LoadedModel
-from retrieval.types import Hit, Query, Rerank
+from retrieval.ranking.fitted import Fitted
+from retrieval.types import Query, Rerank
 from tests.cocas import conv_coca, loaded_coca, open_coca
 from tests.conftest import Command, picture, write_photos
 from tests.stores import items
 
-FUSION = Fusion(weight=0.3, text_weight=0.2, null_share=0.7)
+FUSION = Fusion(fitted=Fitted(weight=0.3, text_weight=0.2, null_share=0.7))
 
 
 @pytest.fixture(scope="module", params=[conv_coca, open_coca])
 def loaded(request: pytest.FixtureRequest) -> LoadedModel:
     return loaded_coca(request.param)
-
-
-def hits(count: int, kind: str = "image") -> list[Hit]:
-    found = items(count, kind)  # type: ignore[arg-type]
-    return [
-        Hit(rank=n + 1, score=0.9 - n / 100, first_stage_score=0.9 - n / 100, rerank_score=None, item=item)
-        for n, item in enumerate(found)
-    ]
 
 
 class Seeded:
@@ -67,6 +59,17 @@ class Seeded:
 seeded = Seeded()
 
 
+def cosines(count: int) -> NDArray[np.float32]:
+    return np.asarray(0.9 - np.arange(count) / 100, np.float32)
+
+
+def by_text(
+    reranker: Reranker, text: str, count: int, images: Seeded | None = None, milliseconds: float | None = None
+) -> Reranked:
+    """The first so many images read again."""
+    return reranker.by_text(text, items(count), cosines(count), images or seeded, milliseconds)
+
+
 def by_hand(loaded: LoadedModel, text: str, image: Image | None) -> float:
     """Mean log-probability of a text's tokens and its end, token by token, with the model's own modules."""
     ids = loaded.tokenizer.encode([text])[0]
@@ -80,33 +83,22 @@ def by_hand(loaded: LoadedModel, text: str, image: Image | None) -> float:
 
 
 def test_scores_are_those_of_the_formula(loaded: LoadedModel) -> None:
-    done = Reranker(loaded, FUSION).rerank("a dog runs", hits(5), seeded)
-    assert (done.seen, done.unreadable, done.out_of_time, done.text_cut) == (5, (), False, False)
+    done = by_text(Reranker(loaded, FUSION), "a dog runs", 5)
+    assert (done.unreadable, done.out_of_time, done.text_cut) == ((), False, False)
     prior = by_hand(loaded, "a dog runs", None)
-    for hit in done.hits:
-        second = by_hand(loaded, "a dog runs", seeded.picture(hit.item.place)) - prior
-        assert hit.rerank_score == pytest.approx(second, abs=1e-4)
-        assert hit.score == pytest.approx(hit.first_stage_score + 0.3 * second, abs=1e-4)
-    assert [hit.rank for hit in done.hits] == [1, 2, 3, 4, 5]
-    assert [hit.score for hit in done.hits] == sorted((hit.score for hit in done.hits), reverse=True)
+    for number, item in enumerate(items(5)):
+        second = by_hand(loaded, "a dog runs", seeded.picture(item.place)) - prior
+        assert done.second[number] == pytest.approx(second, abs=1e-4)
+        assert done.fused[number] == pytest.approx(cosines(5)[number] + 0.3 * second, abs=1e-4)
 
 
 def test_a_score_does_not_depend_on_the_other_candidates(loaded: LoadedModel) -> None:
     reranker = Reranker(loaded, FUSION)
-    together = {hit.item.id: hit.score for hit in reranker.rerank("two children", hits(20), seeded).hits}
-    for hit in hits(20)[::6]:
-        alone = reranker.rerank("two children", [hit], seeded).hits[0]
-        assert alone.score == pytest.approx(together[hit.item.id], abs=1e-4)
-
-
-def test_a_wrong_first_order_is_put_right(loaded: LoadedModel) -> None:
-    """The picture that the decoder likes best stands last; re-ranking must bring it to the front."""
-    reranker = Reranker(loaded, replace(FUSION, weight=1e5))
-    liked = reranker.rerank("the red bike", hits(12), seeded).hits[0].item.id
-    wrong = sorted(hits(12), key=lambda hit: hit.item.id == liked)
-    wrong = [replace(hit, rank=n + 1, score=1 - n / 20, first_stage_score=1 - n / 20) for n, hit in enumerate(wrong)]
-    assert wrong[-1].item.id == liked
-    assert reranker.rerank("the red bike", wrong, seeded).hits[0].item.id == liked
+    together = by_text(reranker, "two children", 20).fused
+    for number in range(0, 20, 6):
+        one = slice(number, number + 1)
+        alone = reranker.by_text("two children", items(20)[one], cosines(20)[one], seeded)
+        assert alone.fused[0] == pytest.approx(together[number], abs=1e-4)
 
 
 def test_a_padding_id_inside_a_text_does_not_cut_it(loaded: LoadedModel) -> None:
@@ -126,82 +118,75 @@ def test_a_padding_id_inside_a_text_does_not_cut_it(loaded: LoadedModel) -> None
 
 def test_texts_are_ordered_by_a_picture(loaded: LoadedModel) -> None:
     texts = ["a dog runs on the grass", "two children play", "snow", "a man rides a red bike past a wall"]
-    found = [replace(hit, item=replace(hit.item, text=text)) for hit, text in zip(hits(4, "text"), texts, strict=True)]
+    found = [replace(item, text=text) for item, text in zip(items(4, "text"), texts, strict=True)]
     images = [picture(1, 48, 40), picture(2, 48, 40)]
-    done = Reranker(loaded, FUSION).rerank_texts(images, found)
-    for hit in done.hits:
-        text = hit.item.text or ""
+    done = Reranker(loaded, FUSION).by_images(images, found, cosines(4))
+    for number, text in enumerate(texts):
         likely = (by_hand(loaded, text, images[0]) + by_hand(loaded, text, images[1])) / 2
         second = likely - 0.7 * by_hand(loaded, text, None)
-        assert hit.rerank_score == pytest.approx(second, abs=1e-4)
-        assert hit.score == pytest.approx(hit.first_stage_score + 0.2 * second, abs=1e-4)
+        assert done.second[number] == pytest.approx(second, abs=1e-4)
+        assert done.fused[number] == pytest.approx(cosines(4)[number] + 0.2 * second, abs=1e-4)
 
 
 def test_a_vanished_candidate_keeps_its_score_and_is_named(loaded: LoadedModel) -> None:
-    done = Reranker(loaded, FUSION).rerank("a dog", hits(4), Seeded(gone=frozenset((1,))))
-    lost = next(hit for hit in done.hits if hit.item.id == "image-1")
-    assert (lost.score, lost.rerank_score) == (lost.first_stage_score, None)
+    done = by_text(Reranker(loaded, FUSION), "a dog", 4, Seeded(gone=frozenset((1,))))
+    assert done.fused[1] == cosines(4)[1]
+    assert np.isnan(done.second).tolist() == [False, True, False, False]
     assert done.unreadable == (("/media/image1", "No such file or directory"),)
-    assert done.seen == 3
 
 
 def test_a_score_that_is_no_number_never_reaches_a_user() -> None:
     loaded = loaded_coca(conv_coca)
     with torch.no_grad():
         loaded.model.text_decoder.text_projection.fill_(torch.nan)
-    done = Reranker(loaded, FUSION).rerank("a dog", hits(3), seeded)
-    assert done.seen == 0
-    assert [hit.score for hit in done.hits] == [hit.first_stage_score for hit in hits(3)]
-    assert all(math.isfinite(hit.score) for hit in done.hits)
+    done = by_text(Reranker(loaded, FUSION), "a dog", 3)
+    assert np.isnan(done.second).all()
+    assert np.array_equal(done.fused, cosines(3))
 
 
 def test_the_budget_stops_after_the_part_in_hand(loaded: LoadedModel) -> None:
     slow = Seeded(seconds=0.005)
-    done = Reranker(loaded, FUSION).rerank("a dog", hits(60), slow, milliseconds=0.001)
-    assert (done.seen, done.out_of_time) == (16, True)
-    assert len(done.hits) == 60
+    done = by_text(Reranker(loaded, FUSION), "a dog", 60, slow, milliseconds=0.001)
+    assert (np.isfinite(done.second).sum(), done.out_of_time) == (16, True)
+    assert np.array_equal(done.fused[16:], cosines(60)[16:])
     assert len(slow.opened) < 60
-    whole = Reranker(loaded, FUSION).rerank("a dog", hits(60), slow, milliseconds=60_000)
-    assert (whole.seen, whole.out_of_time) == (60, False)
+    whole = by_text(Reranker(loaded, FUSION), "a dog", 60, slow, milliseconds=60_000)
+    assert (np.isfinite(whole.second).sum(), whole.out_of_time) == (60, False)
 
 
-def test_a_text_longer_than_the_reader_reads_is_cut_and_told(loaded: LoadedModel) -> None:
+def test_a_text_longer_than_the_model_reads_is_cut_and_told(loaded: LoadedModel) -> None:
     reranker = Reranker(loaded, FUSION)
-    done = reranker.rerank("dog " * 100, hits(2), seeded)
+    done = by_text(reranker, "dog " * 100, 2)
     assert done.text_cut
-    assert all(math.isfinite(hit.score) for hit in done.hits)
+    assert np.isfinite(done.fused).all()
     with pytest.raises(QueryError, match="needs words"):
-        reranker.rerank("  ", hits(2), seeded)
+        by_text(reranker, "  ", 2)
 
 
 def test_image_tokens_are_computed_once_and_a_damaged_file_costs_only_time(loaded: LoadedModel, tmp_path: Path) -> None:
     counted = Seeded()
-    first = Reranker(loaded, FUSION, tmp_path).rerank("a dog", hits(6), counted)
-    again = Reranker(loaded, FUSION, tmp_path).rerank("a dog", hits(6), counted)
+    first = by_text(Reranker(loaded, FUSION, tmp_path), "a dog", 6, counted)
+    again = by_text(Reranker(loaded, FUSION, tmp_path), "a dog", 6, counted)
     assert len(counted.opened) == 6
-    assert [hit.item.id for hit in again.hits] == [hit.item.id for hit in first.hits]
-    assert np.allclose([hit.score for hit in again.hits], [hit.score for hit in first.hits], atol=5e-3)
-    next(tmp_path.rglob("*.safetensors")).write_bytes(b"damaged")
-    Reranker(loaded, FUSION, tmp_path).rerank("a dog", hits(6), counted)
+    assert np.allclose(again.fused, first.fused, atol=5e-3)
+    next(file for file in tmp_path.rglob("*") if file.is_file()).write_bytes(b"damaged")
+    by_text(Reranker(loaded, FUSION, tmp_path), "a dog", 6, counted)
     assert len(counted.opened) == 7
 
 
-def test_the_cache_keeps_what_was_used_last(tmp_path: Path) -> None:
+def test_the_cache_has_a_bound_and_gives_back_what_it_keeps(tmp_path: Path) -> None:
     cache = TokenCache(tmp_path, limit=5000)
-    for number in range(5):
-        cache.put(f"{number}", torch.full((10, 50), float(number)))
-        os.utime(tmp_path / f"{number}.safetensors", (number, number))
-    assert cache.get("0") is not None
-    cache.trim()
-    assert {file.stem for file in tmp_path.iterdir()} == {"0", "2", "3", "4"}
-    kept = cache.get("3")
-    assert kept is not None and float(kept.mean()) == 3.0
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 4500
+    for number in range(20):
+        cache.put(f"{number:064d}", torch.full((10, 50), float(number)))
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) <= 5000
+    kept = cache.get(f"{19:064d}")
+    assert kept is not None and float(kept.float().mean()) == 19.0
+    assert cache.get("") is None
 
 
 def test_a_cache_that_cannot_be_written_is_no_failure(loaded: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert Reranker(loaded, FUSION, tmp_path / "file").rerank("a dog", hits(2), seeded).seen == 2
+    assert np.isfinite(by_text(Reranker(loaded, FUSION, tmp_path / "file"), "a dog", 2).second).all()
 
 
 def test_pictures_are_read_from_files_tars_and_tables(tmp_path: Path) -> None:
@@ -240,17 +225,19 @@ def test_a_search_re_ranks_by_words_and_by_a_picture(media: Path) -> None:
     with mmsearch.open(media, device="cpu") as engine:
         plain = engine.search(Query(text="a dog in the snow", k=30))
         done = engine.search(Query(text="a dog in the snow", k=5, rerank=Rerank(candidates=12)))
-        whole = engine.rerank(Query(text="a dog in the snow", k=30, rerank=Rerank(candidates=12)))
+        whole = engine.answer(Query(text="a dog in the snow", k=30, rerank=Rerank(candidates=12)))
         photo = mmsearch.open_image(media / "photo0003.jpg")
         texts = engine.search(Query(images=(photo,), kind="text", rerank=Rerank()))
         with pytest.raises(QueryError, match="neither"):
             engine.search(Query(images=(photo,), rerank=Rerank()))
-        with pytest.raises(QueryError, match="--candidates"):
-            engine.search(Query(text="a dog", rerank=Rerank(candidates=0)))
-        with pytest.raises(ModelError, match="--reader mini"):
+        with pytest.raises(QueryError, match="candidates must be"):
+            Rerank(candidates=0)
+        with pytest.raises(ModelError, match="has no decoder"):
             folder = Path(mmsearch.__file__).parent
             engine.search(
-                Query(text="a dog", rerank=Rerank(reader=f"ViT-B-32@{folder}/retrieval/models/mini/model.safetensors"))
+                Query(
+                    text="a dog", rerank=Rerank(reranker=f"ViT-B-32@{folder}/retrieval/models/mini/model.safetensors")
+                )
             )
     assert len(done) == 5
     assert {hit.item.id for hit in done} <= {hit.item.id for hit in plain[:12]}
@@ -277,7 +264,7 @@ def test_the_command_re_ranks_and_tells_what_it_could_not_read(tmp_path: Path, m
     assert "re-ranked 16 candidates" in short.stderr
     wrong = command("search", "--image", str(media / "photo0701.jpg"), "--rerank", "--index", str(media))
     assert wrong.returncode == 1
-    assert wrong.stderr.startswith("error: re-ranking orders pictures by words")
+    assert wrong.stderr.startswith("error: re-ranking orders images by words")
 
 
 def test_minis_captions_are_likelier_for_their_pictures_than_for_a_plain_one(mini: Encoder, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
+from media.containers import read_bytes
 from media.image import decode_image, register_decoders
-from media.sources import read_bytes
 from media.text import TABLE_SUFFIXES, caption_rows, decode_text
 from retrieval.errors import MediaError, MmsearchError
 from retrieval.models.loading import LoadedModel, load_model
@@ -30,7 +30,7 @@ from training.data import CaptionedImages, DataError, Statistics
 from training.fit import FitConfig, evaluate, fit
 from training.machine import keep_freed_memory
 
-# ImageSource are kept this much larger than the model's input, so that a random crop need not enlarge them.
+# Images are kept this much larger than the model's input, so that a random crop need not enlarge them.
 MARGIN = 1.15
 
 
@@ -114,7 +114,7 @@ def load_folder(
 ) -> tuple[CaptionedImages, CaptionedImages]:
     """Training and held-out pictures with their captions. Pixels lie in a mapped file in `work`, not in memory.
 
-    ImageSource that are missing or damaged are counted on standard error and left out; `DataError` when too few are left.
+    Images that are missing or damaged are counted on standard error and left out; `DataError` when too few are left.
     """
     suffix = captions.suffix.lower()
     if suffix not in TABLE_SUFFIXES:

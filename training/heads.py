@@ -22,9 +22,9 @@ from benchmarks.datasets import from_container
 from benchmarks.encoded import EncodedSet, SecondStage, encode_set, second_stage
 from retrieval.crossmodal.decoder import CaptionDecoder
 from retrieval.crossmodal.heads import FILE, new_heads
-from retrieval.crossmodal.rerank import Fusion
 from retrieval.models.encoder import Encoder
 from retrieval.models.weights import MINI
+from retrieval.ranking.fitted import Fitted
 from training.machine import keep_freed_memory
 
 # Cosines differ by hundredths; this makes of them the logits of a list.
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     encoder = Encoder.load(given.model, given.device, given.precision)
     decoder = CaptionDecoder(encoder.loaded)
     data = encode_set(from_container(given.parquet).part(0, given.images), encoder, decoder)
-    heads = train_heads(data, second_stage(data, encoder, decoder)[0], decoder, Fusion.of(given.output).weight)
+    heads = train_heads(data, second_stage(data, encoder, decoder)[0], decoder, Fitted.of(given.output).weight)
     state = {name: value.half().cpu().contiguous() for name, value in heads.state_dict().items()}
     save_file(state, given.output / FILE)
     return 0

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from retrieval.errors import ModelError, QueryError
+from retrieval.types import Query, Rerank
 
 NOTHING = "Nothing relevant was found."
 _LEAD = re.compile(
@@ -40,6 +41,11 @@ def search_words(question: str) -> str:
     """What to look for: the question without its question words, for an encoder knows captions, not questions."""
     words = _LEAD.sub("", question.strip().rstrip("?!. ")).strip()
     return words or question.strip()
+
+
+def evidence_query(question: str, k: int, min_relevance: float, how: Rerank) -> Query:
+    """The search for what speaks to a question: single moments rather than whole videos, each relevant enough."""
+    return Query(text=search_words(question), k=k, group=False, min_relevance=min_relevance, rerank=how)
 
 
 def compose(evidence: Sequence[Evidence]) -> str:

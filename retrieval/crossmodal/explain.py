@@ -139,17 +139,17 @@ def _normal(grid: Tensor) -> NDArray[np.float32]:
 
 def draw(image: Image, explanation: Explanation, resize_mode: str, width: int = 320) -> Image:
     """The picture as the model saw it: once with the relevance of the whole text, then once for each word."""
-    from PIL import Image as ImageSource
+    from PIL import Image as pillow
     from PIL import ImageDraw, ImageFont
 
     view = _seen_part(image, resize_mode)
     height = max(1, round(view.height * width / view.width))
-    view = view.resize((width, height), ImageSource.Resampling.BICUBIC)
+    view = view.resize((width, height), pillow.Resampling.BICUBIC)
     panels = [("all words", explanation.whole), *zip(explanation.words, explanation.relevance, strict=True)]
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
     label, gap = 28, 8
-    sheet = ImageSource.new("RGB", (columns * (width + gap) + gap, rows * (height + label + gap) + gap), "white")
+    sheet = pillow.new("RGB", (columns * (width + gap) + gap, rows * (height + label + gap) + gap), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
     for number, (word, grid) in enumerate(panels):
         left = gap + number % columns * (width + gap)
@@ -169,12 +169,12 @@ def _seen_part(image: Image, resize_mode: str) -> Image:
 
 def _heat(view: Image, grid: NDArray[np.float32]) -> Image:
     """A picture greyed where a word rests on nothing, and red to yellow where it rests on most."""
-    from PIL import Image as ImageSource
+    from PIL import Image as pillow
 
     level = grid / grid.max() if grid.max() > 0 else grid
-    smooth = ImageSource.fromarray((level * 255).astype(np.uint8)).resize(view.size, ImageSource.Resampling.BICUBIC)
+    smooth = pillow.fromarray((level * 255).astype(np.uint8)).resize(view.size, pillow.Resampling.BICUBIC)
     share = np.asarray(smooth, np.float32)[..., None] / 255
     grey = np.asarray(view.convert("L").convert("RGB"), np.float32)
     colour = np.concatenate([np.full_like(share, 255), 230 * share, np.zeros_like(share)], axis=-1)
     mixed = grey * (1 - 0.65 * share) + colour * 0.65 * share
-    return ImageSource.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
+    return pillow.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from media.sources import read_bytes
-from media.subtitles import SUBTITLE_SUFFIXES, Cue, mended, read_subtitles
+from media.containers import read_bytes
+from media.subtitles import Cue, mended, read_subtitles, subtitle_files
 from media.video import Beat, Ending, Frame, SampleConfig, VideoDecoder
 from retrieval.crossmodal.moments import Moment, Span, merge
 from retrieval.errors import MediaError
@@ -87,18 +87,9 @@ def watch(path: str, encoder: Encoder, fps: float = 1.0, tell: Callable[[float],
 
 def _beside(path: str) -> list[Cue]:
     """The cues of subtitle files that are named like the video; those that cannot be read are none."""
-    folder, name = os.path.split(os.path.abspath(path))
-    stem = os.path.splitext(name)[0]
-    cues: list[Cue] = []
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError:
-        return cues
-    for one in names:
-        own, suffix = os.path.splitext(one)
-        if suffix.lower() in SUBTITLE_SUFFIXES and stem in (own, os.path.splitext(own)[0]):
-            try:
-                return read_subtitles(read_bytes(os.path.join(folder, one)), suffix)
-            except MediaError:
-                continue
-    return cues
+    for file in subtitle_files(path):
+        try:
+            return read_subtitles(read_bytes(file), os.path.splitext(file)[1])
+        except MediaError:
+            continue
+    return []

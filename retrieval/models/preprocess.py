@@ -23,13 +23,13 @@ def preprocessing(config: Any) -> Callable[[Image], torch.Tensor]:
     """
     import torch
     from open_clip.transform import image_transform_v2
-    from PIL import Image as ImageSource
+    from PIL import Image as pillow
 
     size = config.size if isinstance(config.size, int) else config.size[0] if config.size[0] == config.size[1] else 0
     if not size or config.resize_mode not in ("shortest", "squash"):
         transform: Callable[[Image], torch.Tensor] = image_transform_v2(config, is_train=False)
         return transform
-    resample = ImageSource.Resampling.BILINEAR if config.interpolation == "bilinear" else ImageSource.Resampling.BICUBIC
+    resample = pillow.Resampling.BILINEAR if config.interpolation == "bilinear" else pillow.Resampling.BICUBIC
     mean = np.asarray(config.mean, np.float32).reshape(3, 1, 1)
     std = np.asarray(config.std, np.float32).reshape(3, 1, 1)
     squash = config.resize_mode == "squash"

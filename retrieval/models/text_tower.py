@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from media.child import module_command, module_environment
 from retrieval.errors import MmsearchError, ModelError
 from retrieval.models.tokens import TextTokenizer
 from retrieval.models.weights import cache_dir, resolve, weights_sha256
@@ -82,14 +83,12 @@ def ensure_text_tower(name: str, sha256: str) -> str | None:
     """Export the tower of `name` in a child process unless it is there; returns a reason where that failed."""
     if (tower_folder(sha256) / "tower.json").is_file():
         return None
-    # The child finds this package even where it runs from a source tree that is not installed.
-    home = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-m", "retrieval.models.text_tower", name],
+        module_command("retrieval.models.text_tower", name),
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": home},
+        env=module_environment(),
     )
     if done.returncode == 0:
         return None

@@ -1,32 +1,143 @@
-"""Moments of one video under one hit: what a person wants to see is the video, opened at its best moment."""
+"""One hit for what a person sees as one thing: the moments of a video, opened at the best of them.
+
+Rows are grouped by integer keys, so a search knows its groups before it reads a row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import cached_property
 
-from retrieval.types import Hit
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.store.manifest import Manifest
+from retrieval.store.selection import Selection
+from retrieval.store.shards import ShardReader
+from retrieval.store.vector_index import VectorIndex
 
 MOST_MOMENTS = 10
+# Candidates of the first round of a grouped search, and how many times more each further round asks for. They depend on
+# nothing but the round, so a search for more hits begins with the hits of a search for fewer.
+FIRST_ROUND = 64
+_GROWTH = 4
 
 
-def group_moments(hits: Sequence[Hit], k: int) -> list[Hit]:
-    """The first `k` of `hits` (best first), a video counting once, by its best moment.
+@dataclass(frozen=True)
+class Candidates:
+    """Rows of a state, best first: `scores (n,) float32`, cosines; `shards` and `rows (n,) int64`; `keys (n,) int64`, equal for
+    rows that belong to one hit."""
 
-    That hit's `moments` are the video's moments among `hits`, itself first, best first, at most `MOST_MOMENTS`. Ranks are
-    counted anew.
+    scores: NDArray[np.float32]
+    shards: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    keys: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, chosen: NDArray[np.int64]) -> Candidates:
+        """Some of them, in the order of `chosen`."""
+        return Candidates(self.scores[chosen], self.shards[chosen], self.rows[chosen], self.keys[chosen])
+
+
+class Videos:
+    """Which video each moment of a state belongs to. The shards' paths are read once, when first needed."""
+
+    def __init__(self, manifest: Manifest, reader: ShardReader) -> None:
+        self._manifest, self._reader = manifest, reader
+
+    @cached_property
+    def numbers(self) -> dict[int, NDArray[np.int64]]:
+        """For each shard of moments, the number of each row's video, `(rows,) int64`, from 0 in order of appearance."""
+        seen: dict[tuple[str, bytes | None], int] = {}
+        numbers: dict[int, NDArray[np.int64]] = {}
+        for shard, entry in enumerate(self._manifest.shards):
+            if entry.kind != "video":
+                continue
+            table = self._reader.take(shard, np.arange(entry.rows, dtype=np.int64), ["path", "path_raw"])
+            raw = table.column("path_raw")
+            if raw.null_count == len(raw):
+                coded = table.column("path").combine_chunks().dictionary_encode()
+                names = [(name, None) for name in coded.dictionary.to_pylist()]
+                codes = coded.indices.to_numpy(zero_copy_only=False)
+            else:
+                pairs = list(zip(table.column("path").to_pylist(), raw.to_pylist(), strict=True))
+                names = list(dict.fromkeys(pairs))
+                place = {pair: number for number, pair in enumerate(names)}
+                codes = np.array([place[pair] for pair in pairs], np.int64)
+            known = np.array([seen.setdefault(name, len(seen)) for name in names], np.int64)
+            numbers[shard] = known[codes] if entry.rows else np.empty(0, np.int64)
+        return numbers
+
+    @cached_property
+    def count(self) -> int:
+        """How many videos have a living moment."""
+        living = [np.empty(0, np.int64)]
+        for shard, numbers in self.numbers.items():
+            living.append(np.delete(numbers, self._manifest.shards[shard].tombstone_rows()))
+        return len(np.unique(np.concatenate(living)))
+
+    def keys(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`(n,) int64`: the number of a moment's video; of any other row a negative number of its own."""
+        keys = -1 - (shards << 32 | rows)
+        for shard in np.unique(shards).tolist():
+            if self._manifest.shards[shard].kind == "video":
+                where = shards == shard
+                keys[where] = self.numbers[shard][rows[where]]
+        return keys
+
+    def rows_of(self, keys: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+        """Every row that has one of these keys, by shard, each shard's ascending."""
+        rows: dict[int, list[NDArray[np.int64]]] = {}
+        places = -1 - keys[keys < 0]
+        for shard in np.unique(places >> 32).tolist():
+            rows.setdefault(shard, []).append(np.sort(places[places >> 32 == shard] & 0xFFFFFFFF))
+        videos = keys[keys >= 0]
+        if len(videos):
+            for shard, numbers in self.numbers.items():
+                rows.setdefault(shard, []).append(np.flatnonzero(np.isin(numbers, videos)).astype(np.int64))
+        return {shard: np.concatenate(parts) for shard, parts in rows.items()}
+
+
+def single_candidates(index: VectorIndex, direction: NDArray[np.float32], k: int, selection: Selection) -> Candidates:
+    """The best `k` selected rows, each a hit of its own."""
+    scores, shards, rows = index.search(direction, k, selection)
+    return Candidates(scores, shards, rows, -1 - (shards << 32 | rows))
+
+
+def grouped_candidates(
+    index: VectorIndex, videos: Videos, direction: NDArray[np.float32], k: int, selection: Selection
+) -> Candidates:
+    """The best selected rows, of `k` hits at least where there are so many.
+
+    It searches in rounds, each among the rows that belong to no hit yet. A video with thousands of good moments so costs one
+    round, and what a search looks at goes by the hits that it gives.
     """
-    places: dict[str, int] = {}
-    groups: list[list[Hit]] = []
-    for hit in hits:
-        place = places.get(hit.item.path) if hit.item.kind == "video" else None
-        if place is not None:
-            groups[place].append(hit)
-            continue
-        if hit.item.kind == "video":
-            places[hit.item.path] = len(groups)
-        groups.append([hit])
-    return [
-        replace(group[0], rank=rank, moments=tuple(group[:MOST_MOMENTS]) if group[0].item.kind == "video" else ())
-        for rank, group in enumerate(groups[:k], 1)
-    ]
+    size, hits = FIRST_ROUND, 0
+    rounds: list[Candidates] = []
+    while True:
+        scores, shards, rows = index.search(direction, size, selection)
+        keys = videos.keys(shards, rows)
+        rounds.append(Candidates(scores, shards, rows, keys))
+        fresh = np.unique(keys)
+        hits += len(fresh)
+        if hits >= k or len(scores) < size:
+            break
+        selection = selection.without(videos.rows_of(fresh))
+        size *= _GROWTH
+    joined = Candidates(
+        np.concatenate([part.scores for part in rounds]),
+        np.concatenate([part.shards for part in rounds]),
+        np.concatenate([part.rows for part in rounds]),
+        np.concatenate([part.keys for part in rounds]),
+    )
+    return joined.take(np.lexsort((joined.rows, joined.shards, -joined.scores)))
+
+
+def collapse(keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Groups of rows with equal `keys (n,)`, given best first: the positions of each group's rows, ascending. Groups stand in
+    the order of their first rows."""
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group, minlength=len(first)))[:-1])
+    return [members[number] for number in np.argsort(first).tolist()]

@@ -8,13 +8,13 @@ query, so the query's scores over a sample of them say what chance looks like.
 
 from __future__ import annotations
 
-import json
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from retrieval.types import Kind, Query
 
 # Over the scores of a sample: where a pair is as likely true as not, in standard deviations above their mean, and how
 # fast that changes. Measured with `mini` and Flickr8k (benchmarks/README.md); a sample smaller than LEAST says nothing.
@@ -29,20 +29,34 @@ class Calibration:
     slope: float
     intercept: float
 
-    def relevance(self, score: float) -> float:
-        """In 0..1; higher is more likely relevant."""
-        return 1 / (1 + math.exp(-max(-60.0, min(60.0, self.slope * score + self.intercept))))
+    def relevance(self, scores: NDArray[np.float32] | float) -> NDArray[np.float64]:
+        """In 0..1, of each score; higher is more likely relevant."""
+        logits = np.clip(self.slope * np.asarray(scores, np.float64) + self.intercept, -60, 60)
+        return np.asarray(1 / (1 + np.exp(-logits)))
 
-    @staticmethod
-    def of(folder: Path | None, kind: str) -> Calibration | None:
-        """What was fitted for the model in `folder`, on its scores `cosine` or `fused`."""
-        file = folder / "reader.json" if folder is not None else None
-        if file is None or not file.is_file():
-            return None
-        value = json.loads(file.read_text("utf-8"))["relevance"].get(kind)
-        if value is None:
-            return None
-        return Calibration(slope=float(value["slope"]), intercept=float(value["intercept"]))
+
+def judge(
+    cosines: NDArray[np.float32],
+    fused: NDArray[np.float32],
+    read: NDArray[np.bool_],
+    of_cosine: Calibration | None,
+    of_fused: Calibration | None,
+) -> NDArray[np.float64]:
+    """The relevance `(n,)` of each hit by the calibration that fits its score, NaN where there is none.
+
+    A hit that a reranker `read` is judged by its `fused` score where a calibration was fitted for those, any other by its
+    cosine.
+    """
+    relevance = np.full(len(cosines), np.nan) if of_cosine is None else of_cosine.relevance(cosines)
+    if of_fused is not None:
+        relevance = np.where(read, of_fused.relevance(fused), relevance)
+    return relevance
+
+
+def is_pair(query: Query, kinds: Sequence[Kind]) -> bool:
+    """Whether the scores of a query are those of a text with an image, on which calibrations are fitted."""
+    words, pixels = query.text is not None, bool(query.images or query.like)
+    return words != pixels and words == ("text" not in kinds) and not query.negatives and not query.unlike
 
 
 def from_sample(scores: NDArray[np.float32]) -> Calibration | None:

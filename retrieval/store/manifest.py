@@ -15,11 +15,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import FormatError, IndexNotFoundError, MmsearchError, ModelError
+from retrieval.errors import FormatError, IndexNotFoundError, MmsearchError, ModelError, OldFormatError
 from retrieval.files import write_atomically
+from retrieval.store.roots import Roots
 from retrieval.types import KINDS, Kind, ModelSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METRIC = "cosine"
 Ranges = tuple[tuple[int, int], ...]
 
@@ -62,26 +63,60 @@ class VectorEntry:
 @dataclass(frozen=True, kw_only=True)
 class VectorPolicy:
     """Which vector files an index has: `auto` by its size, `flat` scanned exactly, or `ivf`, an inverted file of which a
-    search visits `nprobe` lists (None: a share that `retrieval.store.vectors` chooses)."""
+    search visits `nprobe` lists (None: a share that `retrieval.store.vector_index` chooses)."""
 
     type: Literal["auto", "flat", "ivf"] = "auto"
     nprobe: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceSegment:
+    """A file of the table of sources: `lines` of them, of which a later segment may hold a newer form."""
+
+    file: str
+    lines: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What `status` tells without opening a shard: media files with something searchable, videos, lines of the ledger."""
+
+    files: int = 0
+    videos: int = 0
+    failures: int = 0
+
+    def plus(self, other: Counts, sign: int = 1) -> Counts:
+        """The sum, or with `sign` -1 the difference."""
+        return Counts(
+            files=self.files + sign * other.files,
+            videos=self.videos + sign * other.videos,
+            failures=self.failures + sign * other.failures,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """`journal` is the number of the last journal part that these shards contain."""
+    """One committed state of an index.
+
+    `roots` are the folders whose files it holds. `journal` is the highest number of a journal part that was taken into
+    account; of those up to it, only `held` still wait in the journal.
+    """
 
     model: ModelSpec
+    roots: Roots
     shards: tuple[ShardEntry, ...] = ()
     vectors: tuple[VectorEntry, ...] = ()
+    sources: tuple[SourceSegment, ...] = ()
+    counts: Counts = Counts()
     journal: int = 0
+    held: tuple[int, ...] = ()
     generation: int = 0
     policy: VectorPolicy = VectorPolicy()
 
-    def files(self) -> tuple[ShardEntry | VectorEntry, ...]:
-        """Every file that this state consists of."""
-        return (*self.shards, *self.vectors)
+    def files(self) -> tuple[ShardEntry | VectorEntry | SourceSegment, ...]:
+        """Every file that this state consists of; beside each shard lie its keys."""
+        return (*self.shards, *self.vectors, *self.sources)
 
     def of_kind(self, kind: Kind) -> tuple[ShardEntry, ...]:
         """The shards of one kind, in order."""
@@ -138,14 +173,22 @@ def read_manifest(folder: Path) -> Manifest:
         raise MmsearchError(f"cannot read {file}: {error.strerror}") from error
     except ValueError as error:
         raise FormatError(f"{file} is damaged ({error}); move the folder away and index again") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"{file} is damaged (no object); move the folder away and index again")
     try:
         version = value["format_version"]
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise FormatError(
                 f"{folder} has format version {version}, this program reads up to {FORMAT_VERSION}; update mmsearch"
             )
+        if version < FORMAT_VERSION:
+            raise OldFormatError(
+                f"{folder} was written by an older mmsearch; bring it up to date, nothing is encoded again, with: "
+                f"mmsearch index {folder.parent if folder.name == '.mmsearch' else f'FOLDER --index {folder}'}"
+            )
         return Manifest(
             model=ModelSpec.from_json(value["model"]),
+            roots=Roots.of(folder, [str(path) for path in value["roots"]]),
             shards=tuple(
                 ShardEntry(
                     file=str(entry["file"]),
@@ -168,7 +211,13 @@ def read_manifest(folder: Path) -> Manifest:
                 )
                 for entry in value["vectors"]
             ),
+            sources=tuple(
+                SourceSegment(file=str(entry["file"]), lines=int(entry["lines"]), bytes=int(entry["bytes"]))
+                for entry in value["sources"]
+            ),
+            counts=Counts(**{name: int(value["counts"][name]) for name in ("files", "videos", "failures")}),
             journal=int(value["journal"]),
+            held=tuple(int(number) for number in value["held"]),
             generation=int(value["generation"]),
             policy=_policy(value.get("vector_policy")),
         )
@@ -183,7 +232,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "generation": manifest.generation,
         "model": manifest.model.to_json(),
         "metric": METRIC,
+        "roots": list(manifest.roots.written),
         "journal": manifest.journal,
+        "held": list(manifest.held),
+        "counts": vars(manifest.counts),
+        "sources": [{"file": s.file, "lines": s.lines, "bytes": s.bytes} for s in manifest.sources],
         "shards": [
             {"file": s.file, "kind": s.kind, "rows": s.rows, "bytes": s.bytes, "sha256": s.sha256}
             for s in manifest.shards

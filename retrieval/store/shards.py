@@ -9,27 +9,31 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from retrieval.errors import FormatError, MmsearchError
+from retrieval.errors import FormatError
+from retrieval.files import replacing
+from retrieval.store.keys import ShardKeys, hash_of
 from retrieval.store.manifest import Manifest, ShardEntry
+from retrieval.store.roots import Roots
+from retrieval.store.sources import Touched, key_of
 from retrieval.types import Item, Kind
 
 SHARD_ROWS = 65_536
 ROW_GROUP = 512
 _META: tuple[tuple[str, pa.DataType], ...] = (
     ("id", pa.string()),
+    ("root", pa.int32()),
     ("path", pa.string()),
     ("path_raw", pa.binary()),
+    ("source_root", pa.int32()),
     ("source", pa.string()),
     ("source_raw", pa.binary()),
     ("kind", pa.string()),
@@ -52,23 +56,21 @@ _PLACE = ("latitude", "longitude", "dhash")
 
 
 def schema(dim: int) -> pa.Schema:
-    """The columns of a shard. `mtime` is in nanoseconds; `path_raw` holds a name that is not valid UTF-8."""
+    """The columns of a shard. `path` and `source` lie below their roots, by number; `path_raw` holds a name that is not valid
+    UTF-8. `mtime` is in nanoseconds."""
     embedding = pa.field("embedding", pa.list_(pa.field("element", pa.float16(), nullable=False), dim), nullable=False)
     return pa.schema([pa.field(name, kind) for name, kind in _META] + [embedding])
 
 
-def to_table(items: Sequence[Item], embeddings: NDArray[np.float32]) -> pa.Table:
+def to_table(items: Sequence[Item], embeddings: NDArray[np.float32], roots: Roots) -> pa.Table:
     """Items and their unit rows `(n, d)` as one table; embeddings are stored as float16."""
-    paths = [_split_name(item.path) for item in items]
-    sources = [_split_name(item.source) for item in items]
-    columns: dict[str, list[Any]] = {
-        "id": [item.id for item in items],
-        "path": [shown for shown, _ in paths],
-        "path_raw": [raw for _, raw in paths],
-        "source": [shown for shown, _ in sources],
-        "source_raw": [raw for _, raw in sources],
-        "mtime": [item.mtime_ns for item in items],
-    }
+    columns: dict[str, list[Any]] = {"id": [item.id for item in items], "mtime": [item.mtime_ns for item in items]}
+    for name, number in (("path", "root"), ("source", "source_root")):
+        places = [roots.split(getattr(item, name)) for item in items]
+        names = [split_name(path) for _, path in places]
+        columns[number] = [root for root, _ in places]
+        columns[name] = [text for text, _ in names]
+        columns[f"{name}_raw"] = [raw for _, raw in names]
     for name in (*_PLAIN, *_PLACE):
         columns[name] = [getattr(item, name) for item in items]
     dim = embeddings.shape[1]
@@ -79,15 +81,15 @@ def to_table(items: Sequence[Item], embeddings: NDArray[np.float32]) -> pa.Table
     return pa.Table.from_arrays(arrays, schema=shape)
 
 
-def to_items(table: pa.Table) -> list[Item]:
-    """The inverse of `to_table`, without the embeddings."""
+def to_items(table: pa.Table, roots: Roots) -> list[Item]:
+    """The inverse of `to_table`, without the embeddings: paths are absolute, below the roots as they are now."""
     items = []
     for row in table.drop_columns(["embedding"] if "embedding" in table.column_names else []).to_pylist():
         items.append(
             Item(
                 id=row["id"],
-                path=_join_name(row["path"], row["path_raw"]),
-                source=_join_name(row["source"], row["source_raw"]),
+                path=roots.join(row["root"], join_name(row["path"], row["path_raw"])),
+                source=roots.join(row["source_root"], join_name(row["source"], row["source_raw"])),
                 mtime_ns=row["mtime"],
                 **{name: row[name] for name in (*_PLAIN, *_PLACE)},
             )
@@ -104,23 +106,20 @@ def embeddings_of(table: pa.Table) -> NDArray[np.float16]:
 
 
 def write_shard(file: Path, table: pa.Table) -> str:
-    """Write `table` to `file` through a temporary name, synced; returns the SHA-256 of the bytes."""
-    scratch = file.with_name(file.name + ".partial")
+    """Write `table` to `file`, durably; returns the SHA-256 of the bytes."""
     compressed = {name: "zstd" for name, _ in _META} | {"embedding.list.element": "none"}
-    pq.write_table(
-        table,
-        scratch,
-        row_group_size=ROW_GROUP,
-        compression=compressed,
-        use_dictionary=["kind", "camera", "source"],
-        write_statistics=False,
-        store_schema=True,
-    )
-    with open(scratch, "rb+") as written:
-        os.fsync(written.fileno())
-        digest = hashlib.file_digest(written, "sha256").hexdigest()
-    os.replace(scratch, file)
-    return digest
+    with replacing(file) as scratch:
+        pq.write_table(
+            table,
+            scratch,
+            row_group_size=ROW_GROUP,
+            compression=compressed,
+            use_dictionary=["kind", "camera", "source", "root", "source_root"],
+            write_statistics=False,
+            store_schema=True,
+        )
+        with open(scratch, "rb") as written:
+            return hashlib.file_digest(written, "sha256").hexdigest()
 
 
 def read_table(file: Path) -> pa.Table:
@@ -146,43 +145,16 @@ def verify(folder: Path, shard: ShardEntry) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Catalogue:
-    """Every living row's provenance as arrays `(n,)`, ordered by source: what changed can be told without embeddings.
-
-    Names and digests are held as 64-bit keys (`key_of`), so a million rows take some 70 MB. Keys are good within one
-    process only. `size` and `mtime_ns` are those of the source; `shard` and `row` say where the row is.
-    """
-
-    source: NDArray[np.int64]
-    path: NDArray[np.int64]
-    id: NDArray[np.int64]
-    sha256: NDArray[np.int64]
-    size: NDArray[np.int64]
-    mtime_ns: NDArray[np.int64]
-    shard: NDArray[np.int64]
-    row: NDArray[np.int64]
-
-    def of_source(self, name: str) -> slice:
-        """The rows that came from one file."""
-        key = key_of(name)
-        return slice(int(np.searchsorted(self.source, key, "left")), int(np.searchsorted(self.source, key, "right")))
-
-
-def key_of(name: str) -> int:
-    """A 64-bit key of a name, the same all through one process."""
-    return hash(name)
-
-
 class ShardReader:
     """Random access to the rows of one committed state. Files are opened once and kept, so a reader sees that state
     for as long as it lives. Row numbers are positions in the shard; the shard is its number in `manifest.shards`."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, touched: Touched | None = None) -> None:
         self.folder = folder
         self.manifest = manifest
+        self.touched = touched if touched is not None else Touched()
         self._open = lru_cache(maxsize=256)(self._open_file)
-        self._ids = lru_cache(maxsize=None)(self._read_ids)
+        self._keys = lru_cache(maxsize=None)(self._open_keys)
         # Row groups that were read stay decoded, some 150 kB each: hits of many searches lie in the same ones.
         self._facts = lru_cache(maxsize=256)(self._read_facts)
 
@@ -202,13 +174,15 @@ class ShardReader:
     def _read_facts(self, shard: int, group: int) -> pa.Table:
         """One row group without the embeddings."""
         try:
-            return self._open(shard).read_row_group(group, columns=[name for name, _ in _META])
+            table = self._open(shard).read_row_group(group, columns=[name for name, _ in _META])
         except (OSError, pa.ArrowInvalid) as error:
             name = self.folder / self.manifest.shards[shard].file
             raise FormatError(f"{name} is damaged ({_first_line(error)})") from error
+        self.touched.rows += table.num_rows
+        return table
 
-    def _read_ids(self, number: int) -> pa.ChunkedArray:
-        return self._open(number).read(columns=["id"]).column("id")
+    def _open_keys(self, number: int) -> ShardKeys:
+        return ShardKeys.open(self.folder, self.manifest.shards[number].file)
 
     def take(self, shard: int, rows: NDArray[np.int64], columns: Sequence[str] | None) -> pa.Table:
         """The given rows of one shard, in the given order; reads only the row groups that hold them."""
@@ -219,6 +193,7 @@ class ShardReader:
         except (OSError, pa.ArrowInvalid) as error:
             name = self.folder / self.manifest.shards[shard].file
             raise FormatError(f"{name} is damaged ({_first_line(error)})") from error
+        self.touched.rows += table.num_rows
         local = np.searchsorted(groups, rows // ROW_GROUP) * ROW_GROUP + rows % ROW_GROUP
         return table.take(pa.array(local))
 
@@ -230,17 +205,43 @@ class ShardReader:
             for group in np.unique(wanted // ROW_GROUP).tolist():
                 here = wanted[wanted // ROW_GROUP == group]
                 table = self._facts(shard, group).take(pa.array(here % ROW_GROUP))
-                for row, item in zip(here.tolist(), to_items(table), strict=True):
+                for row, item in zip(here.tolist(), to_items(table, self.manifest.roots), strict=True):
                     found[shard, row] = item
+        self.touched.items += len(found)
         return [found[shard, row] for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)]
 
     def find(self, identity: str) -> tuple[int, int] | None:
-        """The shard and row of the living item with this id; None where there is none. Ids of a shard are read once."""
+        """The shard and row of the living item with this id; None where there is none."""
+        hashed = hash_of(identity)
         for number, entry in enumerate(self.manifest.shards):
-            row = pc.index(self._ids(number), identity).as_py()
-            if row >= 0 and not any(start <= row < stop for start, stop in entry.tombstones):
-                return number, int(row)
+            for row in self._keys(number).rows_of_id(hashed):
+                if not _tombstoned(entry, row) and self._facts_of(number, row)["id"] == identity:
+                    return number, row
         return None
+
+    def find_content(self, digest: str | bytes) -> list[tuple[int, int]]:
+        """Shard and row where a content may be: of images by their SHA-256 in hexadecimal, of videos by the digest in their
+        line. Whoever asks compares the row or the line."""
+        hashed = hash_of(digest)
+        return [
+            (number, row)
+            for number in range(len(self.manifest.shards))
+            for row in self._keys(number).rows_of_content(hashed)
+        ]
+
+    def contents(self, shard: int) -> list[tuple[int, int]]:
+        """Rows of a shard where the content of a source begins, with the content's hash, in row order."""
+        keys = self._keys(shard)
+        return sorted(zip(keys.content_rows.tolist(), keys.contents.tolist(), strict=True))
+
+    def source_key(self, shard: int, row: int) -> bytes:
+        """The key of the source that a row came from."""
+        facts = self._facts_of(shard, row)
+        return key_of(facts["source_root"], join_name(facts["source"], facts["source_raw"]))
+
+    def _facts_of(self, shard: int, row: int) -> dict[str, Any]:
+        facts: dict[str, Any] = self._facts(shard, row // ROW_GROUP).slice(row % ROW_GROUP, 1).to_pylist()[0]
+        return facts
 
     def embeddings(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float16]:
         """`(n, d) float16`, unit rows, of `(shard, row)` pairs in their order."""
@@ -273,117 +274,20 @@ class ShardReader:
         for batch in self._open(shard).iter_batches(batch_size=8 * ROW_GROUP):
             yield pa.Table.from_batches([batch])
 
-    def catalogue(self) -> Catalogue:
-        """Provenance of every living row."""
-        names = ("source", "source_raw", "path", "path_raw", "id", "size", "mtime", "sha256")
-        parts: list[list[NDArray[np.int64]]] = [[np.empty(0, np.int64)] for _ in range(8)]
+    def living(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shard and row of every row that a search may return, in index order: for measurements and tests."""
+        shards, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for number, entry in enumerate(self.manifest.shards):
-            table = self._open(number).read(columns=list(names))
-            keep = np.setdiff1d(np.arange(entry.rows, dtype=np.int64), entry.tombstone_rows())
-            if len(keep) < entry.rows:
-                table = table.take(pa.array(keep))
-            columns = (
-                _keys(_joined(table, "source")),
-                _keys(_joined(table, "path")),
-                _keys(table.column("id").to_pylist()),
-                _keys(table.column("sha256").to_pylist()),
-                table.column("size").to_numpy(),
-                table.column("mtime").to_numpy(),
-                np.full(len(keep), number, np.int64),
-                keep,
-            )
-            for part, column in zip(parts, columns, strict=True):
-                part.append(column)
-        joined = [np.concatenate(part) for part in parts]
-        order = np.argsort(joined[0], kind="stable")
-        source, path, identity, sha, size, mtime, shard, row = (column[order] for column in joined)
-        return Catalogue(
-            source=source, path=path, id=identity, sha256=sha, size=size, mtime_ns=mtime, shard=shard, row=row
-        )
-
-    def distinct_paths(self, kind: Kind) -> int:
-        """How many different media files the living rows of a kind come from."""
-        seen: set[str] = set()
-        for number, entry in enumerate(self.manifest.shards):
-            if entry.kind == kind and entry.alive:
-                paths = _joined(self._open(number).read(columns=["path", "path_raw"]), "path")
-                dead = set(entry.tombstone_rows().tolist())
-                seen.update(path for row, path in enumerate(paths) if row not in dead)
-        return len(seen)
+            rows.append(np.setdiff1d(np.arange(entry.rows, dtype=np.int64), entry.tombstone_rows()))
+            shards.append(np.full(len(rows[-1]), number, np.int64))
+        return np.concatenate(shards), np.concatenate(rows)
 
 
-_LEDGER = pa.schema(
-    [
-        ("path", pa.string()),
-        ("path_raw", pa.binary()),
-        ("source", pa.string()),
-        ("source_raw", pa.binary()),
-        ("stage", pa.string()),
-        ("reason", pa.string()),
-        ("size", pa.int64()),
-        ("mtime", pa.int64()),
-    ]
-)
+def _tombstoned(entry: ShardEntry, row: int) -> bool:
+    return any(start <= row < stop for start, stop in entry.tombstones)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """One file that could not be indexed. `stage` is `read`, `decode` or `encode`."""
-
-    path: str
-    source: str
-    stage: str
-    reason: str
-    size: int = 0
-    mtime_ns: int = 0
-
-
-def read_failures(folder: Path) -> list[Failure]:
-    """The ledger, in path order; empty when there is none."""
-    file = folder / "failures.parquet"
-    if not file.exists():
-        return []
-    return [
-        Failure(
-            path=_join_name(row["path"], row["path_raw"]),
-            source=_join_name(row["source"], row["source_raw"]),
-            stage=row["stage"],
-            reason=row["reason"],
-            size=row["size"],
-            mtime_ns=row["mtime"],
-        )
-        for row in read_table(file).to_pylist()
-    ]
-
-
-def write_failures(folder: Path, failures: Sequence[Failure]) -> None:
-    """Replace the ledger, atomically."""
-    rows = []
-    for failure in sorted(failures, key=lambda one: one.path):
-        path, path_raw = _split_name(failure.path)
-        source, source_raw = _split_name(failure.source)
-        rows.append(
-            {
-                "path": path,
-                "path_raw": path_raw,
-                "source": source,
-                "source_raw": source_raw,
-                "stage": failure.stage,
-                "reason": failure.reason,
-                "size": failure.size,
-                "mtime": failure.mtime_ns,
-            }
-        )
-    file = folder / "failures.parquet"
-    scratch = file.with_name(file.name + ".partial")
-    try:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_LEDGER), scratch)
-    except OSError as error:
-        raise MmsearchError(f"cannot write {file}: {_first_line(error)}") from error
-    os.replace(scratch, file)
-
-
-def _split_name(name: str) -> tuple[str, bytes | None]:
+def split_name(name: str) -> tuple[str, bytes | None]:
     """A file name as text that Parquet can hold, and its raw bytes where that text is not the whole truth."""
     try:
         name.encode("utf-8")
@@ -393,20 +297,8 @@ def _split_name(name: str) -> tuple[str, bytes | None]:
     return name, None
 
 
-def _join_name(shown: str, raw: bytes | None) -> str:
+def join_name(shown: str, raw: bytes | None) -> str:
     return shown if raw is None else os.fsdecode(raw)
-
-
-def _joined(table: pa.Table, name: str) -> list[str]:
-    shown: list[str] = table.column(name).to_pylist()
-    raws = table.column(f"{name}_raw")
-    if raws.null_count < len(raws):
-        return [_join_name(text, raw) for text, raw in zip(shown, raws.to_pylist(), strict=True)]
-    return shown
-
-
-def _keys(names: list[str]) -> NDArray[np.int64]:
-    return np.fromiter((key_of(name) for name in names), np.int64, len(names))
 
 
 def _first_line(error: BaseException) -> str:

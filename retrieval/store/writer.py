@@ -1,8 +1,8 @@
-"""Changing an index: one writer at a time, a journal that survives a kill, and commits that are seen whole.
+"""Changing an index: one writer at a time, a journal that survives a kill, and publications that are seen whole.
 
-Each encoded batch becomes a small Parquet file in `journal/`, on disk before the next batch begins. A commit merges
-the journal into bounded shards, gives them vector files, and publishes the manifest last. The manifest says up to
-which journal part it went, so a process that dies between any two steps loses and doubles nothing.
+Each result of a unit becomes a part of the journal, on disk before the next is begun. A publication takes what the
+parts say in one step: it adopts their rows, makes tombstones of the rows that they replace, takes their failures, and
+writes one manifest, last. What a part says does not depend on the run that wrote it or that publishes it.
 """
 
 from __future__ import annotations
@@ -12,79 +12,86 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
+import portalocker
 
-from retrieval.errors import FormatError, IndexLockedError, MmsearchError
-from retrieval.files import write_atomically
+from retrieval.errors import FormatError, IndexLockedError, IndexNotFoundError, MmsearchError
+from retrieval.files import PARTIAL
 from retrieval.store import shards as sh
-from retrieval.store import vectors as vec
+from retrieval.store.changes import adopted_rows, change_of, entombed, spans_of, winners_of
+from retrieval.store.journal import Part, UnitResult, part_file, part_numbers, read_part, write_part
+from retrieval.store.leases import sweep, write_lease
+from retrieval.store.ledger import keep_ledger, ledger_generation
 from retrieval.store.manifest import (
+    Counts,
     Manifest,
-    ShardEntry,
-    VectorEntry,
     VectorPolicy,
     check_model,
     read_manifest,
-    with_tombstones,
     write_manifest,
 )
-from retrieval.types import KINDS, Item, Kind, ModelSpec
+from retrieval.store.rewrite import compacted, merge_small, merge_sources, write_shards
+from retrieval.store.roots import Roots
+from retrieval.store.sources import SourceLine, SourceTable, to_table, write_segment
+from retrieval.store.vector_files import make_vector_files, outgrown
+from retrieval.types import KINDS, ModelSpec
 
-# Small shards of one kind are merged once there are this many, so that daily additions do not pile up.
-SMALL_SHARDS = 24
+_FOLDERS = ("shards", "vectors", "sources", "journal", "leases")
 
 
 class IndexWriter:
     """The one writer of an index. Use as a context manager: it holds the lock from `__enter__` to `__exit__`.
 
     Raises `IndexLockedError` when another process writes, `ModelError` when the index was made by another model.
+    `notices` are lines that the user should see.
     """
 
     def __init__(self, folder: Path, spec: ModelSpec | None = None) -> None:
         self.folder = folder
         self._spec = spec
         self._lock: IO[str] | None = None
-        self._part = 0
-        self._pending = 0
+        self._parts: dict[int, Part] = {}
+        self._next = 0
+        self._adopted = 0
+        self.notices: list[str] = []
         self.manifest: Manifest
 
     def __enter__(self) -> IndexWriter:
         created = not self.folder.exists()
         try:
-            for name in ("shards", "vectors", "journal"):
+            for name in _FOLDERS:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise MmsearchError(
                 f"cannot write to {self.folder}: {error.strerror}; name another place with --index"
             ) from error
-        self._lock = _take_lock(self.folder)
+        self._lock = take_lock(self.folder)
         try:
             if (self.folder / "manifest.json").exists():
                 self.manifest = read_manifest(self.folder)
                 if self._spec is not None:
                     check_model(self.manifest.model, self._spec)
             elif self._spec is not None:
-                self.manifest = Manifest(model=self._spec)
-                write_manifest(self.folder, self.manifest)
+                self.manifest = Manifest(model=self._spec, roots=Roots())
+                self._write(self.manifest)
             else:
-                raise MmsearchError(f"{self.folder} has no manifest")
+                raise IndexNotFoundError(f"no index at {self.folder}; make one with: mmsearch index FOLDER")
+            if ledger_generation(self.folder) != self.manifest.generation:
+                self._keep_ledger(-1)
             self._sweep()
-            self._part = max([self.manifest.journal, *self._journal_numbers()])
-            self._pending = sum(self._rows_of(number) for number in self._journal_numbers())
+            numbers = part_numbers(self.folder)
+            self._next = max([self.manifest.journal, *numbers]) + 1
+            self._parts = {number: read_part(self.folder, number) for number in numbers}
         except BaseException:
             self._release()
             if created:
                 with contextlib.suppress(OSError):
-                    for name in ("lock", "readers"):
-                        (self.folder / name).unlink(missing_ok=True)
-                    for name in ("shards", "vectors", "journal", ""):
+                    (self.folder / "lock").unlink(missing_ok=True)
+                    for name in (*_FOLDERS, ""):
                         (self.folder / name).rmdir()
             raise
         return self
@@ -95,76 +102,88 @@ class IndexWriter:
     @property
     def pending(self) -> int:
         """Rows in the journal that no shard holds yet."""
-        return self._pending
+        return sum(sum(counts) for part in self._parts.values() for counts in part.rows.values())
 
-    def append(self, items: Sequence[Item], embeddings: NDArray[np.float32]) -> None:
-        """Make rows durable in the journal. `embeddings` is `(n, d)`, unit rows."""
-        if not items:
+    def waiting(self) -> dict[bytes, tuple[SourceLine, int]]:
+        """Of containers of which only some slices were read: the line of the last slice in the journal, and how many slices
+        the journal and the index hold without a gap."""
+        held: dict[bytes, tuple[SourceLine, int]] = {}
+        for key, parts in winners_of(self._parts).items():
+            line = parts[-1][1]
+            if parts[-1][0].slice is not None and not parts[-1][0].last:
+                held[key] = (line, (parts[-1][0].slice or 0) + 1)
+        return held
+
+    def add_root(self, path: str) -> None:
+        """Let the folder `path` (absolute) be a root of this index, where none holds it already."""
+        roots = self.manifest.roots.including(self.folder, path)
+        if roots != self.manifest.roots:
+            with _disk(self.folder):
+                self._write(replace(self.manifest, roots=roots, generation=self.manifest.generation + 1))
+
+    def journal(self, result: UnitResult) -> None:
+        """Make the result of a unit durable; `publish` takes it from there."""
+        if not result.lines:
             return
-        table = sh.to_table(items, embeddings)
         with _disk(self.folder):
-            sh.write_shard(self._journal_file(self._part + 1), table)
-        self._part += 1
-        self._pending += len(items)
+            part = write_part(self.folder, self._next, result, self.manifest.roots)
+        self._parts[part.number] = part
+        self._next += 1
 
-    def journalled(self) -> list[Item]:
-        """Items that an earlier run left in the journal: already encoded, not yet in a shard."""
-        items: list[Item] = []
-        for number in self._journal_numbers():
-            items += sh.to_items(self._read_part(number))
-        return items
-
-    def mark_open(self, sources: Sequence[str]) -> None:
-        """Note the sources of many rows that are being read now: one that a dead run left here is half done."""
+    def publish(self, removed: Iterable[bytes] = (), *, merge: bool = False) -> Manifest:
+        """Publish the journal, and let the sources of the keys `removed` go. With `merge`, small shards are merged once they
+        are many. Nothing is written when nothing changed and every vector file is there."""
+        table = SourceTable(self.folder, self.manifest)
+        lost = list(removed)
+        gone = table.find(lost)
+        change = change_of(self._parts, table, lost)
         with _disk(self.folder):
-            write_atomically(self._open_file, json.dumps(list(sources)).encode())
-
-    def left_open(self) -> frozenset[str]:
-        """The sources that an earlier run began and did not end."""
-        try:
-            return frozenset(json.loads(self._open_file.read_bytes()))
-        except (OSError, ValueError):
-            return frozenset()
-
-    def commit(self, buried: Sequence[tuple[int, NDArray[np.int64]]] = (), *, merge: bool = False) -> Manifest:
-        """Publish the journal as shards, with `buried` rows dead: pairs of a shard's number in the current manifest
-        and rows. With `merge`, small shards are merged once they are many, and shard numbers change. Nothing is
-        published when nothing changed and every vector file is there."""
-        old = self.manifest
-        entries = list(old.shards)
-        for number, rows in buried:
-            entries[number] = with_tombstones(entries[number], rows)
-        numbers = self._journal_numbers()
-        with _disk(self.folder):
-            new = self._merge_journal(numbers) if numbers else []
-            entries += new
+            old, generation = self.manifest, self.manifest.generation + 1
+            spans, contents = spans_of(change, self._parts, old)
+            fresh = [
+                entry
+                for kind in KINDS
+                for entry in write_shards(
+                    self.folder, kind, adopted_rows(kind, change, self._parts), generation, contents[kind]
+                )
+            ]
+            lines = [replace(line, spans=(*line.spans, *spans.get(key, ()))) for key, line in change.lines.items()]
             state = replace(
-                old, shards=tuple(entries), journal=max([old.journal, *numbers]), generation=old.generation + 1
+                old,
+                shards=(*entombed(old, [*change.replaced, *(s for line in gone.values() for s in line.spans)]), *fresh),
+                counts=_counted(old.counts, lines, [*change.before, *gone.values()]),
+                journal=max([old.journal, *self._parts]),
+                held=tuple(sorted(change.held)),
+                generation=generation,
             )
+            if lines or gone:
+                segment = write_segment(self.folder, f"sources/{generation:06d}.parquet", [to_table(lines, list(gone))])
+                state = merge_sources(self.folder, replace(state, sources=(*old.sources, segment)))
             if merge:
-                state = self._merge_small(state)
-            state = replace(state, vectors=self._vectors(state, fresh=False))
-            if replace(state, generation=old.generation) != old:
-                write_manifest(self.folder, state)
-                self.manifest = state
-        for number in numbers:
-            self._journal_file(number).unlink(missing_ok=True)
-        self._pending = 0
+                state = merge_small(self.folder, state)
+            self._adopted += sum(entry.rows for entry in fresh)
+            # Whoever brought most of the rows waits for the training that they deserve; who adds a little never does.
+            retrain = merge and 2 * self._adopted > sum(entry.rows for entry in state.shards)
+            state = replace(state, vectors=make_vector_files(self.folder, state, retrain=retrain))
+            if replace(state, generation=old.generation, journal=old.journal) != old:
+                self._write(state, frozenset(gone), lines)
+        if merge and outgrown(self.manifest):
+            self.notices.append(
+                "the index has many more rows than its lists were made for: mmsearch compact makes it faster"
+            )
+        self._forget(
+            [number for number in self._parts if number not in change.held and number <= self.manifest.journal]
+        )
         self._sweep()
         return self.manifest
 
     def compact(self) -> Manifest:
-        """Rewrite all shards at full size without their dead rows, and every vector file."""
-        self.commit(merge=False)
+        """Publish the journal, rewrite all shards at full size without tombstones, and make every vector file anew."""
+        self.publish()
         with _disk(self.folder):
-            state = self.manifest
-            merged: list[ShardEntry] = []
-            for kind in KINDS:
-                merged += self._rewrite(state, kind, state.of_kind(kind))
-            state = replace(state, shards=tuple(merged), vectors=(), generation=state.generation + 1)
-            state = replace(state, vectors=self._vectors(state, fresh=True))
-            write_manifest(self.folder, state)
-        self.manifest = state
+            state = compacted(self.folder, self.manifest)
+            state = replace(state, vectors=make_vector_files(self.folder, state))
+            self._write(state)
         self._sweep()
         return state
 
@@ -176,139 +195,37 @@ class IndexWriter:
         with _disk(self.folder):
             state = replace(self.manifest, vectors=(), generation=self.manifest.generation + 1)
             state = replace(state, policy=policy or state.policy)
-            state = replace(state, vectors=self._vectors(state, fresh=True))
-            write_manifest(self.folder, state)
-        self.manifest = state
+            state = replace(state, vectors=make_vector_files(self.folder, state))
+            self._write(state)
         self._sweep()
         return state
 
-    def _merge_journal(self, numbers: Sequence[int]) -> list[ShardEntry]:
-        by_kind: dict[Kind, list[pa.Table]] = {kind: [] for kind in KINDS}
+    def _write(self, state: Manifest, gone: frozenset[bytes] = frozenset(), lines: Sequence[SourceLine] = ()) -> None:
+        """Publish a state: its lease, then the manifest, after which every new reader sees it, then the ledger."""
+        before = self.manifest.generation
+        write_lease(self.folder, state)
+        write_manifest(self.folder, state)
+        self.manifest = state
+        self._keep_ledger(before, gone, lines)
+
+    def _keep_ledger(self, before: int, gone: frozenset[bytes] = frozenset(), lines: Sequence[SourceLine] = ()) -> None:
+        notice = keep_ledger(self.folder, SourceTable(self.folder, self.manifest), before, gone, lines)
+        if notice is not None:
+            self.notices.append(notice)
+
+    def _forget(self, numbers: Sequence[int]) -> None:
         for number in numbers:
-            table = self._read_part(number)
-            kinds = np.array(table.column("kind").to_pylist())
-            for kind in KINDS:
-                rows = np.flatnonzero(kinds == kind)
-                if len(rows):
-                    by_kind[kind].append(table.take(pa.array(rows)))
-        return [
-            entry
-            for kind, tables in by_kind.items()
-            for entry in self._write_shards(kind, iter(tables), self.manifest.generation + 1)
-        ]
-
-    def _write_shards(self, kind: Kind, tables: Iterator[pa.Table], generation: int, tag: str = "") -> list[ShardEntry]:
-        """Tables one after the other, cut into shards of at most `SHARD_ROWS` rows."""
-        entries: list[ShardEntry] = []
-        held: list[pa.Table] = []
-        count = 0
-
-        def flush() -> None:
-            nonlocal held, count
-            if not count:
-                return
-            name = f"shards/{kind}-{generation:06d}{tag}-{len(entries):04d}.parquet"
-            whole = pa.concat_tables(held)
-            digest = sh.write_shard(self.folder / name, whole)
-            size = (self.folder / name).stat().st_size
-            entries.append(ShardEntry(file=name, kind=kind, rows=count, sha256=digest, bytes=size))
-            held, count = [], 0
-
-        for table in tables:
-            start = 0
-            while start < table.num_rows:
-                piece = table.slice(start, sh.SHARD_ROWS - count)
-                held.append(piece)
-                count += piece.num_rows
-                start += piece.num_rows
-                if count == sh.SHARD_ROWS:
-                    flush()
-        flush()
-        return entries
-
-    def _rewrite(self, state: Manifest, kind: Kind, shards: Sequence[ShardEntry], tag: str = "c") -> list[ShardEntry]:
-        reader = sh.ShardReader(self.folder, state)
-        numbers = {shard.file: number for number, shard in enumerate(state.shards)}
-
-        def living() -> Iterator[pa.Table]:
-            for shard in shards:
-                dead, start = shard.tombstone_rows(), 0
-                for table in reader.iter_tables(numbers[shard.file]):
-                    here = np.arange(start, start + table.num_rows)
-                    start += table.num_rows
-                    keep = ~np.isin(here, dead)
-                    yield table if keep.all() else table.filter(pa.array(keep))
-
-        return self._write_shards(kind, living(), state.generation + 1, tag)
-
-    def _merge_small(self, state: Manifest) -> Manifest:
-        """Merge the small shards at the end of each kind once they are many; O(rows added), amortised."""
-        for kind in KINDS:
-            shards = state.of_kind(kind)
-            tail = len(shards)
-            while tail and shards[tail - 1].rows < sh.SHARD_ROWS // 4:
-                tail -= 1
-            small = shards[tail:]
-            covered = {name for entry in state.vectors if entry.type != "flat" for name in entry.shards}
-            small = tuple(shard for shard in small if shard.file not in covered)
-            if len(small) >= SMALL_SHARDS:
-                merged = self._rewrite(state, kind, small, "m")
-                gone = {shard.file for shard in small}
-                kept = [shard for shard in state.shards if shard.file not in gone]
-                state = replace(state, shards=tuple(kept + merged))
-        return state
-
-    def _vectors(self, state: Manifest, fresh: bool) -> tuple[VectorEntry, ...]:
-        reader = sh.ShardReader(self.folder, state)
-        numbers = {shard.file: number for number, shard in enumerate(state.shards)}
-        known = {entry.shards: entry for entry in state.vectors}
-
-        def load(shard: ShardEntry) -> NDArray[np.float16]:
-            return reader.all_embeddings(numbers[shard.file])
-
-        entries: list[VectorEntry] = []
-        for action, shards in vec.plan(state, state.model.dim):
-            names = tuple(shard.file for shard in shards)
-            if action == "keep" and not fresh:
-                entries.append(known[names])
-            elif action == "ivf":
-                name = f"vectors/{shards[0].kind}-{state.generation:06d}.ivf.faiss"
-                entries.append(vec.write_ivf(self.folder, name, shards, load))
-            else:
-                entries.append(vec.write_flat(self.folder, shards[0], load(shards[0])))
-        return tuple(entries)
-
-    @property
-    def _open_file(self) -> Path:
-        return self.folder / "journal" / "open.json"
-
-    def _journal_file(self, number: int) -> Path:
-        return self.folder / "journal" / f"{number:08d}.parquet"
-
-    def _journal_numbers(self) -> list[int]:
-        files = (self.folder / "journal").glob("*.parquet")
-        return sorted(number for number in (int(file.stem) for file in files) if number > self.manifest.journal)
-
-    def _read_part(self, number: int) -> pa.Table:
-        return sh.read_table(self._journal_file(number))
-
-    def _rows_of(self, number: int) -> int:
-        return int(self._read_part(number).num_rows)
+            del self._parts[number]
+            part_file(self.folder, number).unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        """Delete files that no committed state names, unless a reader may still hold an older state."""
+        """Delete files that neither this state nor a reader's lease names."""
+        done, held = self.manifest.journal, set(self.manifest.held)
         for file in (self.folder / "journal").iterdir():
-            stale = file.suffix == ".parquet" and int(file.stem) <= self.manifest.journal
-            if stale or file.suffix == ".partial":
+            stale = file.suffix == ".parquet" and int(file.stem) <= done and int(file.stem) not in held
+            if stale or file.suffix == PARTIAL:
                 file.unlink(missing_ok=True)
-        with _no_readers(self.folder) as alone:
-            if not alone:
-                return
-            named = {entry.file for entry in self.manifest.files()}
-            for part in ("shards", "vectors"):
-                for file in (self.folder / part).iterdir():
-                    if f"{part}/{file.name}" not in named:
-                        file.unlink(missing_ok=True)
+        sweep(self.folder, self.manifest, ("shards", "vectors", "sources"))
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -316,33 +233,20 @@ class IndexWriter:
             self._lock = None
 
 
-@contextlib.contextmanager
-def hold_open(folder: Path) -> Iterator[None]:
-    """While this is held, no writer deletes files of an older state. A read-only index needs no such promise."""
-    try:
-        handle = os.open(folder / "readers", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError:
-        yield
-        return
-    try:
-        _flock(handle, shared=True)
-        yield
-    finally:
-        os.close(handle)
+def _counted(before: Counts, lines: Iterable[SourceLine], gone: Iterable[SourceLine]) -> Counts:
+    for line in lines:
+        before = before.plus(line.counts())
+    for line in gone:
+        before = before.plus(line.counts(), -1)
+    return before
 
 
-@contextlib.contextmanager
-def _no_readers(folder: Path) -> Iterator[bool]:
-    handle = os.open(folder / "readers", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        yield _flock(handle, shared=False)
-    finally:
-        os.close(handle)
-
-
-def _take_lock(folder: Path) -> IO[str]:
+def take_lock(folder: Path) -> IO[str]:
+    """The lock of the one writer, held until the handle is closed. Raises `IndexLockedError` with who holds it."""
     handle = open(folder / "lock", "a+", encoding="utf-8")
-    if not _flock(handle.fileno(), shared=False):
+    try:
+        portalocker.lock(handle, portalocker.LOCK_EX | portalocker.LOCK_NB)
+    except portalocker.LockException as error:
         handle.seek(0)
         try:
             holder = json.loads(handle.read())
@@ -350,7 +254,7 @@ def _take_lock(folder: Path) -> IO[str]:
         except (ValueError, KeyError, OSError):
             who = "another process"
         handle.close()
-        raise IndexLockedError(f"{folder} is being written by {who}; wait for it to end")
+        raise IndexLockedError(f"{folder} is being written by {who}; wait for it to end") from error
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     handle.truncate(0)
     handle.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
@@ -358,30 +262,9 @@ def _take_lock(folder: Path) -> IO[str]:
     return handle
 
 
-def _flock(handle: int, *, shared: bool) -> bool:
-    """An advisory lock that the system drops with the process; `False` when it is taken."""
-    if os.name == "posix":
-        import fcntl
-
-        try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
-    import msvcrt
-
-    if shared:
-        return True
-    try:
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    except OSError:
-        return False
-    return True
-
-
 @contextlib.contextmanager
 def _disk(folder: Path) -> Iterator[None]:
-    """Turn a full or failing disk into one clear line; what was committed before stays as it was."""
+    """Turn a full or failing disk into one clear line; what was published before stays as it was."""
     try:
         yield
     except (FormatError, MmsearchError):
@@ -389,5 +272,5 @@ def _disk(folder: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
         raise MmsearchError(
-            f"cannot write to {folder}: {reason}; what was committed before is safe, free some space and run it again"
+            f"cannot write to {folder}: {reason}; what was published before is safe, free some space and run it again"
         ) from error

@@ -1,0 +1,100 @@
+"""What the index holds already, by content: a renamed image or video is copied, not encoded again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.rows import item_id
+from media.errors import MediaError
+from media.types import Source
+from retrieval.store.roots import Roots
+from retrieval.store.shards import ShardReader
+from retrieval.store.sources import SourceLine, SourceTable
+from retrieval.types import Item
+
+_PIECE = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Rows of the state that a run began with. `may_hold_image` can be asked on any thread."""
+
+    reader: ShardReader
+    table: SourceTable
+
+    def may_hold_image(self, sha256: str) -> bool:
+        """Whether the index holds an image of this content; wrong once in some 10¹⁹ times."""
+        return bool(self.reader.find_content(sha256))
+
+    def image(self, sha256: str) -> tuple[Item, NDArray[np.float32]] | None:
+        """That image: its item and its embedding `(1, d)`."""
+        for shard, row in self.reader.find_content(sha256):
+            places = np.array([shard]), np.array([row])
+            item = self.reader.items(*places)[0]
+            if item.kind == "image" and item.sha256 == sha256:
+                return item, self.reader.embeddings(*places).astype(np.float32)
+        return None
+
+    def video(self, source: Source, content: bytes) -> tuple[SourceLine, list[Item], NDArray[np.float32]] | None:
+        """A video of this content and size: its line, and its moments with their embeddings `(n, d)`, as rows of `source`.
+
+        None also for a video of which not everything was read: its failure may have been mended.
+        """
+        for shard, row in self.reader.find_content(content):
+            key = self.reader.source_key(shard, row)
+            line = self.table.find([key]).get(key)
+            if line is None or line.content != content or line.size != source.size or line.failures:
+                continue
+            shards, rows = self._places(line)
+            roots = self.table.manifest.roots
+            items = [_moved(item, source, roots) for item in self.reader.items(shards, rows)]
+            return line, items, self.reader.embeddings(shards, rows).astype(np.float32)
+        return None
+
+    def _places(self, line: SourceLine) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        shards, rows = [], []
+        for span in line.spans:
+            first = 0
+            for number, entry in enumerate(self.table.manifest.shards):
+                if entry.kind != span.kind:
+                    continue
+                low, high = max(span.start, first), min(span.start + span.count, first + entry.rows)
+                if low < high:
+                    rows.append(np.arange(low - first, high - first, dtype=np.int64))
+                    shards.append(np.full(high - low, number, np.int64))
+                first += entry.rows
+        return np.concatenate(shards), np.concatenate(rows)
+
+
+def _moved(item: Item, source: Source, roots: Roots) -> Item:
+    """A row of another video as one of `source`."""
+    part = f"{item.start:.3f}" if item.kind == "video" else f"{source.path}\0{item.id}"
+    return replace(
+        item,
+        id=item_id(roots, source.path, item.kind, part),
+        path=source.path,
+        source=source.path,
+        size=source.size,
+        mtime_ns=source.mtime_ns,
+    )
+
+
+def sampled_digest(source: Source) -> bytes:
+    """SHA-256 of a large file's size, beginning, middle and end: what tells videos apart without reading all of them.
+
+    Raises `MediaError("read", reason)`.
+    """
+    digest = hashlib.sha256(str(source.size).encode())
+    try:
+        with open(source.path, "rb") as opened:
+            for start in (0, max(0, source.size // 2 - _PIECE // 2), max(0, source.size - _PIECE)):
+                opened.seek(start)
+                digest.update(opened.read(_PIECE))
+    except OSError as error:
+        raise MediaError("read", error.strerror or os.strerror(error.errno or 0)) from error
+    return digest.digest()

@@ -1,0 +1,235 @@
+"""encode: what was read of a unit becomes its result: rows with embeddings, the lines of its sources, and failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from indexer.copies import Copies
+from indexer.pipeline import Preparation, Prepared, prepare_record
+from indexer.plan import Unit
+from indexer.rows import image_item, item_id, moment_items, text_items
+from indexer.videos import VideoRead
+from media.errors import MediaError
+from media.types import CONTAINERS, Passage, Source
+from retrieval.crossmodal.moments import Fusion, merge
+from retrieval.store.journal import UnitResult
+from retrieval.store.roots import Roots
+from retrieval.store.sources import SourceLine, key_of
+from retrieval.types import Item, ModelSpec
+
+Entry = TypeVar("Entry")
+Rows = NDArray[np.float32]
+
+
+class Embedder(Protocol):
+    """The model, as indexing needs it; `retrieval.models.encoder.Encoder` is one."""
+
+    spec: ModelSpec
+
+    def warm(self) -> None:
+        """Load what is not loaded yet."""
+
+    def preprocess(self, image: Image) -> Rows:
+        """An RGB image to `(3, s, s) float32`; on any thread."""
+
+    def encode_pixels(self, pixels: Sequence[Rows]) -> Rows:
+        """`(n, d) float32`, unit rows. Raises `FloatingPointError` where one is not finite."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Rows:
+        """`(n, d) float32`, unit rows. Raises `FloatingPointError` where one is not finite."""
+
+
+@dataclass(kw_only=True)
+class UnitEncoder:
+    """Encodes units with one model. `encoded` counts the images and frames that went through it."""
+
+    embedder: Embedder
+    roots: Roots
+    batch_size: int
+    copies: Copies | None = None
+    encoded: int = 0
+
+    def result(
+        self, unit: Unit, prepared: Sequence[Prepared], *, slice: int | None = None, last: bool = True
+    ) -> UnitResult:
+        """The result of a unit of files, or of one slice of a container, from its records as they were read."""
+        failures: dict[str, list[tuple[str, MediaError]]] = {}
+        items, rows = self._images(prepared, failures)
+        texts, text_rows = self._texts(unit, prepared, failures, slice or 0)
+        media: dict[str, set[str]] = {}
+        for item in (*items, *texts):
+            media.setdefault(item.source, set()).add(item.path)
+        lines = []
+        for source in unit.sources:
+            own = media.get(source.path, set())
+            many = source.kind in ("tar", "parquet")
+            digest = next((ready.sha256 for ready in prepared if ready.record.path == source.path), "")
+            lines.append(
+                replace(
+                    self.line(source, failures.get(source.path, [])),
+                    media=len({path for path in own if path != source.path}) if many else int(bool(own)),
+                    content=bytes.fromhex(digest) if source.path in own else b"",
+                )
+            )
+        return UnitResult(
+            items=(*items, *texts),
+            embeddings=np.concatenate([rows, text_rows]),
+            lines=tuple(lines),
+            slice=slice,
+            last=last,
+        )
+
+    def video(self, seen: VideoRead, fusion: Fusion) -> UnitResult:
+        """The result of a video, or of a sound file, that was read: moments, and what is said in it."""
+        source, failures = seen.source, [] if seen.failure is None else [(seen.source.path, seen.failure)]
+        items: list[Item] = []
+        embeddings = [self.none()]
+        if seen.rows and seen.ending is not None:
+            moments = merge(seen.spans, np.stack(seen.rows), fusion)
+            items += moment_items(self.roots, moments, source, (seen.ending.width, seen.ending.height))
+            embeddings += [moment.embedding[None] for moment in moments]
+            if seen.ending.stopped is not None and seen.failure is None:
+                reason = f"read up to {seen.ending.duration:.0f} s: {seen.ending.stopped}"
+                failures.append((source.path, MediaError("decode", reason)))
+        passages = [Passage(source.path, cue.text, cue.start, cue.end) for cue in seen.cues]
+        rows, kept = _finite(self.embedder.encode_texts, [passage.text for passage in passages], self.none())
+        failures += [(source.path, _not_finite("a text in it"))] if len(kept) < len(passages) else []
+        texts = text_items(self.roots, passages, source)
+        items += [texts[place] for place in kept]
+        line = replace(self.line(source, failures), media=int(bool(items)), heard=seen.heard, content=seen.content)
+        return UnitResult(items=tuple(items), embeddings=np.concatenate([*embeddings, rows]), lines=(line,))
+
+    def copied_video(self, source: Source, content: bytes, *, heard: bool) -> UnitResult | None:
+        """The result of a video that the index holds under another name; None where it does not, or where it is not known what
+        is said in it and it has to be `heard`."""
+        copy = self.copies.video(source, content) if self.copies is not None else None
+        if copy is None:
+            return None
+        line, items, rows = copy
+        if heard and not line.heard:
+            return None
+        own = replace(self.line(source, []), content=content, heard=line.heard)
+        return UnitResult(items=tuple(items), embeddings=rows, lines=(own,))
+
+    def frames(self, pixels: Sequence[Rows]) -> tuple[Rows, list[int]]:
+        """Embeddings of frames `(n, 3, s, s)`, and the places of those that the model made something finite of."""
+        rows, kept = _finite(self.embedder.encode_pixels, list(pixels), self.none())
+        self.encoded += len(kept)
+        return rows, kept
+
+    def line(self, source: Source, failures: Iterable[tuple[str, MediaError]]) -> SourceLine:
+        """The line of a source that gave nothing but these failures, by absolute path."""
+        return SourceLine(
+            key=key_of(*self.roots.split(source.path)),
+            kind=source.kind,
+            size=source.size,
+            mtime_ns=source.mtime_ns,
+            about=key_of(*self.roots.split(source.about)) if source.about is not None else None,
+            media=0,
+            failures=tuple((self.roots.split(path)[1], error.stage, error.reason) for path, error in failures),
+        )
+
+    def _images(
+        self, prepared: Sequence[Prepared], failures: dict[str, list[tuple[str, MediaError]]]
+    ) -> tuple[list[Item], Rows]:
+        items: list[Item] = []
+        rows = [self.none()]
+        fresh: list[Prepared] = []
+        for ready in prepared:
+            if ready.failure is not None:
+                _fail(failures, ready, ready.failure)
+            elif ready.pixels is not None:
+                fresh.append(ready)
+            elif not ready.texts:
+                self._copy(ready, items, rows, fresh, failures)
+        for start in range(0, len(fresh), self.batch_size):
+            batch = fresh[start : start + self.batch_size]
+            encoded, kept = self.frames([ready.pixels for ready in batch if ready.pixels is not None])
+            rows.append(encoded)
+            for place, ready in enumerate(batch):
+                if place not in kept:
+                    _fail(failures, ready, _not_finite("it"))
+                elif ready.decoded is not None:
+                    record = ready.record
+                    items.append(image_item(self.roots, record.path, record.source, ready.sha256, ready.decoded))
+        return items, np.concatenate(rows)
+
+    def _copy(
+        self, ready: Prepared, items: list[Item], rows: list[Rows], fresh: list[Prepared],
+        failures: dict[str, list[tuple[str, MediaError]]],
+    ) -> None:  # fmt: skip
+        """An image whose content is in the index: a new row with the old embedding and facts."""
+        copy = self.copies.image(ready.sha256) if self.copies is not None else None
+        record = ready.record
+        if copy is None:
+            # Two contents of one hash: then it is read again, as any other.
+            how = Preparation(
+                preprocess=self.embedder.preprocess, min_side=self.embedder.spec.image_size, holds=_nothing
+            )
+            again = prepare_record(record, how)
+            if again.failure is not None:
+                _fail(failures, again, again.failure)
+            else:
+                fresh.append(again)
+            return
+        item, row = copy
+        source = record.source
+        identity = item_id(self.roots, record.path, "image", "")
+        items.append(
+            replace(item, id=identity, path=record.path, source=source.path, size=source.size, mtime_ns=source.mtime_ns)
+        )
+        rows.append(row)
+
+    def _texts(
+        self, unit: Unit, prepared: Sequence[Prepared], failures: dict[str, list[tuple[str, MediaError]]], slice: int
+    ) -> tuple[list[Item], Rows]:
+        items: list[Item] = []
+        owners: list[Prepared] = []
+        for source in unit.sources:
+            own = [ready for ready in prepared if ready.texts and ready.record.source.path == source.path]
+            passages = [passage for ready in own for passage in ready.texts]
+            # Numbers of passages must not meet those of another slice.
+            first = slice * 10**6 if source.kind in CONTAINERS else 0
+            items += text_items(self.roots, passages, source, first)
+            owners += [ready for ready in own for _ in ready.texts]
+        rows, kept = _finite(self.embedder.encode_texts, [item.text or "" for item in items], self.none())
+        for place in sorted(set(range(len(items))) - set(kept)):
+            _fail(failures, owners[place], _not_finite("a text of it"))
+        return [items[place] for place in kept], rows
+
+    def none(self) -> Rows:
+        """No rows, `(0, d)`."""
+        return np.empty((0, self.embedder.spec.dim), np.float32)
+
+
+def _finite(encode: Callable[[Sequence[Entry]], Rows], entries: Sequence[Entry], none: Rows) -> tuple[Rows, list[int]]:
+    """Rows of what can be embedded, and its places: halves are tried until those that cannot stand alone."""
+    if not entries:
+        return none, []
+    try:
+        return encode(entries), list(range(len(entries)))
+    except FloatingPointError:
+        if len(entries) == 1:
+            return none, []
+    middle = len(entries) // 2
+    left, places = _finite(encode, entries[:middle], none)
+    right, others = _finite(encode, entries[middle:], none)
+    return np.concatenate([left, right]), [*places, *(middle + place for place in others)]
+
+
+def _not_finite(what: str) -> MediaError:
+    return MediaError("encode", f"the model made no finite embedding of {what}")
+
+
+def _fail(failures: dict[str, list[tuple[str, MediaError]]], ready: Prepared, error: MediaError) -> None:
+    failures.setdefault(ready.record.source.path, []).append((ready.record.path, error))
+
+
+def _nothing(_: str) -> bool:
+    return False

@@ -1,0 +1,288 @@
+"""plan: what an index knows of some folders against what is on disk now, as a stream of units of work.
+
+The walk and the table of sources come in the same order, so comparing them is one merge of two streams: memory follows
+what changed, not what there is. Only what is found changed is ever opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from media.types import CONTAINERS, Source, Unreadable
+from media.walk import moving, walk
+from retrieval.store.roots import Roots, below
+from retrieval.store.sources import SourceLine, SourceTable, folder_key, key_of
+
+# The kind of a line that notes a place that could not be looked at.
+UNREADABLE = "unreadable"
+
+
+class _Columns(NamedTuple):
+    """What of a line the comparison reads."""
+
+    kind: str
+    size: int
+    mtime: int
+    about: bytes | None
+    media: int
+    slices: int
+    heard: bool
+    failures: bytes | None
+
+    @property
+    def failed(self) -> list[list[str]]:
+        """The failures, as they were stored."""
+        stored: list[list[str]] = json.loads(self.failures) if self.failures is not None else []
+        return stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """`unit_size` small files make a unit. `transcribe`: sound files may be new, and a video that nobody has heard is changed.
+    `prune`: a folder that had files and is empty now, as a drive is that is not mounted, loses them."""
+
+    unit_size: int = 32
+    retry_failed: bool = False
+    transcribe: bool = False
+    prune: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """Some sources to read anew, or one container from its record-slice number `first_slice` on. It means the same in any
+    process that sees the same files."""
+
+    sources: tuple[Source, ...]
+    first_slice: int | None = None
+
+
+@dataclass
+class Plan:
+    """Iterate over it for the units; the counts grow meanwhile, and are whole at the end.
+
+    `changed`, `unchanged` and `removed` count media files, `failed` what the ledger says of unchanged ones. `gone` are the
+    keys of sources that are no more, `notes` the lines of places that could not be looked at.
+    """
+
+    table: SourceTable
+    paths: Sequence[str]
+    config: PlanConfig
+    waiting: Mapping[bytes, tuple[SourceLine, int]] = field(default_factory=dict)
+    changed: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    failed: int = 0
+    gone: list[bytes] = field(default_factory=list)
+    notes: dict[bytes, SourceLine] = field(default_factory=dict)
+    # Caption tables as they were, by the key of their folder, and the folders that gained or lost a file meanwhile.
+    _captions: list[tuple[bytes, Source, _Columns]] = field(default_factory=list)
+    _moved: set[bytes] = field(default_factory=set)
+
+    def __iter__(self) -> Iterator[Unit]:
+        small: list[Source] = []
+        for source, slices in self._changed():
+            self.changed += 1
+            source = replace(source, kind=moving(source.path, source.kind))
+            if source.kind in CONTAINERS:
+                yield Unit(sources=(source,), first_slice=slices)
+            elif source.kind in ("video", "sound"):
+                yield Unit(sources=(source,))
+            else:
+                small.append(source)
+                if len(small) == self.config.unit_size:
+                    yield Unit(sources=tuple(small))
+                    small = []
+        if small:
+            yield Unit(sources=tuple(small))
+        for folder, source, line in self._captions:
+            # Which of the images that a table names are there is no matter of the table's own time.
+            if any(moved.startswith(folder) for moved in self._moved):
+                self.changed += 1
+                self.unchanged -= line.media
+                self.failed -= len(line.failed)
+                yield Unit(sources=(source,), first_slice=0)
+
+    def _changed(self) -> Iterator[tuple[Source, int]]:
+        """Every source that is new or not as it was, and how many slices of it the index and the journal have already."""
+        roots = self.table.manifest.roots
+        places = walk_roots(roots, self.paths)
+        stream = _Pushed(walk([path for path, _, _ in places], sound=True))
+        for path, root, prefix in places:
+            merge = _Merge(self, path, root, prefix)
+            while (entry := next(stream)) is not None:
+                if not merge.owns(entry.path):
+                    stream.push(entry)
+                    break
+                yield from merge.meet(entry)
+            merge.end()
+
+    def is_unchanged(self, key: bytes, source: Source, line: _Columns) -> bool:
+        """Whether a source is as its line says; its media files and failures are counted then."""
+        config = self.config
+        if line.size != source.size or line.mtime != source.mtime_ns or line.slices:
+            return False
+        # Whether an image moves is told by its first bytes, which a listing does not read.
+        if line.kind != source.kind and not (line.kind == "video" and source.kind == "image"):
+            return False
+        if (line.about is not None or source.about is not None) and line.about != self._about(source):
+            return False
+        if line.failures is not None and config.retry_failed:
+            return False
+        if config.transcribe and line.kind in ("video", "sound") and not line.heard and line.failures is None:
+            return False
+        self.unchanged += line.media
+        self.failed += len(line.failed)
+        if source.kind == "captions":
+            self._captions.append((key[: key.rindex(b"\0")], source, line))
+        return True
+
+    def moved(self, key: bytes) -> None:
+        """A file came to be at this key, or is there no more."""
+        self._moved.add(key[: key.rindex(b"\0")])
+
+    def _about(self, source: Source) -> bytes | None:
+        return key_of(*self.table.manifest.roots.split(source.about)) if source.about is not None else None
+
+
+class _Merge:
+    """One walked folder or file against the lines below it."""
+
+    def __init__(self, plan: Plan, path: str, root: int, prefix: bytes) -> None:
+        self._plan, self._path, self._root, self._prefix = plan, path, root, prefix
+        self._roots = plan.table.manifest.roots
+        self._lines = _lines(plan.table, prefix)
+        self._line = next(self._lines, None)
+        # Of each place that could not be looked at: what keys below it begin with, and its own key, were it a file.
+        self._lost: list[tuple[bytes, bytes]] = []
+        self._gone: list[tuple[bytes, int]] = []
+        self._old_notes: dict[bytes, _Columns] = {}
+        self._met: set[bytes] = set()
+        self._folder: tuple[str, bytes] = ("", b"")
+
+    def owns(self, path: str) -> bool:
+        """Whether the walk gives `path` as part of this folder."""
+        return path == self._path or (below(path, self._path) and self._key(path).startswith(self._prefix))
+
+    def meet(self, entry: Source | Unreadable) -> Iterator[tuple[Source, int]]:
+        """Take the next entry of the walk."""
+        if isinstance(entry, Unreadable):
+            self._note(entry.path, entry.reason)
+            return
+        key = self._key(entry.path)
+        self._pass(key)
+        if not self._met or key in self._plan.waiting:
+            self._met.add(key)
+        line = None
+        if self._line is not None and self._line[0] == key:
+            line = self._line[1]
+            self._line = next(self._lines, None)
+        plan = self._plan
+        if entry.kind == "sound" and not plan.config.transcribe:
+            # Its transcript, if there is one, stays: only a run that can hear may replace it.
+            plan.unchanged += line.media if line is not None else 0
+        elif line is None or not plan.is_unchanged(key, entry, line):
+            if line is None:
+                plan.moved(key)
+            yield entry, self._slices(key, entry, line)
+
+    def _slices(self, key: bytes, source: Source, line: _Columns | None) -> int:
+        version = (source.size, source.mtime_ns)
+        held, slices = self._plan.waiting.get(key, (None, 0))
+        if held is not None and (held.size, held.mtime_ns) == version:
+            return slices
+        return line.slices if line is not None and (line.size, line.mtime) == version else 0
+
+    def end(self) -> None:
+        """What the walk did not come to is gone, unless the whole folder looks as if it were not there."""
+        self._pass(None)
+        plan = self._plan
+        if self._gone and not self._met and not self._lost and not plan.config.prune:
+            reason = (
+                f"is empty, but {len(self._gone)} files of it are indexed: is a drive not mounted? --prune lets them go"
+            )
+            self._note(self._path, reason)
+        else:
+            plan.gone += [key for key, _ in self._gone]
+            plan.removed += sum(media for _, media in self._gone)
+            # Containers of which the journal has slices, while their file is no more.
+            left = (key for key in plan.waiting if key.startswith(self._prefix) and key not in self._met)
+            plan.gone += [key for key in left if not self._is_lost(key)]
+        for key, line in self._old_notes.items():
+            note = plan.notes.get(key)
+            if note is not None and line.failed == [list(failure) for failure in note.failures]:
+                # The index says so already.
+                del plan.notes[key]
+                plan.failed += 1
+            elif note is None and not self._is_lost(key):
+                plan.gone.append(key)
+
+    def _pass(self, key: bytes | None) -> None:
+        while self._line is not None and (key is None or self._line[0] < key):
+            own, line = self._line
+            if line.kind == UNREADABLE:
+                self._old_notes[own] = line
+            elif not self._is_lost(own):
+                self._gone.append((own, line.media))
+                self._plan.moved(own)
+            self._line = next(self._lines, None)
+
+    def _is_lost(self, key: bytes) -> bool:
+        return any(key.startswith(prefix) or key == own for prefix, own in self._lost)
+
+    def _note(self, path: str, reason: str) -> None:
+        _, place = self._roots.split(path)
+        prefix = folder_key(self._root, place)
+        self._lost.append((prefix, key_of(self._root, place)))
+        # As a file without a name in that place, which no file can be.
+        key = prefix + b"\0"
+        self._plan.notes[key] = SourceLine(
+            key=key, kind=UNREADABLE, size=0, mtime_ns=0, media=0, failures=((place, "read", reason),)
+        )
+
+    def _key(self, path: str) -> bytes:
+        folder, _, name = path.rpartition(os.sep)
+        if folder != self._folder[0]:
+            root, place = self._roots.split(folder or os.sep)
+            self._folder = (folder, folder_key(root, place) + b"\0")
+        return self._folder[1] + os.fsencode(name)
+
+
+def walk_roots(roots: Roots, paths: Sequence[str]) -> list[tuple[str, int, bytes]]:
+    """What to walk for `paths`, one after the other: each path with its root and the beginning of the keys below it.
+
+    A path below another one is left out; a root of the index below a path is walked on its own, since its files are
+    named by that root.
+    """
+    wanted = [path for path in paths if not any(path != other and below(path, other) for other in paths)]
+    inner = [root for root in roots.paths if any(root != path and below(root, path) for path in wanted)]
+    places = []
+    for path in dict.fromkeys([*wanted, *inner]):
+        number, place = roots.split(path)
+        places.append((path, number, folder_key(number, place) if os.path.isdir(path) else key_of(number, place)))
+    return places
+
+
+def _lines(table: SourceTable, prefix: bytes) -> Iterator[tuple[bytes, _Columns]]:
+    for part in table.below(prefix, _Columns._fields):
+        columns = [part.column(name).to_pylist() for name in _Columns._fields]
+        yield from zip(part.column("key").to_pylist(), map(_Columns, *columns), strict=True)
+
+
+class _Pushed:
+    """An iterator that takes back the entry that it gave last, and ends with None."""
+
+    def __init__(self, entries: Iterator[Source | Unreadable]) -> None:
+        self._entries = entries
+        self._back: Source | Unreadable | None = None
+
+    def __next__(self) -> Source | Unreadable | None:
+        entry, self._back = self._back, None
+        return entry if entry is not None else next(self._entries, None)
+
+    def push(self, entry: Source | Unreadable) -> None:
+        """Give `entry` again."""
+        self._back = entry

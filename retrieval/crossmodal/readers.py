@@ -1,0 +1,72 @@
+"""Which models read words and pixels together: one that re-ranks and one that captions, by name, each loaded once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from retrieval.errors import ModelError
+from retrieval.models.catalog import CAPTIONER, READER
+from retrieval.models.query_encoder import QueryEncoder
+from retrieval.models.weights import ModelFiles, cache_dir, has_decoder, is_cached, resolve
+from retrieval.types import Rerank
+
+if TYPE_CHECKING:
+    from retrieval.crossmodal.rerank import Reranker
+    from retrieval.models.loading import LoadedModel
+
+
+class Readers:
+    """The models with a decoder that searches over one index use; `auto` is the index's own model, shared with its queries."""
+
+    def __init__(self, queries: QueryEncoder, device: str) -> None:
+        self._queries, self._device = queries, device
+        self._loaded: tuple[str, LoadedModel] | None = None
+        self._reranker: tuple[tuple[str, str], Reranker] | None = None
+
+    def default_name(self, *, offline: bool = False) -> tuple[str, str | None]:
+        """The model that re-ranks and captions by default: the index's own where it has a decoder, else the best at hand, with
+        a line that says which. With `offline`, none is fetched for it."""
+        if has_decoder(resolve(self._queries.spec.name)):
+            return "auto", None
+        if offline:
+            return (CAPTIONER if is_cached(CAPTIONER) else "mini"), None
+        files = resolve("auto", CAPTIONER)
+        return files.name, files.notice
+
+    def find(self, name: str) -> ModelFiles:
+        """The files of a model that can read. Raises `ModelError` for one that has no decoder."""
+        files = resolve(self._queries.spec.name if name == "auto" else name)
+        if not has_decoder(files):
+            raise ModelError(
+                f"{files.name} has no decoder to re-rank with; name a reranker that has one: mini, or after "
+                f"`mmsearch models pull {READER}` {READER}"
+            )
+        return files
+
+    def load(self, name: str) -> LoadedModel:
+        """A model that can read. Raises `ModelError`."""
+        return self._load(self.find(name))
+
+    def reranker(self, how: Rerank) -> Reranker:
+        """The reranker and fusion that `how` names. Raises `ModelError`."""
+        files = self.find(how.reranker)
+        key = (files.name, how.fusion)
+        if self._reranker is None or self._reranker[0] != key:
+            from retrieval.crossmodal.rerank import Fusion, Reranker
+
+            fusion = Fusion.of(files.folder, how.fusion)
+            self._reranker = (key, Reranker(self._load(files), fusion, cache_dir() / "image-tokens"))
+        return self._reranker[1]
+
+    def is_own(self, name: str) -> bool:
+        """Whether a name means the index's own model."""
+        return name == "auto" or self.find(name).name == self._queries.spec.name
+
+    def _load(self, files: ModelFiles) -> LoadedModel:
+        if files.name == self._queries.spec.name:
+            return self._queries.encoder.loaded
+        if self._loaded is None or self._loaded[0] != files.name:
+            from retrieval.models.loading import load_model
+
+            self._loaded = (files.name, load_model(files, self._device))
+        return self._loaded[1]

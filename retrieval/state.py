@@ -1,0 +1,53 @@
+"""One committed state of an index, opened for searching: its files, each opened when it is first needed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import QueryError
+from retrieval.ranking.collapse import Videos
+from retrieval.store.embeddings import StoredEmbeddings
+from retrieval.store.manifest import Manifest
+from retrieval.store.selection import Selections
+from retrieval.store.shards import ShardReader
+from retrieval.store.vector_index import VectorIndex, gpu_count
+from retrieval.types import Kind
+
+
+class IndexState:
+    """What a search reads. Not shared between threads."""
+
+    def __init__(self, folder: Path, manifest: Manifest, device: str) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.reader = ShardReader(folder, self.manifest)
+        self.embeddings = StoredEmbeddings(folder, self.manifest, self.reader)
+        self.selections = Selections(self.manifest)
+        self.videos = Videos(self.manifest, self.reader)
+        # Finding out whether there is a GPU must not import torch: Faiss knows.
+        self._device = "cuda" if device == "auto" else device
+        self._samples: dict[tuple[Kind, ...], NDArray[np.float32]] = {}
+
+    @cached_property
+    def vectors(self) -> VectorIndex:
+        """The vector files."""
+        return VectorIndex(self.folder, self.manifest, self._device, self.embeddings)
+
+    def sample(self, kinds: tuple[Kind, ...]) -> NDArray[np.float32]:
+        """`(n, d) float32`: some two thousand rows of these kinds, the same at every call."""
+        if kinds not in self._samples:
+            self._samples[kinds] = self.reader.sample(kinds).astype(np.float32)
+        return self._samples[kinds]
+
+
+def check_device(device: str) -> None:
+    """Raise `QueryError` for a device that is no name of one, or a GPU that is not here."""
+    kind, colon, number = device.partition(":")
+    if device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and colon and number.isdecimal()):
+        raise QueryError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(number or 0) >= gpu_count():
+        raise QueryError(f"device {device} is not here: this machine has {gpu_count()} CUDA GPUs; use auto or cpu")

@@ -1,0 +1,138 @@
+"""What a publication does, told from the journal and the table of sources: plain values, and nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from retrieval.store.journal import Part, joined
+from retrieval.store.keys import hash_of
+from retrieval.store.manifest import Manifest, ShardEntry, with_tombstones
+from retrieval.store.sources import SourceLine, SourceTable, Span
+from retrieval.types import KINDS, Kind
+
+Parts = Mapping[int, Part]
+
+
+@dataclass
+class Change:
+    """What one publication does. `rows` are, by part, the lines whose rows are adopted; `replaced` spans become
+    tombstones, `held` are the numbers of parts that wait, and `before` the lines that are replaced."""
+
+    lines: dict[bytes, SourceLine] = field(default_factory=dict)
+    rows: dict[int, set[int]] = field(default_factory=dict)
+    replaced: list[Span] = field(default_factory=list)
+    held: set[int] = field(default_factory=set)
+    before: list[SourceLine] = field(default_factory=list)
+
+
+def winners_of(parts: Parts) -> dict[bytes, list[tuple[Part, SourceLine]]]:
+    """By source, the parts that say what it is now: the last one, or the slices of its last version in order."""
+    winners: dict[bytes, list[tuple[Part, SourceLine]]] = {}
+    for _, part in sorted(parts.items()):
+        for line in part.lines:
+            before = winners.get(line.key, [])
+            same = before and (before[0][1].size, before[0][1].mtime_ns) == (line.size, line.mtime_ns)
+            if part.slice is None or not same or before[0][0].slice is None:
+                winners[line.key] = [(part, line)]
+            else:
+                kept = [(other, one) for other, one in before if other.slice != part.slice]
+                winners[line.key] = sorted([*kept, (part, line)], key=lambda pair: pair[0].slice or 0)
+    return winners
+
+
+def change_of(parts: Parts, table: SourceTable, removed: Iterable[bytes] = ()) -> Change:
+    """What publishing these parts means for a state, given by its sources. A container whose last slice is not there keeps its
+    old rows, and its parts are held. Of the sources `removed` nothing is taken."""
+    change = Change()
+    winners = winners_of(parts)
+    for key in removed:
+        winners.pop(key, None)
+    known = table.find(list(winners))
+    for key, pairs in winners.items():
+        before = known.get(key)
+        line = pairs[-1][1]
+        if pairs[0][0].slice is not None:
+            version = (line.size, line.mtime_ns)
+            goes_on = before is not None and before.slices > 0 and (before.size, before.mtime_ns) == version
+            start = before.slices if before is not None and goes_on else 0
+            pairs = [pair for pair in pairs if (pair[0].slice or 0) >= start]
+            # Only slices without a gap before them can be taken.
+            whole = [pair for place, pair in enumerate(pairs, start) if pair[0].slice == place]
+            complete = bool(whole) and whole[-1][0].last
+            if not whole or (before is not None and not goes_on and not complete):
+                change.held.update(part.number for part, _ in pairs)
+                continue
+            change.held.update(part.number for part, _ in pairs[len(whole) :])
+            change.lines[key] = joined(whole, before if goes_on else None)
+            pairs = whole
+        else:
+            goes_on = False
+            change.lines[key] = line
+        if before is not None:
+            change.before.append(before)
+            if not goes_on:
+                change.replaced += before.spans
+        for part, own in pairs:
+            change.rows.setdefault(part.number, set()).add(part.places[own.key])
+    return change
+
+
+def spans_of(
+    change: Change, parts: Parts, state: Manifest
+) -> tuple[dict[bytes, list[Span]], dict[Kind, list[tuple[int, int]]]]:
+    """Where the adopted rows will lie: spans by source, and by kind, the rows among the new ones where a content begins,
+    with its hash."""
+    spans: dict[bytes, list[Span]] = {}
+    contents: dict[Kind, list[tuple[int, int]]] = {kind: [] for kind in KINDS}
+    for kind in KINDS:
+        first = position = sum(shard.rows for shard in state.of_kind(kind))
+        for number in sorted(change.rows):
+            part = parts[number]
+            for place, count in enumerate(part.rows[kind]):
+                if not count or place not in change.rows[number]:
+                    continue
+                line = part.lines[place]
+                if line.content:
+                    contents[kind].append((position - first, hash_of(line.content)))
+                spans.setdefault(line.key, []).append(Span(kind=kind, start=position, count=count))
+                position += count
+    return spans, contents
+
+
+def adopted_rows(kind: Kind, change: Change, parts: Parts) -> Iterator[pa.Table]:
+    """The rows of one kind that are published now, part by part."""
+    for number in sorted(change.rows):
+        part = parts[number]
+        counts = np.array(part.rows[kind], np.int64)
+        if not counts.sum():
+            continue
+        table = part.table()
+        before = sum(sum(part.rows[other]) for other in KINDS[: KINDS.index(kind)])
+        table = table.slice(before, int(counts.sum())).replace_schema_metadata(None)
+        keep = np.repeat(np.isin(np.arange(len(counts)), sorted(change.rows[number])), counts)
+        yield table if keep.all() else table.filter(pa.array(keep))
+
+
+def entombed(state: Manifest, spans: Sequence[Span]) -> list[ShardEntry]:
+    """The shards of a state, with these rows as tombstones."""
+    rows: dict[str, list[NDArray[np.int64]]] = {}
+    for kind in KINDS:
+        shards = state.of_kind(kind)
+        ends = np.cumsum([shard.rows for shard in shards])
+        for span in spans:
+            start, stop = span.start, span.start + span.count
+            while span.kind == kind and start < stop:
+                number = int(np.searchsorted(ends, start, "right"))
+                first = int(ends[number]) - shards[number].rows
+                here = min(stop, int(ends[number]))
+                rows.setdefault(shards[number].file, []).append(np.arange(start - first, here - first))
+                start = here
+    return [
+        with_tombstones(shard, np.concatenate(rows[shard.file])) if shard.file in rows else shard
+        for shard in state.shards
+    ]

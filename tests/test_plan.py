@@ -1,0 +1,168 @@
+"""Planning: what changed costs what changed, and an index after any edits is the one that would be built anew."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.build import BuildConfig
+from indexer.plan import Plan, PlanConfig
+from retrieval.store.ledger import read_failures
+from retrieval.store.manifest import read_manifest
+from retrieval.store.sources import SourceTable
+from tests.conftest import write_photos
+from tests.libraries import Library, rows_of, run
+from tests.stores import PlainEncoder
+
+EDITS = 1000
+EVERY = 40
+
+
+def test_a_thousand_random_edits_give_the_index_that_building_anew_gives(tmp_path: Path) -> None:
+    library = Library(tmp_path, seed=5)
+    index = library.roots[0] / ".mmsearch"
+    for number in range(EDITS // EVERY):
+        for _ in range(EVERY):
+            library.edit()
+        # Sometimes one root alone; then the other's rows have to stay as they are.
+        run(index, *(library.roots if number % 3 else library.roots[:1]))
+    run(index, *library.roots)
+    run(tmp_path / "fresh", *library.roots)
+    kept, fresh = rows_of(index), rows_of(tmp_path / "fresh")
+    # An id names the root: one that moves with its index is nameless, here in the first index only.
+    assert [(*row[:2], *row[3:5]) for row in kept] == [(*row[:2], *row[3:5]) for row in fresh]
+    # A product of matrices rounds by the size of its batch.
+    assert np.allclose([row[5] for row in kept], [row[5] for row in fresh], atol=2e-3)
+    assert len({row[2] for row in kept}) == len(kept)
+    state, anew = read_manifest(index), read_manifest(tmp_path / "fresh")
+    assert state.counts == anew.counts
+    assert sorted((one.path, one.reason) for one in read_failures(index, state)) == sorted(
+        (one.path, one.reason) for one in read_failures(tmp_path / "fresh", anew)
+    )
+
+
+def test_what_a_run_touches_follows_the_change_and_not_the_index(tmp_path: Path) -> None:
+    write_photos(tmp_path / "big", 400)
+    write_photos(tmp_path / "small", 3, start=900)
+    index = tmp_path / "index"
+    first = run(index, tmp_path / "big")
+    assert (first.touched.rows, first.touched.items, first.touched.lines) == (0, 0, 0)
+    added = run(index, tmp_path / "small")
+    assert (added.indexed, added.touched.rows, added.touched.items) == (3, 0, 0)
+    assert added.touched.lines == 0, "no line of the other folder is read"
+    again = run(index, tmp_path / "small")
+    assert (again.unchanged, again.touched.rows, again.touched.items, again.touched.lines) == (3, 0, 0, 3)
+    (tmp_path / "small" / "photo0901.jpg").unlink()
+    fewer = run(index, tmp_path / "small")
+    assert (fewer.removed, fewer.items, fewer.touched.rows, fewer.touched.items) == (1, 402, 0, 0)
+    assert fewer.touched.lines <= 3
+    (tmp_path / "small" / "photo0900.jpg").rename(tmp_path / "small" / "renamed.jpg")
+    encoder = PlainEncoder()
+    renamed = run(index, tmp_path / "small", encoder=encoder)
+    assert (renamed.indexed, renamed.removed, encoder.encoded, renamed.touched.items) == (1, 1, 0, 1)
+    whole = run(index, tmp_path / "big")
+    assert (whole.unchanged, whole.touched.rows, whole.touched.items, whole.touched.lines) == (400, 0, 0, 400)
+
+
+def test_a_folder_that_is_renamed_as_a_whole_encodes_nothing(tmp_path: Path) -> None:
+    write_photos(tmp_path / "media" / "a" / "b", 12)
+    run(tmp_path / "media" / ".mmsearch", tmp_path / "media")
+    (tmp_path / "media" / "a").rename(tmp_path / "media" / "z")
+    encoder = PlainEncoder()
+    report = run(tmp_path / "media" / ".mmsearch", tmp_path / "media", encoder=encoder)
+    assert (report.indexed, report.removed, report.items, encoder.encoded) == (12, 12, 12, 0)
+
+
+def test_a_folder_that_moved_with_its_index_is_not_touched(tmp_path: Path) -> None:
+    write_photos(tmp_path / "here" / "sub", 5)
+    run(tmp_path / "here" / ".mmsearch", tmp_path / "here")
+    before = rows_of(tmp_path / "here" / ".mmsearch")
+    (tmp_path / "here").rename(tmp_path / "there")
+    encoder = PlainEncoder()
+    report = run(tmp_path / "there" / ".mmsearch", tmp_path / "there", encoder=encoder)
+    assert (report.unchanged, report.indexed, report.removed, encoder.encoded) == (5, 0, 0, 0)
+    after = rows_of(tmp_path / "there" / ".mmsearch")
+    assert [row[0] for row in after] == [row[0].replace("/here/", "/there/") for row in before]
+    assert [row[2] for row in after] == [row[2] for row in before]
+
+
+def test_an_empty_root_that_had_files_loses_none_unless_it_is_pruned(tmp_path: Path) -> None:
+    write_photos(tmp_path / "drive", 4)
+    write_photos(tmp_path / "home", 2, start=50)
+    index = tmp_path / "index"
+    run(index, tmp_path / "drive", tmp_path / "home")
+    shutil.rmtree(tmp_path / "drive")
+    (tmp_path / "drive").mkdir()
+    report = run(index, tmp_path / "drive", tmp_path / "home")
+    assert (report.removed, report.items, report.failed) == (0, 6, 1)
+    reason = read_failures(index, read_manifest(index))[0].reason
+    assert "4 files" in reason and "--prune" in reason
+    again = run(index, tmp_path / "drive")
+    assert (again.removed, again.items, again.failed) == (0, 6, 1)
+    generation = read_manifest(index).generation
+    run(index, tmp_path / "drive")
+    assert read_manifest(index).generation == generation, "the same note is not written again"
+    pruned = run(index, tmp_path / "drive", config=BuildConfig(prune=True))
+    assert (pruned.removed, pruned.items, pruned.failed) == (4, 2, 0)
+    assert read_failures(index, read_manifest(index)) == []
+
+
+def test_a_drive_that_is_back_loses_its_note(tmp_path: Path) -> None:
+    write_photos(tmp_path / "drive", 4)
+    index = tmp_path / "index"
+    run(index, tmp_path / "drive")
+    (tmp_path / "drive").rename(tmp_path / "away")
+    (tmp_path / "drive").mkdir()
+    assert run(index, tmp_path / "drive").failed == 1
+    (tmp_path / "drive").rmdir()
+    (tmp_path / "away").rename(tmp_path / "drive")
+    back = run(index, tmp_path / "drive")
+    assert (back.unchanged, back.items, back.failed, back.removed) == (4, 4, 0, 0)
+
+
+def test_a_root_inside_a_root_keeps_its_own_names(tmp_path: Path) -> None:
+    write_photos(tmp_path / "all" / "inner", 3)
+    write_photos(tmp_path / "all", 2, start=20)
+    index = tmp_path / "index"
+    run(index, tmp_path / "all" / "inner")
+    encoder = PlainEncoder()
+    report = run(index, tmp_path / "all", encoder=encoder)
+    assert (report.indexed, report.unchanged, report.items, encoder.encoded) == (2, 3, 5, 2)
+    (tmp_path / "all" / "inner" / "photo0000.jpg").unlink()
+    (tmp_path / "all" / "photo0020.jpg").unlink()
+    report = run(index, tmp_path / "all")
+    assert (report.removed, report.items) == (2, 3)
+    only = run(index, tmp_path / "all" / "inner", tmp_path / "all" / "photo0021.jpg")
+    assert (only.unchanged, only.removed) == (3, 0)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a/b.jpg", "a!/b.jpg", "a/b/c.jpg", "ab/c.jpg"])
+def test_one_file_is_planned_alone(tmp_path: Path, name: str) -> None:
+    for other in ("a.jpg", "a/b.jpg", "a!/b.jpg", "a/b/c.jpg", "ab/c.jpg"):
+        file = tmp_path / other
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(write_photos(tmp_path / "spare", 1)[0], file)
+    shutil.rmtree(tmp_path / "spare")
+    run(tmp_path / "index", tmp_path)
+    table = SourceTable(tmp_path / "index", read_manifest(tmp_path / "index"))
+    plan = Plan(table, [str(tmp_path / name)], PlanConfig())
+    assert list(plan) == []
+    assert (plan.unchanged, plan.gone) == (1, [])
+
+
+def test_a_caption_table_follows_the_images_that_it_names(tmp_path: Path) -> None:
+    write_photos(tmp_path / "sub", 3)
+    (tmp_path / "captions.csv").write_text("path,caption\nsub/photo0001.jpg,a dog\nsub/late.jpg,a cat\n")
+    index = tmp_path / ".mmsearch"
+    assert run(index, tmp_path).failed == 1
+    assert [row[3] for row in rows_of(index) if row[1].startswith("text")] == ["a dog"]
+    (tmp_path / "sub" / "photo0001.jpg").unlink()
+    shutil.copyfile(tmp_path / "sub" / "photo0000.jpg", tmp_path / "sub" / "late.jpg")
+    report = run(index, tmp_path)
+    assert [row[3] for row in rows_of(index) if row[1].startswith("text")] == ["a cat"]
+    assert (report.unchanged, report.removed, report.failed) == (2, 1, 1)
+    settled = run(index, tmp_path)
+    assert (settled.indexed, settled.unchanged, settled.failed) == (0, 4, 1)
