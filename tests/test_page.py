@@ -19,7 +19,6 @@ from retrieval.models.encoder import Encoder
 from retrieval.store.writer import IndexWriter
 from tests.conftest import picture
 from tests.servers import serving
-from tests.test_server import address, site  # noqa: F401  (fixtures)
 
 # Where screenshots go that the documentation shows; only when asked for.
 SHOTS = os.environ.get("MMSEARCH_SCREENSHOTS")
@@ -51,11 +50,11 @@ class Watched:
 
 
 @pytest.fixture
-def tab(browser: Browser, address: str) -> Iterator[Watched]:  # noqa: F811
+def tab(browser: Browser, address: str) -> Iterator[Watched]:
     yield from watched(browser, address)
 
 
-def watched(browser: Browser, address: str, **how: object) -> Iterator[Watched]:  # noqa: F811
+def watched(browser: Browser, address: str, **how: object) -> Iterator[Watched]:
     context = browser.new_context(viewport={"width": 1200, "height": 800}, **how)  # type: ignore[arg-type]
     found = Watched(context.new_page(), address)
 
@@ -228,7 +227,7 @@ def test_going_back_and_a_shared_address_show_the_same(tab: Watched) -> None:
     ask(page, "a rocket")
     page.get_by_text("Texts", exact=True).click()
     expect(page.locator("#grid .text").first).to_be_visible()
-    address = page.url  # noqa: F811
+    address = page.url
     page.go_back()
     page.go_back()
     expect(page.get_by_label("Search", exact=True).first).to_have_value("a cat")
@@ -287,7 +286,7 @@ def test_a_slow_search_and_a_server_that_is_gone(tab: Watched) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1200])
-def test_nothing_stands_in_the_way_of_anybody(browser: Browser, address: str, scheme: str, width: int) -> None:  # noqa: F811
+def test_nothing_stands_in_the_way_of_anybody(browser: Browser, address: str, scheme: str, width: int) -> None:
     """axe-core over the page with results and over the viewer, in both schemes, on a phone and on a desk."""
     for found in watched(browser, address, color_scheme=scheme):
         found.page.set_viewport_size({"width": width, "height": 760})
