@@ -15,7 +15,10 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from retrieval.models.encoder import Encoder
+    from tests.browsers import Tab
 
 ROOT = Path(__file__).parents[1]
 
@@ -92,6 +95,24 @@ def web(address: str) -> Iterator[httpx.Client]:
     """A client of that server."""
     with httpx.Client(base_url=address, timeout=120) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium for the tests of the page."""
+    from tests.browsers import chromium
+
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def tab(browser: Browser, address: str) -> Iterator[Tab]:
+    """A tab that is open on nothing yet, of the server over `site`."""
+    from tests.browsers import tab_of
+
+    with tab_of(browser, address) as opened:
+        yield opened
 
 
 def picture(seed: int, width: int = 64, height: int = 48) -> Image.Image:

@@ -34,7 +34,9 @@ def bomb(side: int, mode: str = "RGB") -> bytes:
 
 
 def take(uploads: Uploads, data: bytes) -> str:
-    return asyncio.run(uploads.take(io.BytesIO(data)))
+    # On a thread: another test's browser may have left a loop running on this one.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, uploads.take(io.BytesIO(data))).result()
 
 
 def test_a_picture_is_sent_once_and_found_by_its_hash_from_then_on(web: httpx.Client) -> None:
