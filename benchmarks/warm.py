@@ -70,7 +70,8 @@ def write_rows(folder: Path, count: int, dim: int) -> None:
             rows = work.rows[start : start + 16_384].astype(np.float32)
             paths = [f"/photos/{number // 1000:05d}/{number:08d}.jpg" for number in range(start, start + len(rows))]
             items = [
-                Item(id=f"{start + n:024x}", path=path, source=path, kind="image", sha256=f"{start + n:064x}", size=1, mtime_ns=1)
+                Item(id=f"{start + n:024x}", path=path, source=path, kind="image",
+                     sha256=f"{start + n:064x}", size=1, mtime_ns=1)
                 for n, path in enumerate(paths)
             ]  # fmt: skip
             writer.journal(UnitResult.of_rows(items, rows, writer.manifest.roots))
