@@ -86,7 +86,7 @@ def test_what_never_changes_is_kept_for_ever_and_all_else_is_asked_for_again(web
         ("bytes=10-19", slice(10, 20)),
         ("bytes=-100", slice(-100, None)),
         ("bytes=5-", slice(5, None)),
-        (" Bytes = 0-0", slice(0, 1)),
+        ("Bytes = 0-0", slice(0, 1)),
     ],
 )
 def test_ranges_give_the_bytes_that_they_name(web: httpx.Client, header: str, part: slice) -> None:

@@ -333,12 +333,16 @@ def test_a_text_shows_what_it_is_about_or_nothing_at_once(
             assert web.get(texts[text]["thumb_url"]).json() == {"error": "a text has no picture"}
 
 
-def test_the_application_as_a_library_leaves_the_collector_alone(tmp_path: Path, mini: Encoder) -> None:
+def test_the_application_as_a_library_leaves_the_collector_alone(
+    tmp_path: Path, mini: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_photos(tmp_path, 1)
     build(tmp_path, mini)
-    before = gc.get_freeze_count()
-    with serving(tmp_path / ".mmsearch"):
-        assert gc.get_freeze_count() == before
+    frozen: list[bool] = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))
+    with serving(tmp_path / ".mmsearch") as address:
+        assert httpx.get(f"{address}/healthz").status_code == 200
+    assert not frozen
 
 
 def test_equal_words_give_equal_answers_whatever_waits_beside_them(address: str, web: httpx.Client) -> None:

@@ -76,11 +76,12 @@ def test_what_unpacks_large_takes_no_memory_of_the_server_and_the_rest_is_told_t
     hit = web.post("/api/search", json={"text": "a cat", "k": 1}).json()["hits"][0]
     thumb = web.get(hit["thumb_url"]).content
     web.post("/api/search", files={"image": ("q.png", png(3))})
+    packed = bomb(10_900)
     before = resident()
 
     def send(number: int) -> httpx.Response:
         # Unlike the others, so that none is known already.
-        data = bomb(10_900) + bytes([number])
+        data = packed + bytes([number])
         return httpx.post(f"{address}/api/search", files={"image": ("q.png", data)}, timeout=300)
 
     with ThreadPoolExecutor(24) as pool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import warnings
@@ -59,8 +58,6 @@ def load_model(name: str | ModelFiles, device: str = "auto", precision: str = "a
             raise ModelError(f"{found.weights} is not a file of plain weights: {_line(error)}") from error
     model = loaded.model.eval()
     chosen = _apply_precision(model, loaded.spec, place, precision, lambda: load(found).model.state_dict())
-    # Modules and parameters live as long as the process: collecting garbage need not walk over them every time.
-    gc.freeze()
     return LoadedModel(loaded.spec, model, loaded.preprocess, loaded.tokenizer, place, chosen)
 
 
