@@ -15,9 +15,11 @@ from server.media import Files, has_picture, media_type, next_size, version
 from server.openapi import FILE, binary
 from server.service import SearchService
 
-# A file opened alone is shown by a page of the browser's own, which has a style and an element for the media.
+# A file opened alone is shown by a page of the browser's own, which has a style and an element for the media. It is of this
+# origin, since a video is asked for again by that page, and to an origin of nobody browsers refuse it; no script runs there.
 _ALONE = (
-    "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox; frame-ancestors 'none'"
+    "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox allow-same-origin; "
+    "frame-ancestors 'none'"
 )
 _JPEG = binary("image/jpeg", "The picture")
 

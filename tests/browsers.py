@@ -68,7 +68,7 @@ def tab_of(browser: Browser, home: str, width: int = 1200, height: int = 800, **
     tab.page.on("request", request)
     yield tab
     context.close()
-    assert not tab.wrong
+    assert not tab.wrong, tab.wrong
 
 
 def ask(page: Page, words: str) -> None:

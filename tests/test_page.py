@@ -97,7 +97,7 @@ def test_everything_by_keys_alone(tab: Tab) -> None:
 def test_a_video_plays_from_the_moment_to_its_end(tab: Tab) -> None:
     page = tab.open()
     drop(page, 32)
-    page.get_by_text("Videos", exact=True).click()
+    page.get_by_role("radio", name="Videos", exact=True).check()
     expect(tiles(page).first).to_have_attribute("aria-label", re.compile(r"^film\.mp4, 00:0[12]"))
     tiles(page).first.click()
     video = page.locator("#stage video")
@@ -170,7 +170,7 @@ def test_nothing_found_and_an_empty_index_have_a_word_for_it(browser: Browser, t
 def test_a_slow_search_and_a_server_that_is_gone(tab: Tab) -> None:
     page = tab.open()
     held: list[Route] = []
-    page.route("**/api/search", held.append)
+    page.route("**/api/search", lambda route: held.append(route))
     page.locator("#words").fill("a cat")
     page.keyboard.press("Enter")
     expect(page.locator("#said")).to_contain_text("Still searching")

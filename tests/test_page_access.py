@@ -55,7 +55,7 @@ def test_forced_colours_tell_what_is_chosen_and_which_moment_it_is(browser: Brow
     with tab_of(browser, address, forced_colors="active") as tab:
         page = tab.open()
         drop(page, 32)
-        page.get_by_text("Videos", exact=True).click()
+        page.get_by_role("radio", name="Videos", exact=True).check()
         expect(tiles(page).first).to_have_attribute("aria-label", re.compile("^film"))
         colour = "(one) => getComputedStyle(one).backgroundColor"
         chosen = page.locator("[name=kind]:checked + span").evaluate(colour)
@@ -130,7 +130,7 @@ def test_who_wants_no_motion_gets_none(browser: Browser, address: str) -> None:
     with tab_of(browser, address, reduced_motion="reduce") as tab:
         page = tab.open()
         drop(page, 32)
-        page.get_by_text("Videos", exact=True).click()
+        page.get_by_role("radio", name="Videos", exact=True).check()
         expect(tiles(page).first).to_have_attribute("aria-label", re.compile("^film"))
         tiles(page).first.click()
         page.wait_for_function("() => document.querySelector('#stage video')?.readyState >= 2")
@@ -161,7 +161,7 @@ def test_arrows_on_a_mark_of_a_video_stay_with_the_marks(browser: Browser, addre
     with tab_of(browser, address) as tab:
         page = tab.open()
         drop(page, 32)
-        page.get_by_text("Videos", exact=True).click()
+        page.get_by_role("radio", name="Videos", exact=True).check()
         expect(tiles(page).first).to_have_attribute("aria-label", re.compile("^film"))
         tiles(page).first.click()
         marks = page.locator("#line button")

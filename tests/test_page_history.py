@@ -38,7 +38,7 @@ def test_going_back_and_a_shared_address_show_the_same(browser: Browser, address
         page = tab.open()
         ask(page, "a cat")
         ask(page, "a rocket")
-        page.get_by_text("Texts", exact=True).click()
+        page.get_by_role("radio", name="Texts", exact=True).check()
         expect(page.locator("#grid .text").first).to_be_visible()
         shared = page.url
         page.go_back()

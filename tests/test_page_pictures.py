@@ -145,6 +145,19 @@ def test_a_newer_act_calls_off_a_picture_that_is_being_sent(browser: Browser, ad
         assert query_of(page) == {"q": "sea"} and page.locator(".chip").count() == 0
 
 
+def test_another_kind_chosen_while_a_picture_is_sent_does_not_lose_it(browser: Browser, address: str) -> None:
+    with tab_of(browser, address) as tab:
+        server = MadeUpServer(tab.page, total=3, hold=lambda path: path == "/api/upload")
+        page = tab.open()
+        drop(page, 7)
+        waited(page, server)
+        page.get_by_role("radio", name="Videos").check()
+        expect(page.locator("#said")).to_have_text("Sending the picture …")
+        server.release()
+        expect(page.locator("#said")).to_contain_text("3 found")
+        assert query_of(page)["kind"] == "video" and len(query_of(page)["picture"]) == 64
+
+
 def waited(page: Page, server: MadeUpServer) -> None:
     for _ in range(600):
         if server.held:

@@ -20,6 +20,8 @@ const pictures = new Pictures(), sending = new Owner(), opening = new Owner();
 let ready = texts.ready;
 let notice = "";
 let slow = 0;
+/** @type {AbortSignal | null} Of a picture that is being sent. */
+let transfer = null;
 
 const results = new Results(showResults);
 const address = new Address(changed, () => ({ count: results.hits.length, top: Math.round(scrollY) }));
@@ -47,6 +49,8 @@ const viewer = new Viewer({
 /** @param {import("./address.js").State} before @param {boolean} anew */
 function changed(before, anew) {
   const state = address.state;
+  // A picture that is being sent is given up for other words or pictures, not for another kind of results.
+  if (anew || !sameSearch({ ...before, kind: state.kind, rerank: state.rerank }, state)) sending.renew();
   if (anew || !sameSearch(before, state)) search();
   if (state.item) open(state.item);
   else { opening.renew(); viewer.close(); }
@@ -54,7 +58,6 @@ function changed(before, anew) {
 
 function search() {
   const state = address.state, place = address.entry.place;
-  sending.renew();
   answers.clear();
   grid.clear();
   words.value = state.text;
@@ -99,7 +102,7 @@ function showResults() {
   if (error) {
     tell(hits.length ? texts.moreFailed(error.message) : texts.failed(error.message), !hits.length);
     again.hidden = !error.passing && error.status !== 409;
-  } else if (!answer) tell(notice || ready, true);
+  } else if (!answer) tell(transfer && !transfer.aborted ? texts.sending : notice || ready, true);
   else if (!hits.length) tell(texts.nothing, true);
   else {
     tell([texts.found(hits.length, Boolean(answer.next), answer.more), texts.milliseconds(answer.milliseconds), answer.model,
@@ -165,13 +168,14 @@ function go(change, refining = false) {
 function take(file, others) {
   const signal = sending.renew();
   const say = (/** @type {string} */ text) => { tell(text, !results.hits.length); if (viewer.open) viewer.tell(text); };
+  transfer = signal;
   say(texts.sending);
   owned(signal, async () => {
     const picture = await pictures.send(file, signal, () => say(texts.busy));
     signal.throwIfAborted();
     address.go({ picture, like: "" });
     if (others) { notice = texts.leftOut(others); showResults(); }
-  }, (error) => say(texts.failed(error.message)));
+  }, (error) => say(texts.failed(error.message))).finally(() => { if (transfer === signal) transfer = null; });
 }
 
 byId("form", HTMLFormElement).addEventListener("submit", (event) => { event.preventDefault(); go({}); });
