@@ -225,7 +225,13 @@ def perform(page: Page, act: str, chance: random.Random) -> None:
         page.keyboard.press(chance.choice(("ArrowRight", "ArrowRight", "ArrowLeft")))
     elif act in ("back", "forward"):
         # By the page's own history: leaving the page altogether is not meant.
-        page.evaluate("(by) => { if (by > 0 || history.state) history.go(by); }", -1 if act == "back" else 1)
+        page.evaluate(
+            """(act) => {
+                if (!(act === "back" ? navigation.canGoBack : navigation.canGoForward)) return;
+                for (const end of Object.values(navigation[act]())) end.catch(() => {});
+            }""",
+            act,
+        )
     elif act == "paste":
         hand_over(page, [("q.png", "image/png", png(chance.randrange(5), 40 + chance.randrange(40), 30))], "paste")
     elif act in ("describe", "why", "like") and viewer:
