@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Optional
+from urllib.parse import quote
 
 import typer
 
@@ -29,6 +30,14 @@ def serve_command(
         Optional[list[Path]], typer.Option(help="A folder that files may be served from, beside the one of the index.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Index new and changed files while it runs.")] = False,
+    watch_poll: Annotated[
+        Optional[float],
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="The same, looking every so often: for network drives, which tell no changes.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
@@ -37,18 +46,20 @@ def serve_command(
 
     folder = find_index(index, os.environ, Path.cwd())
     roots = tuple(root or ())
+    watch = watch or watch_poll is not None
     if watch and not roots and folder.name != ".mmsearch":
         raise QueryError("--watch: this index is not inside the folder that it is of; name that with --root FOLDER")
-    if token is not None and len(token) < 8:
-        raise QueryError("--token: use at least 8 characters")
+    import gc
     import socket
 
-    import uvicorn
-
     from media.image import register_decoders
+    from server.access import check_token, new_token
     from server.app import ServeConfig, create_app
-    from server.guard import EVERYWHERE, host_names, is_loopback, new_token
+    from server.guard import EVERYWHERE, host_names, is_loopback
+    from server.run import http_server
 
+    if token is not None:
+        check_token(token)
     register_decoders()
     names = [*(allow_host or ()), *([socket.gethostname(), "localhost"] if host in EVERYWHERE else [])]
     if token is None and not is_loopback(host):
@@ -65,15 +76,20 @@ def serve_command(
             device=device,
             roots=roots,
             watch=watch,
+            watch_poll=watch_poll,
+            port=listener.getsockname()[1],
         )
         with busy("loading the model"):
             app = create_app(config)
+        # What is loaded now stays: the collector need not look through the models again while a request waits.
+        gc.collect()
+        gc.freeze()
         name = "127.0.0.1" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}/"
-        note(f"{shown(str(folder))} at {address}{f'?token={token}' if token else ''}   (Ctrl-C ends it)")
+        link = f"{address}?token={quote(token, safe='')}" if token else address
+        note(f"{shown(str(folder))} at {link}   (Ctrl-C ends it)")
         if open_page:
             import webbrowser
 
-            webbrowser.open(f"{address}?token={token}" if token else address)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False))
-        server.run(sockets=[listener])
+            webbrowser.open(link)
+        http_server(app).run(sockets=[listener])

@@ -28,7 +28,7 @@ from retrieval.types import WEIGHTED, Answer, Hit, Item, Kind, ModelSpec, Query,
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from media.reader import ImageReader
+    from media.reader import ImageSource
     from retrieval.crossmodal.decoder import Caption
     from retrieval.models.loading import LoadedModel
 
@@ -40,13 +40,13 @@ class Engine:
     model on first use.
     """
 
-    def __init__(self, folder: Path, device: str = "auto") -> None:
+    def __init__(self, folder: Path, device: str = "auto", images: ImageSource | None = None) -> None:
         check_device(device)
         self._holding = contextlib.ExitStack()
         lease = open_state(folder)
         self._holding.callback(lease.close)
         try:
-            self._device = device
+            self._device, self._images = device, images
             self._state = IndexState(folder, lease.manifest, device)
             self._queries = QueryEncoder(self._state.manifest.model, device)
             self._readers = Readers(self._queries, device)
@@ -55,13 +55,15 @@ class Engine:
             raise
 
     @staticmethod
-    def open(index: str | os.PathLike[str] | None = None, *, device: str = "auto") -> Engine:
+    def open(
+        index: str | os.PathLike[str] | None = None, *, device: str = "auto", images: ImageSource | None = None
+    ) -> Engine:
         """Open the index at `index`, in it, or (for `None`) the nearest one upwards from the working folder.
 
-        `device` is `auto`, `cpu`, `cuda` or `cuda:N`. Raises `IndexNotFoundError`, `FormatError`, or `QueryError` for a device
-        that is not here.
+        `device` is `auto`, `cpu`, `cuda` or `cuda:N`. `images` reads the images of items, by default from their files.
+        Raises `IndexNotFoundError`, `FormatError`, or `QueryError` for a device that is not here.
         """
-        return Engine(find_index(index, os.environ, Path.cwd()), device)
+        return Engine(find_index(index, os.environ, Path.cwd()), device, images)
 
     def __enter__(self) -> Engine:
         return self
@@ -80,7 +82,7 @@ class Engine:
 
         Raises what `open` raises, and `ModelError` where another model has taken the index's place.
         """
-        fresh = Engine(self.folder, self._device)
+        fresh = Engine(self.folder, self._device, self._images)
         try:
             check_model(self.model, fresh.model)
         except BaseException:
@@ -104,12 +106,14 @@ class Engine:
         """The model that made this index, and that every query uses."""
         return self._state.manifest.model
 
-    @cached_property
-    def images(self) -> ImageReader:
+    @property
+    def images(self) -> ImageSource:
         """Where the images of items are read."""
-        from media.reader import ImageReader
+        if self._images is None:
+            from media.reader import ImageReader
 
-        return ImageReader()
+            self._images = ImageReader()
+        return self._images
 
     def embed(self, query: Query) -> NDArray[np.float32]:
         """The direction that a query means, `(d,) float32`, unit length.
@@ -122,6 +126,10 @@ class Engine:
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """`(n, d) float32`, unit rows; the last few hundred are remembered."""
         return self._queries.embed_texts(texts)
+
+    def reads_whole(self, text: str) -> bool:
+        """Whether the model reads all of a text, and does not cut its end."""
+        return self._queries.reads_whole(text)
 
     def search(self, query: Query) -> list[Hit]:
         """The `query.k` best items that pass its filter, best first; ties keep index order, so equal searches give equal

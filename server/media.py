@@ -1,4 +1,4 @@
-"""Files of indexed items, by id: the file with byte ranges, and small pictures kept on disk.
+"""Files of indexed items, by id: the file itself, and small pictures kept on disk.
 
 No path comes from a client. A file is served only where it truly lies below a root of the index: a link that leads out of it
 is not followed.
@@ -10,7 +10,6 @@ import hashlib
 import io
 import mimetypes
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,9 @@ from PIL.Image import Image
 
 from media.reader import ImageReader
 from media.types import MEMBER
+from media.walk import source_kind
 from retrieval.errors import MediaError
+from retrieval.files import DiskCache
 from retrieval.types import Item
 
 SIZES = (128, 256, 384, 512, 1024)
@@ -30,7 +31,7 @@ _TYPES = {
     ".flac": "audio/flac", ".opus": "audio/ogg", ".srt": "text/plain", ".vtt": "text/plain", ".md": "text/plain",
 }  # fmt: skip
 # What a browser may show in place; anything else is offered as a download.
-_SHOWN = ("image/", "video/", "audio/")
+_SHOWN = ("image/", "video/", "audio/", "text/plain")
 
 
 class Files:
@@ -40,9 +41,7 @@ class Files:
         inside = [folder.parent] if folder.name == ".mmsearch" else []
         self._roots = [os.path.realpath(root) for root in (*roots, *inside)]
         self._pictures = pictures
-        self._cache = cache
-        self._lock = threading.Lock()
-        self._written = 0
+        self._cache = DiskCache(cache, CACHE_BYTES)
 
     def place(self, item: Item) -> str:
         """Where the file of an item is. Raises `MediaError` where it is gone, or lies outside of every root."""
@@ -62,64 +61,45 @@ class Files:
         return self._pictures.read(item.path) if MEMBER in item.path else None
 
     def picture(self, item: Item) -> Image:
-        """The item's picture, or the middle of a moment. Raises `MediaError`."""
+        """The item's picture, the middle of a moment, or what a text is about. Raises `MediaError`."""
         self.place(item)
         return self._pictures.picture(item.place)
 
     def kept(self, item: Item, size: int) -> bytes | None:
         """The item's JPEG, its longer side the next of `SIZES`, if the cache has it."""
-        try:
-            return self._file(item, size).read_bytes()
-        except OSError:
-            return None
+        return self._cache.get(_key(item, size))
 
     def thumb(self, item: Item, size: int) -> bytes:
         """The same, made now and kept. Raises `MediaError`."""
-        file = self._file(item, size)
-        size = _next(size)
         rgb = self.picture(item)
-        rgb.thumbnail((size, size))
+        side = next_size(size)
+        rgb.thumbnail((side, side))
         out = io.BytesIO()
         rgb.save(out, "JPEG", quality=82)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            scratch = file.with_suffix(f".{threading.get_ident()}.partial")
-            scratch.write_bytes(out.getvalue())
-            os.replace(scratch, file)
-        except OSError:
-            # A full disk costs the next request's time.
-            return out.getvalue()
-        self._trim(len(out.getvalue()))
+        self._cache.put(_key(item, size), out.getvalue())
         return out.getvalue()
 
-    def _file(self, item: Item, size: int) -> Path:
-        key = hashlib.sha256(f"{item.id}\0{item.sha256}\0{item.mtime_ns}".encode()).hexdigest()
-        return self._cache / key[:2] / f"{key[2:34]}-{_next(size)}.jpg"
 
-    def _trim(self, added: int) -> None:
-        """Now and then, delete what was used longest ago until the rest fits."""
-        with self._lock:
-            self._written += added
-            if self._written < CACHE_BYTES // 16:
-                return
-            self._written = 0
-        files = []
-        for file in self._cache.rglob("*.jpg"):
-            try:
-                stat = file.stat()
-            except OSError:
-                continue
-            files.append((max(stat.st_atime, stat.st_mtime), stat.st_size, file))
-        total = sum(size for _, size, _ in files)
-        for _, size, file in sorted(files):
-            if total <= CACHE_BYTES:
-                return
-            file.unlink(missing_ok=True)
-            total -= size
+def version(item: Item) -> str:
+    """What changes whenever the picture of an item does."""
+    return hashlib.sha256(f"{item.id}\0{item.sha256}\0{item.mtime_ns}\0{item.size}".encode()).hexdigest()[:32]
 
 
-def _next(size: int) -> int:
-    return next((one for one in SIZES if one >= size), SIZES[-1])
+def has_picture(item: Item) -> bool:
+    """Whether an item shows something: a text does that is about a picture, or about a stretch of a video."""
+    if item.kind != "text":
+        return True
+    container, mark, member = item.path.partition(MEMBER)
+    kind = source_kind(member) if mark else source_kind(item.path)
+    if item.start is not None:
+        return kind == "video" or (kind == "image" and item.path != item.source)
+    # A row of a table has a name of any form.
+    return kind == "image" or (bool(mark) and kind is None and source_kind(container) == "parquet")
+
+
+def next_size(size: int) -> int:
+    """The longer side of the thumbnail that a size asks for."""
+    return next((side for side in SIZES if side >= size), SIZES[-1])
 
 
 def media_type(path: str) -> tuple[str, bool]:
@@ -128,3 +108,7 @@ def media_type(path: str) -> tuple[str, bool]:
     kind = _TYPES.get(suffix) or mimetypes.guess_type(path)[0] or "application/octet-stream"
     shown = kind.startswith(_SHOWN) and kind != "image/svg+xml"
     return (kind if shown or kind.startswith("text/") else "application/octet-stream"), shown
+
+
+def _key(item: Item, size: int) -> str:
+    return f"{version(item)}-{next_size(size)}.jpg"

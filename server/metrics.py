@@ -1,14 +1,13 @@
-"""What Prometheus is told: requests, latencies by stage, how many wait, and memory."""
+"""What Prometheus is told: requests, latencies by stage, how many wait, and what the process takes."""
 
 from __future__ import annotations
 
-import resource
-import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -18,6 +17,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
         self._requests = Counter(
             "mmsearch_requests", "Requests by route and status.", ["route", "status"], registry=self._registry
         )
@@ -31,10 +31,11 @@ class Metrics:
         self._stages = Histogram(
             "mmsearch_stage_seconds", "Time of a stage.", ["stage"], buckets=_BUCKETS, registry=self._registry
         )
-        self._waiting = Gauge("mmsearch_queue_length", "Requests that wait.", ["worker"], registry=self._registry)
-        self._memory = Gauge(
-            "mmsearch_peak_memory_bytes", "Peak resident memory, models included.", registry=self._registry
+        self._waiting = Gauge(
+            "mmsearch_queue_length", "Requests that wait, by lane.", ["lane"], registry=self._registry
         )
+        threads = Gauge("mmsearch_threads", "Threads of the server.", registry=self._registry)
+        threads.set_function(threading.active_count)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count one answer."""
@@ -50,12 +51,10 @@ class Metrics:
         finally:
             self._stages.labels(name).observe(time.perf_counter() - began)
 
-    def queue(self, worker: str, length: int) -> None:
-        """How many wait for a worker."""
-        self._waiting.labels(worker).set(length)
+    def queue(self, lane: str, length: int) -> None:
+        """How many wait in a lane."""
+        self._waiting.labels(lane).set(length)
 
     def text(self) -> bytes:
         """Everything in Prometheus's text format."""
-        unit = 1 if sys.platform == "darwin" else 1024
-        self._memory.set(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
         return generate_latest(self._registry)

@@ -19,9 +19,14 @@ class Strict(BaseModel):
 
 
 class SearchRequest(Strict):
-    """What to look for. At least one of `text`, `image_id` and an uploaded image."""
+    """What to look for. At least one of `text`, `image_id`, `picture` and an uploaded image.
+
+    `picture` names an image that was uploaded before, by the hash that the answer to that search gave. `cursor` is the `next`
+    of the page before, of the same search.
+    """
 
     text: Text | None = None
+    picture: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     image_id: Annotated[str, Field(max_length=64)] | None = None
     unlike_id: Annotated[str, Field(max_length=64)] | None = None
     negatives: Annotated[list[Text], Field(alias="not", max_length=16)] = []
@@ -30,6 +35,12 @@ class SearchRequest(Strict):
     rerank: bool = False
     min_relevance: Annotated[float, Field(ge=0, le=1)] | None = None
     cursor: Annotated[str, Field(max_length=64)] | None = None
+
+
+class SearchForm(SearchRequest):
+    """The same as a form, with the image itself. A field that is empty counts as absent; `not` may be repeated."""
+
+    image: Annotated[bytes | None, Field(json_schema_extra={"type": "string", "format": "binary"})] = None
 
 
 class Span(BaseModel):
@@ -61,7 +72,8 @@ class ItemModel(BaseModel):
 
 
 class HitModel(BaseModel):
-    """A search hit; higher scores are better. `moments` are those found of the same video, this one first."""
+    """A search hit; higher scores are better. `moments` are those found of the same video, this one first. `thumb_url` changes
+    whenever the picture does, and takes `?size=N`."""
 
     rank: int
     score: float
@@ -89,12 +101,31 @@ class HitModel(BaseModel):
 
 
 class SearchResponse(BaseModel):
-    """Hits, best first; `next` is the cursor of the page after this one, null at the end."""
+    """Hits, best first; `next` is the cursor of the page after this one, null at the end.
+
+    `more` says whether there are others, which beyond the last page a narrower search brings; `truncated` whether the model
+    read only the beginning of the words; `picture` names the uploaded image, to be asked for again without sending it.
+    """
 
     hits: list[HitModel]
     next: str | None
+    more: bool
+    truncated: bool
+    picture: str | None
     milliseconds: float
     model: str
+
+
+class UploadForm(Strict):
+    """An image to search by."""
+
+    image: Annotated[bytes, Field(json_schema_extra={"type": "string", "format": "binary"})]
+
+
+class UploadResponse(BaseModel):
+    """The name of an uploaded image, the SHA-256 of its bytes, for a search's `picture`. It is kept for a while."""
+
+    picture: str
 
 
 class DescribeRequest(Strict):
@@ -168,6 +199,12 @@ class StatusResponse(BaseModel):
     generation: int
     reader: str
     watch: WatchModel | None
+
+
+class HealthResponse(BaseModel):
+    """The index can be read."""
+
+    status: str
 
 
 class ErrorResponse(BaseModel):

@@ -1,113 +1,107 @@
-"""SearchService: one index and its models behind two threads, asked by any number of requests.
+"""SearchService: one index and its models behind lanes, asked by any number of requests.
 
-Engines belong to one thread each. The search thread takes every query that waits and encodes their words in one batch; the
-reading thread re-ranks, describes, answers and explains, which takes longer and must not make a search wait. Both see a new
-state of the index as soon as one is committed, between two requests.
+An engine belongs to one thread. The search lane answers by embeddings; the reading lane re-ranks, describes, answers and
+explains, which takes longer; the lookup lane finds items and counts. Each sees a new state of the index as soon as one is
+committed, between two requests, and what is remembered of a state goes with it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
-import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image
+from starlette.requests import Request
 
 from media.reader import ImageReader
+from media.types import Place
+from retrieval.cancellation import Cancellation
 from retrieval.engine import Engine
-from retrieval.errors import MmsearchError
+from retrieval.errors import IndexNotFoundError, MmsearchError
 from retrieval.types import Hit, Item, Query
+from server.lanes import Busy, Lane
 from server.metrics import Metrics
 
 Result = TypeVar("Result")
-MOST_WAITING = 64
-_BATCH = 16
 _ITEMS = 50_000
+_EMBEDDED_AT_ONCE = 2
+_EMBEDDED_WAITING = 16
 
 
-class Busy(MmsearchError):
-    """Too many requests wait already."""
+class ResultsChanged(MmsearchError):
+    """A cursor of a state of the index that is no longer there."""
 
 
-class _Worker:
-    """A thread with an engine of its own, and a queue with a bound."""
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The hits of a search, the state of the index that they are of, and whether the model read less than all the words."""
 
-    def __init__(self, name: str, folder: Path, device: str, metrics: Metrics) -> None:
-        self._name, self._folder, self._metrics = name, folder, metrics
-        self._jobs: queue.Queue[tuple[Query | None, Callable[[Engine], object], Future[object]] | None] = queue.Queue(
-            MOST_WAITING
-        )
-        self._stamp = _stamp(folder)
-        self._engine = Engine.open(folder, device=device)
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+    hits: list[Hit]
+    state: str
+    truncated: bool
 
-    def submit(self, work: Callable[[Engine], Result], query: Query | None = None) -> Future[Result]:
-        """Have `work` done with the engine. Its words are encoded with those of other waiting queries. Raises `Busy`."""
-        future: Future[Result] = Future()
-        try:
-            self._jobs.put_nowait((query, work, future))  # type: ignore[arg-type]
-        except queue.Full as error:
-            raise Busy("too many requests are waiting; try again in a moment") from error
-        self._metrics.queue(self._name, self._jobs.qsize())
-        return future
+
+class _Stoppable:
+    """Reads the images of an engine's items until the work that wants them is called off."""
+
+    def __init__(self, pictures: ImageReader) -> None:
+        self._pictures = pictures
+        self.cancellation = Cancellation()
+
+    def picture(self, place: Place) -> Image.Image:
+        """As `ImageReader.picture`. Raises `Cancelled` as well."""
+        self.cancellation.check()
+        return self._pictures.picture(place)
+
+
+class _EngineLane:
+    """A lane of one thread with an engine of its own, always at the newest state."""
+
+    def __init__(self, lane: Lane, folder: Path, device: str, pictures: ImageReader) -> None:
+        self._lane, self._folder = lane, folder
+        self._pictures = _Stoppable(pictures)
+        self._stamp = stamp(folder)
+        self._engine = Engine.open(folder, device=device, images=self._pictures)
+
+    def do(self, work: Callable[[Engine], Result]) -> Result:
+        """Have something done at the start of the program, and wait for it."""
+        return self._lane.do(lambda: work(self._engine))
+
+    async def run(self, work: Callable[[Engine, str], Result], request: Request | None) -> Result:
+        """Have something done with the engine and the name of its state; see `Lane.run`."""
+
+        def job(cancellation: Cancellation) -> Result:
+            cancellation.check()
+            self._pictures.cancellation = cancellation
+            self._refresh()
+            return work(self._engine, state_name(self._stamp))
+
+        return await self._lane.run(job, request)
 
     def close(self) -> None:
-        """End once the queue is empty."""
-        self._jobs.put(None)
-        self._thread.join()
+        """End once what runs is done."""
+        self._lane.close()
         self._engine.close()
-
-    def _run(self) -> None:
-        ended = False
-        while not ended:
-            waiting = [self._jobs.get()]
-            while len(waiting) < _BATCH:
-                try:
-                    waiting.append(self._jobs.get_nowait())
-                except queue.Empty:
-                    break
-            batch = [job for job in waiting if job is not None]
-            ended = len(batch) < len(waiting)
-            self._metrics.queue(self._name, self._jobs.qsize())
-            self._refresh()
-            self._encode([query for query, _, _ in batch if query is not None])
-            for _, work, future in batch:
-                if not future.set_running_or_notify_cancel():
-                    continue
-                try:
-                    future.set_result(work(self._engine))
-                except BaseException as error:  # Every failure belongs to the request that asked
-                    future.set_exception(error)
-
-    def _encode(self, queries: Sequence[Query]) -> None:
-        words = [
-            text for query in queries for text in (query.text, *query.negatives) if text is not None and text.strip()
-        ]
-        if len(words) > 1:
-            try:
-                self._engine.embed_texts(words)
-            except Exception:
-                # Each search encodes its own again, and tells its own request what is wrong.
-                return
 
     def _refresh(self) -> None:
         """Open the newest state; a request that cannot have it gets the one that is open."""
-        stamp = _stamp(self._folder)
-        if stamp == self._stamp:
+        now = stamp(self._folder)
+        if now == self._stamp:
             return
         try:
             fresh = self._engine.reopened()
         except (MmsearchError, OSError):
             return
         self._engine.close()
-        self._engine, self._stamp = fresh, stamp
+        self._engine, self._stamp = fresh, now
 
 
 class SearchService:
@@ -117,68 +111,132 @@ class SearchService:
         self.folder = folder
         self.pictures = ImageReader(1024)
         self.metrics = metrics
-        self._searching = _Worker("search", folder, device, metrics)
-        self._reading = _Worker("read", folder, device, metrics)
-        self.model = self._searching.submit(lambda engine: engine.model.name).result()
+
+        def lane(name: str, bound: int, seconds: float) -> _EngineLane:
+            return _EngineLane(
+                Lane(name, metrics, threads=1, bound=bound, seconds=seconds), folder, device, self.pictures
+            )
+
+        self._searching = lane("search", 256, 60)
+        self._reading = lane("read", 32, 180)
+        self._lookups = lane("lookup", 512, 30)
+        self.model = self._searching.do(lambda engine: engine.model.name)
         # No request may set off a download.
-        self.reader = self._searching.submit(lambda engine: engine.reader_name(offline=True)[0]).result()
+        self.reader = self._searching.do(lambda engine: engine.reader_name(offline=True)[0])
         self._items: OrderedDict[str, Item] = OrderedDict()
+        self._items_stamp = stamp(folder)
         self._items_lock = threading.Lock()
+        self._status: tuple[object, dict[str, object]] | None = None
+        self._status_lock = asyncio.Lock()
+        self._embedding = asyncio.Semaphore(_EMBEDDED_AT_ONCE)
+        self._to_embed = 0
 
     def close(self) -> None:
-        """End both threads."""
-        self._searching.close()
-        self._reading.close()
+        """End the lanes."""
+        for lane in (self._searching, self._reading, self._lookups):
+            lane.close()
 
     def warm(self) -> None:
         """Load what first queries by words and by a picture need."""
-        self._searching.submit(lambda engine: engine.embed_texts(["a photo"])).result()
+        self._searching.do(lambda engine: engine.embed_texts(["a photo"]))
         grey = Image.new("RGB", (32, 32), "grey")
-        self._searching.submit(lambda engine: engine.embed(Query(images=(grey,)))).result()
+        self._searching.do(lambda engine: engine.embed(Query(images=(grey,))))
 
-    async def search(self, query: Query) -> list[Hit]:
-        """As `Engine.search`; the items of the hits are remembered, since their pictures will be asked for."""
-        worker = self._reading if query.rerank is not None else self._searching
+    async def search(self, query: Query, request: Request | None = None, state: str | None = None) -> Found:
+        """As `Engine.search`; the items of the hits are remembered, since their pictures will be asked for.
+
+        Raises `ResultsChanged` where `state` is given and the index has another by now.
+        """
+        lane = self._reading if query.rerank is not None else self._searching
+
+        def work(engine: Engine, now: str) -> tuple[Found, tuple[int, ...]]:
+            if state is not None and state != now:
+                raise ResultsChanged("the index has changed since these results were found; search again")
+            hits = engine.search(query)
+            cut = query.text is not None and not engine.reads_whole(query.text)
+            return Found(hits=hits, state=now, truncated=cut), stamp(self.folder)
+
         with self.metrics.stage("rerank" if query.rerank is not None else "search"):
-            hits = await self._wait(worker.submit(lambda engine: engine.search(query), query))
-        for hit in hits:
-            for one in (hit, *hit.moments):
-                self._remember(one.item)
-        return hits
+            async with self._admitted(query):
+                found, seen = await lane.run(work, request)
+        if state_name(seen) == found.state:
+            self._remember(seen, [one.item for hit in found.hits for one in (hit, *hit.moments)])
+        return found
 
-    async def item(self, identity: str) -> Item:
-        """The item of an id. Raises `QueryError` where the index has none."""
+    @asynccontextmanager
+    async def _admitted(self, query: Query) -> AsyncIterator[None]:
+        """Only a few pictures at a time are embedded, between the searches by words."""
+        if not query.images:
+            yield
+            return
+        if self._to_embed >= _EMBEDDED_WAITING:
+            raise Busy("too many pictures are waiting; try again in a moment", 2)
+        self._to_embed += 1
+        try:
+            async with self._embedding:
+                yield
+        finally:
+            self._to_embed -= 1
+
+    async def item(self, identity: str, request: Request | None = None) -> Item:
+        """The item of an id, as the index has it now. Raises `ItemNotFoundError` where it has none."""
         with self._items_lock:
-            known = self._items.get(identity)
-        if known is None:
-            known = await self._wait(self._searching.submit(lambda engine: engine.item(identity)))
-            self._remember(known)
-        return known
+            known = self._items.get(identity) if self._items_stamp == stamp(self.folder) else None
+        if known is not None:
+            return known
 
-    async def read(self, stage: str, work: Callable[[Engine], Result]) -> Result:
-        """Have something longer done, on the reading thread."""
+        def work(engine: Engine, now: str) -> tuple[Item, str]:
+            return engine.item(identity), now
+
+        seen = stamp(self.folder)
+        item, state = await self._lookups.run(work, request)
+        if state == state_name(seen):
+            self._remember(seen, [item])
+        return item
+
+    async def read(self, stage: str, work: Callable[[Engine], Result], request: Request | None = None) -> Result:
+        """Have something longer done, on the reading lane."""
         with self.metrics.stage(stage):
-            return await self._wait(self._reading.submit(work))
+            return await self._reading.run(lambda engine, _: work(engine), request)
 
-    async def ask(self, work: Callable[[Engine], Result]) -> Result:
-        """Have something short done, on the searching thread."""
-        return await self._wait(self._searching.submit(work))
+    async def status(self) -> Mapping[str, object]:
+        """`Engine.status` and the `generation`, counted once for each state. Raises `IndexNotFoundError` without an index."""
+        # One at a time: a burst counts a new state once.
+        async with self._status_lock:
+            now = (stamp(self.folder), stamp(self.folder, "failures.parquet"))
+            if not any(now[0]):
+                raise IndexNotFoundError(f"the index at {self.folder} is gone")
+            if self._status is None or self._status[0] != now:
+                counts = await self._lookups.run(
+                    lambda engine, _: {**engine.status(), "generation": engine.manifest.generation}, None
+                )
+                self._status = (now, counts)
+            return self._status[1]
 
-    async def _wait(self, future: Future[Result]) -> Result:
-        return await asyncio.wrap_future(future)
-
-    def _remember(self, item: Item) -> None:
+    def _remember(self, seen: tuple[int, ...], items: list[Item]) -> None:
+        """Keep items of the state that had the stamp `seen`; those of another state go."""
         with self._items_lock:
-            self._items[item.id] = item
-            self._items.move_to_end(item.id)
+            if seen != self._items_stamp:
+                if seen != stamp(self.folder):
+                    return
+                self._items.clear()
+                self._items_stamp = seen
+            for item in items:
+                self._items[item.id] = item
+                self._items.move_to_end(item.id)
             while len(self._items) > _ITEMS:
                 self._items.popitem(last=False)
 
 
-def _stamp(folder: Path) -> tuple[int, int, int]:
-    """What changes with every commit of the manifest."""
+def stamp(folder: Path, name: str = "manifest.json") -> tuple[int, int, int]:
+    """What changes with every commit; zeros where the file is not there."""
     try:
-        stat = os.stat(folder / "manifest.json")
+        stat = os.stat(folder / name)
     except OSError:
         return (0, 0, 0)
     return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+def state_name(seen: tuple[int, ...]) -> str:
+    """A state of the index in a few letters, the same after a restart."""
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:12]

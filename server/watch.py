@@ -1,7 +1,12 @@
-"""`serve --watch`: the index follows its folder, and says what it is doing."""
+"""`serve --watch`: the index follows its folder, and says what it is doing.
+
+One thread hears what changes, from before the first run on; another indexes. What is heard during a run is waiting for the
+next one, so nothing is lost between the two.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +19,12 @@ from indexer.run import open_encoder
 from retrieval.errors import MmsearchError
 from retrieval.models.encoder import Encoder
 
+_STEP_MILLISECONDS = 500
+
 
 @dataclass(frozen=True, kw_only=True)
 class WatchState:
-    """`state` is `watching` or `indexing`; `error` says in one line why the last run ended early."""
+    """`state` is `watching` or `indexing`; `error` says in one line why the last run ended early, or nothing can be heard."""
 
     state: str = "watching"
     done: int = 0
@@ -27,40 +34,80 @@ class WatchState:
 
 
 class Watcher:
-    """Brings the index up to date once, and again after every change below the roots, on a thread of its own."""
+    """Brings the index up to date once, and again after every change below the roots, on threads of its own.
 
-    def __init__(self, folder: Path, roots: Sequence[Path], device: str) -> None:
-        self._folder, self._roots, self._device = folder, list(roots), device
+    With `poll`, the roots are looked through every so many seconds, for folders that tell no changes.
+    """
+
+    def __init__(self, folder: Path, roots: Sequence[Path], device: str, poll: float | None = None) -> None:
+        self._folder, self._device, self._poll = folder, device, poll
+        self._roots = list(roots)
+        self._hidden = _Hidden(folder, roots)
         self._stop = threading.Event()
+        self._changed: set[str] = set()
+        self._news = threading.Condition()
+        self._listening = threading.Event()
+        self._deaf: str | None = None
         self.state = WatchState()
         self._encoder: Encoder | None = None
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._listen, name="watch", daemon=True),
+            threading.Thread(target=self._run, name="index", daemon=True),
+        ]
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """End; a run that is under way commits what it has done."""
         self._stop.set()
-        self._thread.join()
+        with self._news:
+            self._news.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _listen(self) -> None:
+        """Collect the paths that change. The first answer, empty or not, says that the system is listening."""
+        try:
+            changes = watch(
+                *self._roots,
+                watch_filter=lambda _, path: path not in self._hidden,
+                stop_event=self._stop,
+                rust_timeout=_STEP_MILLISECONDS,
+                yield_on_timeout=True,
+                raise_interrupt=False,
+                force_polling=self._poll is not None,
+                poll_delay_ms=int(1000 * (self._poll or 0.3)),
+            )
+            for batch in changes:
+                self._listening.set()
+                if batch:
+                    with self._news:
+                        self._changed |= {path for _, path in batch}
+                        self._news.notify()
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            self._deaf = f"changes are not heard ({reason}); start with --watch-poll 30 to look for them instead"
+        finally:
+            self._listening.set()
 
     def _run(self) -> None:
-        self._index()
-        own = str(self._folder)
-        changes = watch(
-            *self._roots,
-            watch_filter=lambda _, path: not path.startswith(own) and "/." not in path,
-            stop_event=self._stop,
-            rust_timeout=500,
-            yield_on_timeout=False,
-            raise_interrupt=False,
-        )
-        for _ in changes:
-            self._index()
+        self._listening.wait()
+        self._index(None)
+        while not self._stop.is_set():
+            with self._news:
+                while not self._changed and not self._stop.is_set():
+                    self._news.wait()
+                changed, self._changed = frozenset(self._changed), set()
+            if changed and not self._stop.is_set():
+                self._index(changed)
 
-    def _index(self) -> None:
-        """One run. What goes wrong is told in the state, and the next change tries again."""
+    def _index(self, changed: frozenset[str] | None) -> None:
+        """One run over what changed (None: everything). A run compares the whole of the roots, whatever the paths: that costs a
+        listing, and finds what no event told of."""
+        self.state = WatchState(state="indexing", path=min(changed or (), default=""))
         try:
             if self._encoder is None:
                 self._encoder = open_encoder(self._folder, "auto", self._device, "auto").encoder
@@ -69,8 +116,28 @@ class Watcher:
                 self.state = WatchState(state="indexing", done=event.done, total=event.total, path=event.path)
                 if self._stop.is_set():
                     return
-            self.state = WatchState()
+            self.state = WatchState(error=self._deaf)
         except MmsearchError as error:
             self.state = WatchState(error=str(error))
-        except Exception as error:
+        except Exception as error:  # The next change tries again, whatever went wrong
             self.state = WatchState(error=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+class _Hidden:
+    """Paths that are not indexed: the index itself, and what a name with a dot hides below a root. What hides the root
+    itself does not count: it was named."""
+
+    def __init__(self, folder: Path, roots: Sequence[Path]) -> None:
+        self._folders = _spellings(folder)
+        self._roots = [spelling for root in roots for spelling in _spellings(root)]
+
+    def __contains__(self, path: str) -> bool:
+        if any(path == folder or path.startswith(folder + os.sep) for folder in self._folders):
+            return True
+        below = [path[len(root) :] for root in self._roots if path.startswith(root.rstrip(os.sep) + os.sep)]
+        return bool(below) and all(any(name.startswith(".") for name in rest.split(os.sep)) for rest in below)
+
+
+def _spellings(path: Path) -> set[str]:
+    """A path as it was named and as the system tells it."""
+    return {os.path.abspath(path), os.path.realpath(path)}

@@ -7,10 +7,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from retrieval.models.encoder import Encoder
+    from tests.browsers import Tab
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,6 +49,70 @@ def mini(cache: Path) -> object:
     encoder = Encoder.load("mini", "cpu", "fp32")
     assert ensure_text_tower("mini", encoder.spec.weights_sha256) is None
     return encoder
+
+
+EVIL = "<img src=x onerror=alert(1)>.jpg"
+
+
+def build(folder: Path, encoder: Encoder) -> None:
+    """Index a folder into itself."""
+    from indexer.build import BuildConfig, IndexBuild
+
+    for _ in IndexBuild([folder], folder / ".mmsearch", encoder, BuildConfig()):
+        pass
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, mini: Encoder) -> Path:
+    """Sample photos with captions, more photos than a page holds, a film, and names and words that are markup."""
+    from benchmarks.samples import copy_samples
+    from tests.films import film
+
+    folder = tmp_path_factory.mktemp("site")
+    copy_samples(folder)
+    write_photos(folder / "more", 60)
+    film(folder / "film.mp4", (31, 32, 33))
+    picture(77).save(folder / EVIL)
+    (folder / f"{EVIL[:-4]}.txt").write_text("<script>alert(2)</script> a strange caption")
+    outside = tmp_path_factory.mktemp("outside") / "secret.jpg"
+    picture(99).save(outside)
+    (folder / "link.jpg").symlink_to(outside)
+    build(folder, mini)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def address(site: Path) -> Iterator[str]:
+    """The address of a server over `site`."""
+    from tests.servers import serving
+
+    with serving(site / ".mmsearch") as served:
+        yield served
+
+
+@pytest.fixture
+def web(address: str) -> Iterator[httpx.Client]:
+    """A client of that server."""
+    with httpx.Client(base_url=address, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium for the tests of the page."""
+    from tests.browsers import chromium
+
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def tab(browser: Browser, address: str) -> Iterator[Tab]:
+    """A tab that is open on nothing yet, of the server over `site`."""
+    from tests.browsers import tab_of
+
+    with tab_of(browser, address) as opened:
+        yield opened
 
 
 def picture(seed: int, width: int = 64, height: int = 48) -> Image.Image:

@@ -90,10 +90,19 @@ class QueryEncoder:
             self._encoder = encoder
         return self._encoder
 
-    def _encode_texts(self, texts: Sequence[str]) -> Floats:
+    def reads_whole(self, text: str) -> bool:
+        """Whether the model reads all of a text, and does not cut its end."""
+        tower = self._find_tower()
+        return (tower.tokenizer if tower is not None else self.encoder.loaded.tokenizer).fits(text)
+
+    def _find_tower(self) -> TextTower | None:
         if self._tower is None and self._encoder is None:
             self._tower = TextTower.find(self.spec.weights_sha256)
+        return self._tower
+
+    def _encode_texts(self, texts: Sequence[str]) -> Floats:
         # The exported tower even where the model is loaded: it is faster, and equal words must give equal answers.
-        if self._tower is not None:
-            return self._tower.encode_texts(texts)
+        tower = self._find_tower()
+        if tower is not None:
+            return tower.encode_texts(texts)
         return self.encoder.encode_texts(texts)

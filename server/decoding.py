@@ -1,0 +1,57 @@
+"""`python -m server.decoding`: decodes uploaded pictures in a process of its own, whose memory has a bound and ends with it.
+
+A request is the number of bytes in eight bytes and the bytes themselves, on standard input; an answer is a line of JSON on
+standard output, `{"width", "height"}` followed by the RGB bytes, or `{"error"}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from media.errors import MediaError
+from media.image import decode_image, register_decoders
+
+SIDE = 512
+# A strip is made small along its longer side as well, or it would stay as large as it came.
+_LONGEST = 8 * SIDE
+MEMORY_BYTES = 1280 * 1024**2
+
+
+def main() -> int:
+    """Serve requests until the input ends."""
+    _bound_memory()
+    # Libraries may print: our answers get a descriptor that they do not know of.
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    register_decoders()
+    while len(head := sys.stdin.buffer.read(8)) == 8:
+        data = sys.stdin.buffer.read(int.from_bytes(head, "big"))
+        answer: dict[str, object]
+        pixels = b""
+        try:
+            rgb = decode_image(data, SIDE).rgb
+            rgb.thumbnail((_LONGEST, _LONGEST))
+            answer, pixels = {"width": rgb.width, "height": rgb.height}, rgb.tobytes()
+        except MediaError as error:
+            answer = {"error": error.reason}
+        except MemoryError:
+            answer = {"error": "the picture does not fit in memory"}
+        out.write(json.dumps(answer).encode() + b"\n")
+        out.write(pixels)
+        out.flush()
+    return 0
+
+
+def _bound_memory() -> None:
+    """Where the system can, let a picture that needs more than `MEMORY_BYTES` fail instead of the machine."""
+    try:
+        import resource
+    except ImportError:
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

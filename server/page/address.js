@@ -1,0 +1,128 @@
+// @ts-check
+/** The search is in the address, and each entry of the history remembers where its grid was. */
+
+/**
+ * `like`, `unlike` and `item` are ids of the index, `picture` is the hash of an uploaded picture; all of them may be empty.
+ * @typedef {{text: string, kind: string, like: string, unlike: string, picture: string, rerank: boolean, item: string}} State
+ * @typedef {{count: number, top: number}} Place
+ * @typedef {{opened?: boolean, refining?: boolean, place?: Place}} Entry
+ */
+
+const KINDS = ["", "image", "video", "text"];
+const ID = /^[\w-]{0,64}$/;
+const HASH = /^[0-9a-f]{64}$/;
+
+/** @type {State} */
+export const NOTHING = { text: "", kind: "", like: "", unlike: "", picture: "", rerank: false, item: "" };
+
+/**
+ * What an address says; what makes no sense in it counts as absent.
+ * @param {string} query
+ * @returns {State}
+ */
+export function parse(query) {
+  const values = new URLSearchParams(query);
+  const id = (/** @type {string} */ name) => (ID.test(values.get(name) || "") ? values.get(name) || "" : "");
+  const kind = values.get("kind") || "", picture = values.get("picture") || "";
+  return {
+    text: values.get("q") || "",
+    kind: KINDS.includes(kind) ? kind : "",
+    like: id("like"),
+    unlike: id("unlike"),
+    picture: HASH.test(picture) ? picture : "",
+    rerank: values.get("rerank") === "1",
+    item: id("item"),
+  };
+}
+
+/** The address of a state. @param {State} state */
+export function format(state) {
+  const values = new URLSearchParams();
+  if (state.text) values.set("q", state.text);
+  for (const name of /** @type {const} */ (["kind", "like", "unlike", "picture"])) if (state[name]) values.set(name, state[name]);
+  if (state.rerank) values.set("rerank", "1");
+  if (state.item) values.set("item", state.item);
+  return values.size ? `/?${values}` : "/";
+}
+
+/** Whether two states are the same search, whatever item is open. @param {State} a @param {State} b */
+export const sameSearch = (a, b) => format({ ...a, item: "" }) === format({ ...b, item: "" });
+
+/** Whether there is anything to search for. @param {State} state */
+export const asks = (state) => Boolean(state.text.trim() || state.like || state.picture);
+
+/** The one place that touches the history. */
+export class Address {
+  state = parse(location.search);
+  #changed;
+  #place;
+  #leaving = false;
+  /** @type {(() => void)[]} */
+  #later = [];
+
+  /**
+   * @param {(before: State, again: boolean) => void} changed hears every change, with `again` where the same search was sent anew
+   * @param {() => Place} place where the grid is now
+   */
+  constructor(changed, place) {
+    this.#changed = changed;
+    this.#place = place;
+    history.scrollRestoration = "manual";
+    addEventListener("popstate", () => {
+      this.#leaving = false;
+      this.#take(parse(location.search));
+      for (const act of this.#later.splice(0)) act();
+    });
+  }
+
+  /** What this entry of the history remembers. @returns {Entry} */
+  get entry() { return history.state || {}; }
+
+  /**
+   * Go to another search. With `refining`, several changes in a row are one entry of the history.
+   * @param {Partial<State>} change
+   * @param {boolean} [refining]
+   */
+  go(change, refining = false) {
+    if (this.#leaving) { this.#later.push(() => this.go(change, refining)); return; }
+    const next = { ...this.state, item: "", ...change };
+    if (format(next) === format(this.state)) { this.#take(next, true); return; }
+    this.remember();
+    if (refining && this.entry.refining) history.replaceState({ refining }, "", format(next));
+    else history.pushState({ refining }, "", format(next));
+    this.#take(next);
+  }
+
+  /** Open an item; the next one takes its place in the history. @param {string} item */
+  open(item) {
+    if (this.#leaving) { this.#later.push(() => this.open(item)); return; }
+    const next = { ...this.state, item };
+    if (this.state.item) history.replaceState(this.entry, "", format(next));
+    else {
+      this.remember();
+      history.pushState({ opened: true, place: this.entry.place }, "", format(next));
+    }
+    this.#take(next);
+  }
+
+  /** Close the item that is open: what opening it added to the history is gone again. */
+  close() {
+    if (this.#leaving || !this.state.item) return;
+    if (this.entry.opened) { this.#leaving = true; history.back(); return; }
+    const next = { ...this.state, item: "" };
+    history.replaceState(this.entry, "", format(next));
+    this.#take(next);
+  }
+
+  /** Keep in this entry where the grid is. */
+  remember() {
+    if (!this.#leaving) history.replaceState({ ...this.entry, place: this.#place() }, "");
+  }
+
+  /** @param {State} next @param {boolean} [again] */
+  #take(next, again = false) {
+    const before = this.state;
+    this.state = next;
+    this.#changed(before, again);
+  }
+}

@@ -1,0 +1,45 @@
+// @ts-check
+/** Small things about the document that every view needs. */
+
+/**
+ * The element of an id, which must be there and of its kind.
+ * @template {HTMLElement} T
+ * @param {string} id
+ * @param {new () => T} kind
+ * @returns {T}
+ */
+export function byId(id, kind) {
+  const node = document.getElementById(id);
+  if (!(node instanceof kind)) throw new TypeError(id);
+  return node;
+}
+
+/**
+ * A new element with properties and children.
+ * @template {keyof HTMLElementTagNameMap} K
+ * @param {K} tag
+ * @param {Partial<HTMLElementTagNameMap[K]>} [properties]
+ * @param {...(Node | string)} children
+ * @returns {HTMLElementTagNameMap[K]}
+ */
+export function el(tag, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+}
+
+/** A time in a video as people read it. @param {number} seconds */
+export function clock(seconds) {
+  const whole = Math.floor(seconds), hours = Math.floor(whole / 3600), minutes = Math.floor(whole / 60) % 60;
+  const two = (/** @type {number} */ value) => String(value).padStart(2, "0");
+  return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${two(minutes)}:${two(whole % 60)}`;
+}
+
+/** @param {{start: number | null, end: number | null}} stretch */
+export const times = ({ start, end }) => (start === null ? "" : `${clock(start)}–${clock(end ?? start)}`);
+
+/** The name of a file without its folders. @param {{path: string}} item */
+export const nameOf = (item) => item.path.split(/[\\/]/).pop() || item.path;
+
+/** Whether a click is to be followed as the browser does, in a tab or window of its own. @param {MouseEvent} event */
+export const opensElsewhere = (event) => event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey;

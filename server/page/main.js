@@ -1,0 +1,228 @@
+// @ts-check
+/** The page put together: the address says what is shown, and every act goes through it. */
+
+import { Address, asks, sameSearch } from "./address.js";
+import { Answers } from "./ask.js";
+import { showChips } from "./chips.js";
+import { byId } from "./dom.js";
+import { Grid } from "./grid.js";
+import { hearPictures, Pictures } from "./pictures.js";
+import { call, owned, Owner } from "./requests.js";
+import { reranks, Results } from "./results.js";
+import { followStatus } from "./status.js";
+import { texts } from "./texts.js";
+import { Viewer } from "./viewer.js";
+
+const MOST = 2000, SLOW = 700;
+const words = byId("words", HTMLInputElement), said = byId("said", HTMLElement), again = byId("again", HTMLButtonElement);
+const rerank = byId("rerank", HTMLInputElement), kinds = byId("kinds", HTMLElement);
+const pictures = new Pictures(), sending = new Owner(), opening = new Owner();
+let ready = texts.ready;
+let notice = "";
+let slow = 0;
+/** @type {AbortSignal | null} Of a picture that is being sent. */
+let transfer = null;
+
+const results = new Results(showResults);
+const address = new Address(changed, () => ({ count: results.hits.length, top: Math.round(scrollY) }));
+const grid = new Grid(byId("grid", HTMLElement), (number) => openAt(number), () => results.more());
+const answers = new Answers((item) => address.open(item));
+const viewer = new Viewer({
+  move: (step) => {
+    const at = results.hits.findIndex((hit) => hit.id === address.state.item);
+    if (at < 0) return;
+    openAt(Math.max(0, Math.min(results.hits.length - 1, at + step)));
+    if (at + 5 > results.hits.length) results.more();
+  },
+  closed: () => {
+    address.close();
+    const at = results.hits.findIndex((hit) => hit.id === viewer.hit?.id);
+    if (at < 0 && !asks(address.state)) words.focus();
+    else grid.focus(Math.max(0, at));
+  },
+  like: (id) => address.go({ like: id, unlike: "", picture: "" }),
+  unlike: (id) => address.go({ unlike: id }),
+});
+
+// ---- what the address says, shown ----
+
+/** @param {import("./address.js").State} before @param {boolean} anew */
+function changed(before, anew) {
+  const state = address.state;
+  // A picture that is being sent is given up for other words or pictures, not for another kind of results.
+  if (anew || !sameSearch({ ...before, kind: state.kind, rerank: state.rerank }, state)) sending.renew();
+  if (anew || !sameSearch(before, state)) search();
+  if (state.item) open(state.item);
+  else { opening.renew(); viewer.close(); }
+}
+
+function search() {
+  const state = address.state, place = address.entry.place;
+  answers.clear();
+  grid.clear();
+  words.value = state.text;
+  for (const input of kinds.querySelectorAll("input")) input.checked = input.value === state.kind;
+  document.title = texts.title(state.text);
+  showSwitch();
+  showChips(state, (part) => address.go({ [part]: "" }));
+  if (!asks(state)) {
+    results.clear();
+    showResults();
+    return;
+  }
+  notice = "";
+  results.search(state, place?.count).then(async () => {
+    if (!sameSearch(state, address.state)) return;
+    if (results.error?.status === 404 && state.picture) await restore(state.picture);
+    else if (place) scrollTo({ top: place.top, behavior: "instant" });
+  });
+}
+
+/** The server has forgotten the picture of this search. @param {string} picture */
+async function restore(picture) {
+  await owned(results.signal, async () => {
+    if (await pictures.sendAgain(picture, results.signal)) search();
+    else tell(texts.pictureLost, true);
+  }, (error) => tell(texts.failed(error.message), true));
+}
+
+function showResults() {
+  const { hits, answer, error, loading } = results;
+  clearTimeout(slow);
+  again.hidden = true;
+  grid.show(hits, address.state, results.signal);
+  if (loading) {
+    if (results.busy) tell(texts.busy);
+    else if (!hits.length) {
+      tell(texts.searching);
+      slow = setTimeout(() => tell(texts.stillSearching), SLOW);
+    }
+    return;
+  }
+  if (error) {
+    tell(hits.length ? texts.moreFailed(error.message) : texts.failed(error.message), !hits.length);
+    again.hidden = !error.passing && error.status !== 409;
+  } else if (!answer) tell(transfer && !transfer.aborted ? texts.sending : notice || ready, true);
+  else if (!hits.length) tell(texts.nothing, true);
+  else {
+    tell([texts.found(hits.length, Boolean(answer.next), answer.more), texts.milliseconds(answer.milliseconds), answer.model,
+      answer.truncated ? texts.truncated : "", notice].filter(Boolean).join(" · "));
+  }
+  const at = hits.findIndex((hit) => hit.id === address.state.item);
+  if (at >= 0 && viewer.open) showPosition(at);
+  grid.fill();
+}
+
+/** @param {string} text @param {boolean} [large] */
+function tell(text, large = false) {
+  if (said.textContent !== text) said.textContent = text;
+  said.classList.toggle("large", large);
+}
+
+/** What a switch says holds for this search, or it is out. */
+function showSwitch() {
+  const useful = reranks(address.state) || !asks(address.state);
+  rerank.disabled = !useful;
+  rerank.checked = address.state.rerank && useful;
+  rerank.title = useful ? texts.rerank : texts.rerankIdle;
+}
+
+// ---- the item that is open ----
+
+/** @param {number} number */
+function openAt(number) {
+  const hit = results.hits[number];
+  if (hit) address.open(hit.id);
+}
+
+/** @param {number} at */
+function showPosition(at) {
+  byId("position", HTMLElement).textContent = texts.position(at + 1, results.hits.length) + (results.next ? "+" : "");
+}
+
+/** @param {string} id */
+function open(id) {
+  const signal = opening.renew(), at = results.hits.findIndex((hit) => hit.id === id), hit = results.hits[at];
+  if (viewer.open && viewer.hit?.id === id) return;
+  if (hit) {
+    viewer.show(hit, address.state.text, texts.position(at + 1, results.hits.length) + (results.next ? "+" : ""));
+    return;
+  }
+  owned(signal, async () => viewer.show(await call(`/api/items/${id}`, signal), address.state.text, ""), (error) => {
+    address.close();
+    notice = error.message;
+    tell(texts.failed(error.message), !results.hits.length);
+  });
+}
+
+// ---- what a person does ----
+
+/** @param {Partial<import("./address.js").State>} change @param {boolean} [refining] */
+function go(change, refining = false) {
+  const text = words.value;
+  if (text.length > MOST) { tell(texts.tooLong(MOST)); words.focus(); return; }
+  address.go({ text, ...change }, refining);
+}
+
+/** @param {File} file @param {number} others */
+function take(file, others) {
+  const signal = sending.renew();
+  const say = (/** @type {string} */ text) => { tell(text, !results.hits.length); if (viewer.open) viewer.tell(text); };
+  transfer = signal;
+  say(texts.sending);
+  owned(signal, async () => {
+    const picture = await pictures.send(file, signal, () => say(texts.busy));
+    signal.throwIfAborted();
+    address.go({ picture, like: "" });
+    if (others) { notice = texts.leftOut(others); showResults(); }
+  }, (error) => say(texts.failed(error.message))).finally(() => { if (transfer === signal) transfer = null; });
+}
+
+byId("form", HTMLFormElement).addEventListener("submit", (event) => { event.preventDefault(); go({}); });
+kinds.addEventListener("change", (event) => {
+  if (event.target instanceof HTMLInputElement) go({ kind: event.target.value }, true);
+});
+rerank.addEventListener("change", () => go({ rerank: rerank.checked }));
+byId("ask", HTMLButtonElement).addEventListener("click", () => {
+  const question = words.value.trim();
+  if (question.length > MOST) tell(texts.tooLong(MOST));
+  else if (question) answers.ask(question);
+  else { tell(texts.askFirst); words.focus(); }
+});
+again.addEventListener("click", () => {
+  if (results.error?.status === 409) search();
+  else results.again();
+  words.focus({ preventScroll: true });
+});
+hearPictures(take, (id) => address.go({ like: id, unlike: "", picture: "" }), (message) => {
+  tell(message, !results.hits.length);
+  if (viewer.open) viewer.tell(message);
+});
+
+addEventListener("keydown", (event) => {
+  if (viewer.open || event.altKey || event.ctrlKey || event.metaKey) return;
+  const typing = event.target === words;
+  if (event.key === "/" && !(event.target instanceof HTMLInputElement && event.target.type === "text")) {
+    event.preventDefault();
+    words.focus();
+    words.select();
+  } else if (event.key === "Escape" && typing) words.blur();
+  else if (event.key === "ArrowDown" && typing && grid.length) { event.preventDefault(); grid.focus(0); }
+});
+
+let resting = 0;
+addEventListener("scroll", () => {
+  clearTimeout(resting);
+  resting = setTimeout(() => address.remember(), 250);
+}, { passive: true });
+addEventListener("pagehide", () => address.remember());
+
+followStatus((empty) => {
+  const text = empty ? texts.emptyIndex : texts.ready;
+  if (text === ready) return;
+  ready = text;
+  if (!asks(address.state)) showResults();
+});
+search();
+if (address.state.item) open(address.state.item);
+else if (!asks(address.state)) words.focus();

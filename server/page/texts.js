@@ -1,0 +1,52 @@
+// @ts-check
+/** Every text of the page that a script sets, in one table. */
+
+/** @param {number} count @param {string} one @param {string} many */
+const plural = (count, one, many) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
+
+export const texts = {
+  title: (/** @type {string} */ words) => (words ? `${words} – mmsearch` : "mmsearch"),
+  ready: "Type what you are looking for, or drop a picture.",
+  emptyIndex: "This index is empty. Put pictures into its folder and run: mmsearch index FOLDER",
+  searching: "Searching …",
+  stillSearching: "Still searching …",
+  nothing: "Nothing found. Try other words, or another kind.",
+  found: (/** @type {number} */ count, /** @type {boolean} */ next, /** @type {boolean} */ more) =>
+    next ? `${count.toLocaleString("en")}+ found` : more
+      ? `The first ${count.toLocaleString("en")} are shown; narrow the search to see others` : `${count.toLocaleString("en")} found`,
+  milliseconds: (/** @type {number} */ value) => `${value.toFixed(0)} ms`,
+  truncated: "these words are more than the model reads: only the first count",
+  failed: (/** @type {string} */ why) => `That did not work: ${why}`,
+  moreFailed: (/** @type {string} */ why) => `More results could not be had: ${why}`,
+  again: "Try again",
+  noServer: "the server does not answer",
+  odd: (/** @type {number} */ status) => `the server answered ${status}`,
+  busy: "The server is busy; trying again …",
+  tooLong: (/** @type {number} */ most) => `A search has ${most.toLocaleString("en")} characters at most.`,
+  gone: (/** @type {string} */ name) => `${name} is gone or cannot be read`,
+  unseen: (/** @type {string} */ name) => `${name} cannot be shown now`,
+  fileGone: "This file is gone or cannot be read.",
+  unplayable: "This browser cannot play the file.",
+  relevance: (/** @type {string} */ value) => `relevance ${value}`,
+  position: (/** @type {number} */ number, /** @type {number} */ count) => `${number} of ${count}`,
+  score: "Score", relevant: "Relevant", time: "Time", size: "Size", taken: "Taken", camera: "Camera", place: "Place", file: "File",
+  playFrom: (/** @type {string} */ time) => `Play from ${time}`,
+  reading: "Reading …",
+  why: "Why it matched", whyBack: "Back to the picture",
+  whyAlt: (/** @type {string} */ words) => `Which parts of the picture each word of “${words}” rests on`,
+  rerank: "Read the best 50 again, words and pixels together",
+  rerankIdle: "Re-ranking orders pictures by words, or texts by a picture",
+  askFirst: "Type a question first.",
+  asking: "Reading what is there …",
+  sending: "Sending the picture …",
+  noPicture: "That is no picture to search by.",
+  leftOut: (/** @type {number} */ count) =>
+    `A search takes one picture: the first was taken, ${plural(count, "other file", "other files")} left out`,
+  pictureLost: "The picture of this search is no longer at hand; give it again.",
+  chips: { picture: "the picture you gave", like: "the picture it shall be like", unlike: "the picture it shall not be like" },
+  without: (/** @type {string} */ what) => `Search without ${what}`,
+  pictures: "pictures", videos: "videos", documents: "texts", holdsNothing: "The index is empty",
+  noStatus: "The server does not answer.",
+  indexing: (/** @type {number} */ done, /** @type {number} */ total) => `Indexing ${done} of ${total}`,
+  indexingStopped: (/** @type {string} */ why) => `Indexing stopped: ${why}`,
+};

@@ -1,0 +1,82 @@
+"""What reads pixels and words together: captions, answers, and why a picture matched."""
+
+from __future__ import annotations
+
+import io
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+
+from retrieval.crossmodal.answer import Evidence, compose
+from retrieval.errors import MediaError, QueryError
+from retrieval.types import Item
+from server.http import REVALIDATE, etag, not_modified
+from server.media import Files, version
+from server.models import AskRequest, AskResponse, DescribeRequest, DescribeResponse, EvidenceModel
+from server.openapi import ERRORS, binary
+from server.searching import media_url, thumb_url
+from server.service import SearchService
+
+
+def add_reading(app: FastAPI, service: SearchService, files: Files) -> None:
+    """The routes."""
+
+    @app.post("/api/describe", response_model=DescribeResponse, responses=ERRORS, summary="A caption of an item")
+    async def describe(request: Request, asked: DescribeRequest) -> DescribeResponse:
+        item = await service.item(asked.id, request)
+        if item.kind == "text":
+            raise QueryError("a text needs no description; give the id of a picture or a moment")
+        files.place(item)
+        caption = await service.read("describe", lambda engine: engine.describe(item, service.reader), request)
+        if caption is None:
+            raise MediaError("decode", "the picture cannot be read")
+        return DescribeResponse(id=item.id, caption=caption.text, log_probability=round(caption.log_probability, 4))
+
+    @app.post("/api/ask", response_model=AskResponse, responses=ERRORS, summary="An answer with its evidence")
+    async def ask(request: Request, asked: AskRequest) -> AskResponse:
+        if not asked.question.strip():
+            raise QueryError("the question is empty")
+        captioned = await service.read(
+            "ask", lambda engine: engine.evidence(asked.question, asked.k, reader=service.reader), request
+        )
+        evidence = [
+            EvidenceModel(
+                id=hit.item.id, path=hit.item.path, start=hit.item.start, end=hit.item.end, caption=caption.text,
+                score=hit.score, media_url=media_url(hit.item), thumb_url=thumb_url(hit.item),
+            )
+            for hit, caption in captioned
+        ]  # fmt: skip
+        cited = [Evidence(path=e.path, start=e.start, end=e.end, caption=e.caption, score=e.score) for e in evidence]
+        return AskResponse(question=asked.question, answer=compose(cited), evidence=evidence)
+
+    @app.get(
+        "/api/explain", response_class=Response, responses=binary("image/png", "The picture, once for each word"),
+        summary="Which parts of a picture words rest on",
+    )  # fmt: skip
+    async def explain(
+        request: Request,
+        id: Annotated[str, Query(max_length=64)],
+        text: Annotated[str, Query(min_length=1, max_length=2000)],
+    ) -> Response:
+        item = await service.item(id, request)
+        if item.kind == "text" or not text.strip():
+            raise QueryError("give the id of a picture or a moment, and words")
+        headers = {"ETag": etag(version(item), text, service.model, service.reader), "Cache-Control": REVALIDATE}
+        same = not_modified(request, headers)
+        if same is not None:
+            return same
+        files.place(item)
+        drawn = await service.read(
+            "explain", lambda engine: _explained(engine.reader(service.reader), files, item, text), request
+        )
+        return Response(drawn, media_type="image/png", headers=headers)
+
+
+def _explained(reader: Any, files: Files, item: Item, text: str) -> bytes:
+    from retrieval.crossmodal.explain import draw, explain
+
+    rgb = files.picture(item)
+    sheet = draw(rgb, explain(reader, rgb, text), reader.spec.resize_mode, width=240)
+    out = io.BytesIO()
+    sheet.save(out, "PNG")
+    return out.getvalue()

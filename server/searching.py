@@ -1,0 +1,196 @@
+"""`/api/search`, what is uploaded to it, and single items."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Path, Request, Response
+from PIL.Image import Image
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+
+from retrieval.errors import QueryError
+from retrieval.types import Hit, Item, Query, Rerank
+from server.errors import first_finding
+from server.http import FOR_EVER, etag, not_modified
+from server.media import version
+from server.models import HitModel, ItemModel, SearchRequest, SearchResponse, Span, UploadResponse
+from server.openapi import ERRORS, SEARCH_BODY, UPLOAD_BODY, binary
+from server.service import SearchService
+from server.uploads import Uploads
+
+_ALIASES = frozenset(field.alias or name for name, field in SearchRequest.model_fields.items())
+
+
+def add_searching(app: FastAPI, service: SearchService, uploads: Uploads, deepest: int) -> None:
+    """The routes; no cursor leads further than `deepest` hits."""
+
+    @app.post(
+        "/api/search", response_model=SearchResponse, responses=ERRORS, openapi_extra={"requestBody": SEARCH_BODY},
+        summary="Search by words, a picture of the index, an uploaded picture, or a mixture",
+    )  # fmt: skip
+    async def search(request: Request) -> SearchResponse:
+        began = time.perf_counter()
+        form: FormData | None = None
+        try:
+            if _content_type(request) == "multipart/form-data":
+                form = await request.form(max_files=1, max_fields=24, max_part_size=1_000_000)
+                asked, uploaded = _from_form(form)
+            else:
+                asked, uploaded = await _from_json(request), None
+            picture = asked.picture
+            if uploaded is not None:
+                picture = await uploads.take(uploaded.file, request)
+        finally:
+            if form is not None:
+                await form.close()
+        state, offset = _cursor(asked.cursor, deepest)
+        query = _query(asked, (uploads.picture(picture),) if picture is not None else (), offset, service.reader)
+        found = await service.search(query, request, state)
+        end = offset + asked.k
+        more = len(found.hits) > end
+        return SearchResponse(
+            hits=[hit_model(hit) for hit in found.hits[offset:end]],
+            next=f"{found.state}.{end:x}" if more and end + asked.k <= deepest else None,
+            more=more,
+            truncated=found.truncated,
+            picture=picture,
+            milliseconds=round(1000 * (time.perf_counter() - began), 2),
+            model=service.model,
+        )
+
+    @app.post(
+        "/api/upload", response_model=UploadResponse, responses=ERRORS, openapi_extra={"requestBody": UPLOAD_BODY},
+        summary="Send an image to search by, once",
+    )  # fmt: skip
+    async def send(request: Request) -> UploadResponse:
+        if _content_type(request) != "multipart/form-data":
+            raise HTTPException(422, "send multipart/form-data")
+        async with request.form(max_files=1, max_fields=0, max_part_size=1_000_000) as form:
+            image = form.get("image")
+            if not isinstance(image, UploadFile) or len(form) != 1:
+                raise HTTPException(422, "image: send one file, and nothing else")
+            return UploadResponse(picture=await uploads.take(image.file, request))
+
+    @app.get(
+        "/upload/{picture}", response_class=Response, responses=binary("image/jpeg", "A small JPEG"),
+        summary="A small picture of an uploaded image, by its hash",
+    )  # fmt: skip
+    async def upload(request: Request, picture: str = Path(max_length=64)) -> Response:
+        headers = {"ETag": etag(picture), "Cache-Control": FOR_EVER}
+        preview = uploads.preview(picture)
+        return not_modified(request, headers) or Response(preview, media_type="image/jpeg", headers=headers)
+
+    @app.get("/api/items/{identity}", response_model=ItemModel, responses=ERRORS, summary="One item of the index")
+    async def item(request: Request, identity: str) -> ItemModel:
+        return item_model(await service.item(identity, request))
+
+
+def media_url(item: Item) -> str:
+    """Where the file of an item is served."""
+    return f"/media/{item.id}"
+
+
+def thumb_url(item: Item) -> str:
+    """Where its picture is; another address when the picture is another."""
+    return f"/thumb/{item.id}/{version(item)}"
+
+
+def item_model(item: Item) -> ItemModel:
+    """An item as the API tells it."""
+    facts = {name: getattr(item, name) for name in ItemModel.model_fields if not name.endswith("_url")}
+    return ItemModel(**facts, media_url=media_url(item), thumb_url=thumb_url(item))
+
+
+def hit_model(hit: Hit) -> HitModel:
+    """A hit as the API tells it."""
+    item = hit.item
+    moments = [
+        Span(start=moment.item.start, end=moment.item.end, score=moment.score)
+        for moment in hit.moments
+        if moment.item.start is not None and moment.item.end is not None
+    ]
+    facts = {name: getattr(item, name) for name in ("taken_at", "camera", "latitude", "longitude")}
+    return HitModel.model_validate(
+        {
+            **facts,
+            **hit.to_json(),
+            "media_url": media_url(item),
+            "thumb_url": thumb_url(item),
+            "relevance": hit.relevance,
+            "moments": moments,
+        }
+    )
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _from_json(request: Request) -> SearchRequest:
+    if _content_type(request) != "application/json":
+        raise HTTPException(422, "send application/json or multipart/form-data")
+    try:
+        return SearchRequest.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise HTTPException(422, first_finding(error.errors())) from error
+
+
+def _from_form(form: FormData) -> tuple[SearchRequest, UploadFile | None]:
+    """The same request from a form, where every value is a text and an empty one counts as absent."""
+    value: dict[str, Any] = {}
+    uploaded: UploadFile | None = None
+    for name, given in form.multi_items():
+        if name == "image":
+            if not isinstance(given, UploadFile):
+                raise HTTPException(422, "image: send a file")
+            uploaded = given
+        elif name not in _ALIASES:
+            raise HTTPException(422, f"{name[:64]}: there is no such field")
+        elif isinstance(given, UploadFile):
+            raise HTTPException(422, f"{name}: send text")
+        elif name == "not":
+            value.setdefault("not", []).append(given)
+        elif name in value:
+            raise HTTPException(422, f"{name}: given twice")
+        elif given != "":
+            value[name] = given
+    try:
+        return SearchRequest.model_validate(value), uploaded
+    except ValidationError as error:
+        raise HTTPException(422, first_finding(error.errors())) from error
+
+
+def _cursor(cursor: str | None, deepest: int) -> tuple[str | None, int]:
+    """The state of the index that a cursor is of, and where its page begins."""
+    if cursor is None:
+        return None, 0
+    state, _, place = cursor.partition(".")
+    try:
+        offset = int(place, 16)
+    except ValueError as error:
+        raise HTTPException(422, "cursor: not one that this server gave") from error
+    if not 0 < offset <= deepest:
+        raise HTTPException(422, "cursor: not one that this server gave")
+    return state, offset
+
+
+def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reader: str) -> Query:
+    words = (asked.text or "").strip()
+    if not words and not asked.image_id and not images:
+        raise QueryError("give some words, an image_id or an image")
+    if any(not text.strip() for text in asked.negatives):
+        raise QueryError("not: every entry needs some words")
+    return Query(
+        text=asked.text if words else None,
+        images=images,
+        negatives=tuple(asked.negatives),
+        like=(asked.image_id,) if asked.image_id else (),
+        unlike=(asked.unlike_id,) if asked.unlike_id else (),
+        kind=asked.kind,
+        # One more than is wanted tells whether there is a next page.
+        k=offset + asked.k + 1,
+        rerank=Rerank(reranker=reader) if asked.rerank else None,
+        min_relevance=asked.min_relevance,
+    )
