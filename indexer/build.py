@@ -227,6 +227,7 @@ class _Run:
 
     def _records(self, units: Iterator[Unit], videos: VideoFeed) -> Iterator[Record | _End | UnitResult]:
         """The records of every unit, each unit's followed by its end; videos go to their own feed, unless they are copied."""
+        roots = self._encoder.roots.paths
         for unit in units:
             source = unit.sources[0]
             if source.kind in ("video", "sound"):
@@ -244,10 +245,10 @@ class _Run:
                 else:
                     videos.add(source, content)
             elif unit.first_slice is not None:
-                yield from _slices(unit, unit.first_slice)
+                yield from _slices(unit, unit.first_slice, roots)
             else:
                 for one in unit.sources:
-                    yield from expand(one)
+                    yield from expand(one, roots)
                 yield _End(unit)
 
     def _progress(self, path: str, done: int = 1) -> Progress:
@@ -298,10 +299,10 @@ class _Run:
         )
 
 
-def _slices(unit: Unit, first: int) -> Iterator[Record | _End]:
+def _slices(unit: Unit, first: int, roots: Sequence[str]) -> Iterator[Record | _End]:
     """The records of a container from slice number `first` on, an end after each slice."""
     count = 0
-    for count, record in enumerate(expand(unit.sources[0]), 1):
+    for count, record in enumerate(expand(unit.sources[0], roots), 1):
         if count > first * SLICE:
             if (count - 1) % SLICE == 0 and count - 1 > first * SLICE:
                 yield _End(unit, (count - 1) // SLICE - 1, False)

@@ -110,7 +110,7 @@ class Plan:
         """Every source that is new or not as it was, and how many slices of it the index and the journal have already."""
         roots = self.table.manifest.roots
         places = walk_roots(roots, self.paths)
-        stream = _Pushed(walk([path for path, _, _ in places], sound=True))
+        stream = _Pushed(walk([path for path, _, _ in places], sound=True, roots=roots.paths))
         for path, root, prefix in places:
             merge = _Merge(self, path, root, prefix)
             while (entry := next(stream)) is not None:
@@ -170,7 +170,7 @@ class _Merge:
     def meet(self, entry: Source | Unreadable) -> Iterator[tuple[Source, int]]:
         """Take the next entry of the walk."""
         if isinstance(entry, Unreadable):
-            self._note(entry.path, entry.reason)
+            self._note(entry.path, entry.reason, lost=entry.keep)
             return
         key = self._key(entry.path)
         self._pass(key)
@@ -233,10 +233,11 @@ class _Merge:
     def _is_lost(self, key: bytes) -> bool:
         return any(key.startswith(prefix) or key == own for prefix, own in self._lost)
 
-    def _note(self, path: str, reason: str) -> None:
+    def _note(self, path: str, reason: str, *, lost: bool = True) -> None:
         _, place = self._roots.split(path)
         prefix = folder_key(self._root, place)
-        self._lost.append((prefix, key_of(self._root, place)))
+        if lost:
+            self._lost.append((prefix, key_of(self._root, place)))
         # As a file without a name in that place, which no file can be.
         key = prefix + b"\0"
         self._plan.notes[key] = SourceLine(

@@ -1,119 +1,275 @@
-"""One source to its records: a file gives itself; a tar, a table of images or a table of captions gives what it holds."""
+"""One source to its records: a file gives itself; a tar, a table of images or a table of captions gives what it holds.
+
+Names inside a container never become paths of the file system, and a table of captions names only images below the indexed
+roots: what a file says about other files is not to be trusted.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import stat as modes
 import tarfile
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO
 
 from media.errors import MediaError
 from media.image import IMAGE_SUFFIXES
 from media.text import caption_lines, caption_rows, decode_text
 from media.types import MEMBER, Passage, Record, Source
+from media.walk import below, source_kind
 
 CAPTION_CHUNK = 1024
 _MAX_FILE = 2 * 1024**3
+# What shares one key of a tar is looked at together, up to this many members.
+_MOST_TOGETHER = 256
+_CAPTION_SUFFIXES = frozenset((".txt", ".caption", ".md"))
+_MAX_CAPTION = 1024 * 1024
+_ROWS_AT_ONCE = 16
 
 
 def read_bytes(path: str) -> bytes:
-    """A whole file; `MediaError("read", …)` says why not."""
+    """A whole regular file; `MediaError("read", …)` says why not, and also where it changed meanwhile."""
     try:
-        with open(path, "rb") as opened:
-            if os.fstat(opened.fileno()).st_size > _MAX_FILE:
+        # A pipe without a writer would make a plain open wait for ever.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(handle, "rb") as opened:
+            before = os.fstat(handle)
+            if not modes.S_ISREG(before.st_mode):
+                raise MediaError("read", "not a regular file")
+            if before.st_size > _MAX_FILE:
                 raise MediaError("read", "larger than 2 GiB")
-            return opened.read()
+            data = opened.read(_MAX_FILE + 1)
+            after = os.fstat(handle)
     except OSError as error:
         raise MediaError("read", error.strerror or str(error)) from error
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise MediaError("read", "changed while it was read")
+    return data
 
 
-def expand(source: Source) -> Iterator[Record]:
-    """The records of one source. What cannot be read becomes a record with its `failure`."""
+def expand(source: Source, roots: Sequence[str] = ()) -> Iterator[Record]:
+    """The records of one source. What cannot be read becomes a record with its `failure`, and so does a container that holds
+    nothing, so that it can be remembered and is not read again until it changes.
+
+    A table of captions may name images below `roots` only; without roots, below its own folder.
+    """
+    count = 0
     try:
         if source.kind == "tar":
-            yield from _tar(source)
+            records = _tar(source)
         elif source.kind == "parquet":
-            yield from _parquet(source)
+            records = _parquet(source)
         elif source.kind == "captions":
-            yield from _captions(source)
+            records = _captions(source, roots or (os.path.dirname(source.path),))
         else:
-            yield Record(path=source.about or source.path, source=source)
+            records = iter((Record(path=source.about or source.path, source=source),))
+        for record in records:
+            count += 1
+            yield record
+        if not count:
+            raise MediaError("decode", "holds no images and no captions")
     except MediaError as error:
         yield Record(path=source.path, source=source, failure=error)
+    except Exception as error:  # Whatever a parser makes of a hostile file is that file's failure alone
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        yield Record(path=source.path, source=source, failure=MediaError("decode", f"damaged {source.kind}: {reason}"))
 
 
-def _captions(source: Source) -> Iterator[Record]:
+def distinct(names: Iterable[str]) -> Iterator[str]:
+    """Names as they come, but equal ones told apart: `x`, then `x#2`, then `x#3`; never one that was given before."""
+    # Hashes instead of the names themselves: a table may have millions.
+    taken: set[int] = set()
+    times: dict[int, int] = {}
+    for name in names:
+        key, unique = hash(name), name
+        while hash(unique) in taken:
+            times[key] = times.get(key, 1) + 1
+            unique = f"{name}#{times[key]}"
+        taken.add(hash(unique))
+        yield unique
+
+
+def table_names(ids: Iterable[object]) -> Iterator[str]:
+    """The members' names of a table of images, from its column `image_id`."""
+    return distinct(str(value) for value in ids)
+
+
+def tar_members(opened: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """The images and captions of a tar, links among them, with distinct names."""
+    waiting: list[tarfile.TarInfo] = []
+
+    def names() -> Iterator[str]:
+        while (member := opened.next()) is not None:
+            # Python keeps every member that it read; a tar of millions would fill the memory.
+            opened.members.clear()  # type: ignore[attr-defined]
+            name = os.path.basename(member.name)
+            suffix = os.path.splitext(name)[1].lower()
+            listed = suffix in IMAGE_SUFFIXES or suffix in _CAPTION_SUFFIXES
+            if listed and not name.startswith(".") and (member.isfile() or member.islnk() or member.issym()):
+                waiting.append(member)
+                yield member.name
+
+    for name in distinct(names()):
+        yield name, waiting.pop()
+
+
+def _captions(source: Source, roots: Sequence[str]) -> Iterator[Record]:
     suffix = os.path.splitext(source.path)[1].lower()
     pairs = caption_rows(decode_text(read_bytes(source.path)), suffix)
     if not pairs:
         raise MediaError("decode", "holds no captions")
-    folder = os.path.dirname(source.path)
-    known: dict[str, str | None] = {}
-    missing: list[str] = []
+    folder, real = os.path.dirname(source.path), [os.path.realpath(root) for root in roots]
+    paths: dict[str, str | None] = {}
+    refused: dict[str, str] = {}
     texts: list[Passage] = []
     for name, caption in pairs:
-        if name not in known:
-            known[name] = _find_image(folder, name)
-            if known[name] is None:
-                missing.append(name)
-        path = known[name]
+        if name not in paths:
+            paths[name] = _find_image(folder, name)
+            path = paths[name]
+            # By its name and in truth: an index knows files by the names of its roots.
+            if path is not None and not (below(path, roots) and below(os.path.realpath(path), real)):
+                refused[name], paths[name] = "lies outside of the indexed folders", None
+        path = paths[name]
         if path is not None:
             texts.append(Passage(path, caption))
     for start in range(0, len(texts), CAPTION_CHUNK):
         yield Record(path=source.path, source=source, texts=tuple(texts[start : start + CAPTION_CHUNK]))
+    missing = [name for name, path in paths.items() if path is None and name not in refused]
+    reasons = []
     if missing:
-        reason = f"names {len(missing)} picture(s) that are not there, the first is {missing[0]!r}"
-        yield Record(path=source.path, source=source, failure=MediaError("read", reason))
+        reasons.append(f"names {len(missing)} picture(s) that are not there, the first is {missing[0]!r}")
+    if refused:
+        reasons.append(
+            f"names {len(refused)} file(s) outside of the indexed folders, which are left alone, "
+            f"the first is {next(iter(refused))!r}"
+        )
+    if reasons:
+        yield Record(path=source.path, source=source, failure=MediaError("read", "; ".join(reasons)))
 
 
 def _find_image(folder: str, name: str) -> str | None:
-    path = os.path.normpath(os.path.join(folder, name))
-    if os.path.isfile(path):
-        return path
-    return next((path + suffix for suffix in (".jpg", ".jpeg", ".png", ".webp") if os.path.isfile(path + suffix)), None)
+    """The image or video that a table names, by its path from the table's folder, in any spelling of Unicode, with or without
+    its suffix."""
+    if "\0" in name:
+        return None
+    for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
+        path = os.path.normpath(os.path.join(folder, form))
+        for suffix in ("", ".jpg", ".jpeg", ".png", ".webp"):
+            if source_kind(path + suffix) in ("image", "video") and os.path.isfile(path + suffix):
+                return path + suffix
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Member:
+    """A member of a tar that may be used; its bytes are read when they are."""
+
+    name: str
+    offset: int
+    size: int
+
+    @property
+    def stem(self) -> str:
+        """The name without its last suffix."""
+        return os.path.splitext(self.name)[0]
+
+    @property
+    def suffix(self) -> str:
+        return os.path.splitext(re.sub(r"#\d+$", "", self.name))[1].lower()
 
 
 def _tar(source: Source) -> Iterator[Record]:
-    """A webdataset: members that share a key, the name up to its first dot, belong together."""
+    """A webdataset: members that follow each other and share a key, the name up to its first dot, belong together."""
     try:
-        with tarfile.open(source.path, "r:") as opened:
+        with tarfile.open(source.path, "r:") as opened, open(source.path, "rb") as content:
             key: str | None = None
-            group: dict[str, bytes] = {}
-            for member in opened:
-                if not member.isfile() or os.path.basename(member.name).startswith("."):
+            group: list[_Member] = []
+            for name, member in tar_members(opened):
+                reason = _not_taken(member)
+                if reason is not None:
+                    yield Record(path=source.path + MEMBER + name, source=source, failure=MediaError("read", reason))
                     continue
-                folder, name = os.path.split(member.name)
-                stem, _, _ = name.partition(".")
-                here = os.path.join(folder, stem)
+                folder, base = os.path.split(name)
+                here = os.path.join(folder, base.partition(".")[0])
                 if here != key:
-                    yield from _tar_group(source, group)
-                    key, group = here, {}
-                if member.size > _MAX_FILE:
-                    error = MediaError("read", "larger than 2 GiB")
-                    yield Record(path=source.path + MEMBER + member.name, source=source, failure=error)
-                    continue
-                content = opened.extractfile(member)
-                group[member.name] = content.read() if content else b""
-            yield from _tar_group(source, group)
+                    yield from _tar_group(source, content, group)
+                    key, group = here, []
+                elif len(group) >= _MOST_TOGETHER:
+                    # One key for all names: then what belongs together has the same stem.
+                    stem = os.path.splitext(name)[0]
+                    kept = [one for one in group if one.stem == stem]
+                    kept = kept if len(kept) < _MOST_TOGETHER else []
+                    yield from _tar_group(source, content, [one for one in group if one not in kept])
+                    group = kept
+                group.append(_Member(name=name, offset=member.offset_data, size=member.size))
+            yield from _tar_group(source, content, group)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise MediaError("read", f"damaged tar: {error}") from error
 
 
-def _tar_group(source: Source, group: dict[str, bytes]) -> Iterator[Record]:
-    images = [name for name in group if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
-    for name in images:
-        yield Record(path=source.path + MEMBER + name, source=source, data=group[name])
-    about = source.path + MEMBER + (images[0] if images else "")
-    for name, data in group.items():
-        suffix = os.path.splitext(name)[1].lower()
-        path = about if images else source.path + MEMBER + name
-        if suffix in (".txt", ".caption", ".md"):
-            try:
-                lines = caption_lines(decode_text(data))
-            except MediaError as error:
-                yield Record(path=source.path + MEMBER + name, source=source, failure=error)
-                continue
-            if lines:
-                yield Record(path=path, source=source, texts=tuple(Passage(path, line) for line in lines))
+def _not_taken(member: tarfile.TarInfo) -> str | None:
+    """Why a member of a tar is refused."""
+    if not member.isfile():
+        return f"a link to {member.linkname}; links in a tar are not followed"
+    if member.name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", member.name):
+        return "its name leads out of the tar"
+    return "larger than 2 GiB" if member.size > _MAX_FILE else None
+
+
+def _tar_group(source: Source, content: IO[bytes], group: Sequence[_Member]) -> Iterator[Record]:
+    images = [one for one in group if one.suffix in IMAGE_SUFFIXES]
+    for image in images:
+        path = source.path + MEMBER + image.name
+        try:
+            yield Record(path=path, source=source, data=_content(content, image))
+        except MediaError as error:
+            yield Record(path=path, source=source, failure=error)
+    for text in group:
+        if text.suffix not in _CAPTION_SUFFIXES:
+            continue
+        about = _image_of(text, images)
+        path = source.path + MEMBER + (about or text).name
+        try:
+            if text.size > _MAX_CAPTION:
+                raise MediaError("decode", f"a caption of {text.size / 1e6:.0f} MB")
+            if about is None and images:
+                raise MediaError("decode", "belongs to none of the images whose names begin like it")
+            lines = caption_lines(decode_text(_content(content, text)))
+        except MediaError as error:
+            yield Record(path=source.path + MEMBER + text.name, source=source, failure=error)
+            continue
+        if lines:
+            yield Record(path=path, source=source, texts=tuple(Passage(path, line) for line in lines))
+
+
+def _image_of(text: _Member, images: Sequence[_Member]) -> _Member | None:
+    """The image with the text's stem, or the longest one that its stem continues; else the sample's only or main one."""
+    own = [one for one in images if text.stem == one.stem or text.stem.startswith(one.stem + ".")]
+    if own:
+        return max(own, key=lambda one: len(one.stem))
+    # `a.txt` describes a sample of several views, `a.left.jpg` and `a.right.jpg`, and `a.cap.txt` the only image
+    # `a.img.jpg`; but `trip.2.txt` belongs to `trip.2.jpg` alone.
+    _, _, part = os.path.basename(text.stem).partition(".")
+    return images[0] if images and (not part or (len(images) == 1 and not part.isdigit())) else None
+
+
+def _content(content: IO[bytes], member: _Member) -> bytes:
+    content.seek(member.offset)
+    data = content.read(member.size)
+    if len(data) < member.size:
+        raise MediaError("read", "the tar ends in the middle of it")
+    return data
+
+
+def image_bytes(image: object) -> bytes:
+    """The encoded image in a cell of a table: bytes, or a struct with a field `bytes`. Raises `MediaError`."""
+    data = image.get("bytes") if isinstance(image, dict) else image
+    if not isinstance(data, bytes):
+        raise MediaError("read", "the image is not bytes")
+    return data
 
 
 def _parquet(source: Source) -> Iterator[Record]:
@@ -121,24 +277,37 @@ def _parquet(source: Source) -> Iterator[Record]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(source.path) as opened:
+        with pq.ParquetFile(source.path, buffer_size=1 << 20, pre_buffer=False) as opened:
             names = set(opened.schema_arrow.names)
             if not {"image_id", "image"} <= names:
                 raise MediaError("decode", "a table must have the columns image_id and image (bytes)")
             columns = [name for name in ("image_id", "image", "captions") if name in names]
-            for batch in opened.iter_batches(batch_size=64, columns=columns):
-                for row in batch.to_pylist():
-                    path = f"{source.path}{MEMBER}{row['image_id']}"
-                    image = row["image"]
-                    data = image.get("bytes") if isinstance(image, dict) else image
-                    if not isinstance(data, bytes):
-                        yield Record(path=path, source=source, failure=MediaError("read", "the image is not bytes"))
-                        continue
-                    yield Record(path=path, source=source, data=data)
-                    captions = row.get("captions") or []
-                    lines = [" ".join(str(one).split()) for one in captions] if isinstance(captions, list) else []
-                    texts = tuple(Passage(path, line) for line in lines if line)
-                    if texts:
-                        yield Record(path=path, source=source, texts=texts)
+            rows = (
+                row
+                for batch in opened.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns, use_threads=False)
+                for row in batch.to_pylist()
+            )
+            ids: list[dict[str, object]] = []
+
+            def listed() -> Iterator[object]:
+                for row in rows:
+                    ids.append(row)
+                    yield row["image_id"]
+
+            for name in table_names(listed()):
+                yield from _row(source, f"{source.path}{MEMBER}{name}", ids.pop())
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise MediaError("read", f"damaged table: {str(error).splitlines()[0][:200]}") from error
+        raise MediaError("read", f"damaged table: {(str(error).splitlines() or ['?'])[0][:200]}") from error
+
+
+def _row(source: Source, path: str, row: dict[str, object]) -> Iterator[Record]:
+    try:
+        yield Record(path=path, source=source, data=image_bytes(row["image"]))
+    except MediaError as error:
+        yield Record(path=path, source=source, failure=error)
+        return
+    captions = row.get("captions") or []
+    lines = [" ".join(str(one).split()) for one in captions] if isinstance(captions, list) else []
+    texts = tuple(Passage(path, line) for line in lines if line)
+    if texts:
+        yield Record(path=path, source=source, texts=texts)

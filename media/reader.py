@@ -5,25 +5,26 @@ from __future__ import annotations
 import os
 import tarfile
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
 from PIL.Image import Image
 
-from media.containers import read_bytes
+from media.containers import image_bytes, read_bytes, table_names, tar_members
 from media.errors import MediaError
 from media.image import decode_image, register_decoders
 from media.types import MEMBER, Place
-from media.video import (
-    Frame,
-    SampleConfig,
-    VideoDecoder,
-)
+from media.video import Frame, SampleConfig, VideoDecoder
 from media.walk import moving, source_kind
 
 # A video to search by is looked at this many times at most.
 _QUERY_FRAMES = 64
+_CONTAINERS_KEPT = 8
+_ROWS_AT_ONCE = 4
 _Find = Callable[[str], bytes]
+# A container's state: another size, time or inode means other bytes.
+_State = tuple[str, int, int, int]
 
 
 class ImageSource(Protocol):
@@ -35,36 +36,58 @@ class ImageSource(Protocol):
 
 
 class ImageReader:
-    """Reads pictures by their items; any thread may call it. Containers are listed once, then read at the right place."""
+    """Reads pictures by their items; any thread may call it. The last few containers stay listed, each as long as it is the
+    same file."""
 
     def __init__(self, min_side: int = 512) -> None:
         register_decoders()
-        self._least_side = min_side
-        self._containers: dict[str, _Find] = {}
+        self._min_side = min_side
+        self._containers: OrderedDict[_State, _Find] = OrderedDict()
         self._listing = threading.Lock()
 
     def picture(self, place: Place) -> Image:
-        """The image at a place, upright RGB, its shorter side at `min_side` or more where the
-        file has that many.
+        """The image at a place, upright RGB, its shorter side at `min_side` or more where the file has that many.
 
-        Raises `MediaError` when it is gone or damaged.
+        Raises `MediaError` when it is gone or damaged, and for what has no image, without reading it.
         """
         if place.start is not None:
             # FFmpeg is loaded where a video is met. This one was read before, so it may be read in this process.
             from media.frames import frame_at
 
-            return frame_at(place.path, (place.start + (place.end or place.start)) / 2, self._least_side)
-        return decode_image(self.read(place.path), self._least_side).rgb
+            if source_kind(place.path) not in ("video", "image"):
+                raise MediaError("read", "has no image")
+            return frame_at(place.path, (place.start + (place.end or place.start)) / 2, self._min_side)
+        if not self._is_member(place.path) and source_kind(place.path) != "image":
+            raise MediaError("read", "has no image of its own")
+        return decode_image(self.read(place.path), self._min_side).rgb
 
     def read(self, path: str) -> bytes:
         """The encoded picture at a path, `file` or `file::member`; `MediaError` when it is not there."""
-        container, mark, member = path.partition(MEMBER)
-        if not mark or os.path.isfile(path):
+        if not self._is_member(path):
             return read_bytes(path)
+        container, _, member = path.partition(MEMBER)
+        return self._find(container)(member)
+
+    def _is_member(self, path: str) -> bool:
+        """Whether a path names a member: of a container that is there, not a file with the mark in its own name."""
+        container, mark, _ = path.partition(MEMBER)
+        if not mark or source_kind(container) not in ("tar", "parquet"):
+            return False
+        return os.path.isfile(container) or not os.path.isfile(path)
+
+    def _find(self, container: str) -> _Find:
+        try:
+            stat = os.stat(container)
+        except OSError as error:
+            raise MediaError("read", f"cannot read {container}: {error.strerror or error}") from error
+        state = (container, stat.st_size, stat.st_mtime_ns, stat.st_ino)
         with self._listing:
-            if container not in self._containers:
-                self._containers[container] = _lister(container)
-        return self._containers[container](member)
+            if state not in self._containers:
+                self._containers[state] = _lister(container)
+            self._containers.move_to_end(state)
+            while len(self._containers) > _CONTAINERS_KEPT:
+                self._containers.popitem(last=False)
+            return self._containers[state]
 
 
 def query_media(path: str) -> Image | tuple[Image, ...]:
@@ -84,20 +107,15 @@ def moves(path: str) -> bool:
 
 
 def _lister(container: str) -> _Find:
-    kind = source_kind(container)
     try:
-        if kind == "tar":
-            return _tar(container)
-        if kind == "parquet":
-            return _parquet(container)
-    except (OSError, ValueError, KeyError, tarfile.TarError) as error:
-        raise MediaError("read", f"cannot read {container}: {str(error).splitlines()[0]}") from error
-    raise MediaError("read", "no such file")
+        return _tar(container) if source_kind(container) == "tar" else _parquet(container)
+    except Exception as error:  # Parsers of containers raise whatever a damaged one makes them raise
+        raise MediaError("read", f"cannot read {container}: {(str(error).splitlines() or ['damaged'])[0]}") from error
 
 
 def _tar(container: str) -> _Find:
     with tarfile.open(container, "r:") as opened:
-        places = {member.name: (member.offset_data, member.size) for member in opened if member.isfile()}
+        places = {name: (member.offset_data, member.size) for name, member in tar_members(opened) if member.isfile()}
 
     def find(member: str) -> bytes:
         if member not in places:
@@ -114,28 +132,41 @@ def _tar(container: str) -> _Find:
 
 
 def _parquet(container: str) -> _Find:
+    """Rows are found by their number; a row is read alone, with the pages of one column before it in its row group."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    places: dict[str, tuple[int, int]] = {}
-    with pq.ParquetFile(container) as opened:
-        for group in range(opened.num_row_groups):
-            names = opened.read_row_group(group, columns=["image_id"]).column("image_id").to_pylist()
-            for row, name in enumerate(names):
-                places.setdefault(str(name), (group, row))
+    rows: dict[str, int] = {}
+    ends: list[int] = []
+    with pq.ParquetFile(container, pre_buffer=False) as opened:
+
+        def ids() -> list[object]:
+            column: list[object] = []
+            for group in range(opened.num_row_groups):
+                column += opened.read_row_group(group, columns=["image_id"], use_threads=False).column(0).to_pylist()
+                ends.append(len(column))
+            return column
+
+        rows.update((name, row) for row, name in enumerate(table_names(ids())))
 
     def find(member: str) -> bytes:
-        if member not in places:
+        if member not in rows:
             raise MediaError("read", f"{container} has no row {member}")
-        group, row = places[member]
+        row = rows[member]
+        group = next(number for number, end in enumerate(ends) if row < end)
+        row -= ends[group - 1] if group else 0
         try:
-            with pq.ParquetFile(container) as opened:
-                image = opened.read_row_group(group, columns=["image"]).column("image")[row].as_py()
+            # A buffer of its own keeps Arrow from reading the whole column of the group into memory first.
+            with pq.ParquetFile(container, buffer_size=1 << 20, pre_buffer=False) as opened:
+                batches = opened.iter_batches(
+                    batch_size=_ROWS_AT_ONCE, row_groups=[group], columns=["image"], use_threads=False
+                )
+                for batch in batches:
+                    if row < batch.num_rows:
+                        return image_bytes(batch.column(0)[row].as_py())
+                    row -= batch.num_rows
         except (OSError, pa.ArrowInvalid) as error:
-            raise MediaError("read", f"damaged table: {str(error).splitlines()[0]}") from error
-        data = image.get("bytes") if isinstance(image, dict) else image
-        if not isinstance(data, bytes):
-            raise MediaError("read", "the image is not bytes")
-        return data
+            raise MediaError("read", f"damaged table: {(str(error).splitlines() or ['?'])[0]}") from error
+        raise MediaError("read", "the table ends before it")
 
     return find

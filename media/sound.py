@@ -17,7 +17,8 @@ class Recogniser(Protocol):
     """What makes cues of a file's sound."""
 
     def transcribe(self, path: str) -> Iterator[Cue]:
-        """The words said in a media file, in order of time. Raises `MediaError` when there are none or no sound."""
+        """The words said in a media file, in order of time. Nothing where nobody speaks. Raises `MediaError` for a file
+        whose sound cannot be read."""
 
 
 class WhisperRecogniser:
@@ -52,6 +53,4 @@ class WhisperRecogniser:
             heard = [Cue(start=one.start, end=one.end, text=one.text) for one in segments]
         except Exception as error:  # PyAV and CTranslate2 alike
             raise MediaError("decode", f"its sound cannot be read: {' '.join(str(error).split())[:150]}") from error
-        if not heard:
-            raise MediaError("decode", "no speech in it")
         yield from heard

@@ -56,7 +56,12 @@ def passages(text: str) -> list[str]:
 
 def caption_lines(text: str) -> list[str]:
     """The captions in a text beside a picture: one a line, blank lines left out."""
-    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    return [" ".join(line.split()) for line in _lines(text) if line.strip()]
+
+
+def _lines(text: str) -> list[str]:
+    """Lines as files have them: Python's own rule also cuts at U+2028, U+0085 and other characters that captions hold."""
+    return re.split(r"\r\n|\r|\n", text)
 
 
 def caption_rows(text: str, suffix: str) -> list[tuple[str, str]]:
@@ -89,12 +94,12 @@ def _table_rows(text: str, delimiter: str) -> Iterator[dict[str, object]]:
 
 
 def _json_rows(text: str) -> Iterator[dict[str, object]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_lines(text), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MediaError("decode", f"line {number} is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise MediaError("decode", f"line {number} is not a JSON object")

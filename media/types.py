@@ -59,7 +59,9 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """A file or folder that could not be looked at: nothing at or below `path` may count as gone."""
+    """A file or folder that could not be looked at. With `keep`, nothing at or below `path` may count as gone: it may only be
+    out of reach. Without, it is no source, and what was indexed of it goes."""
 
     path: str
     reason: str
+    keep: bool = True

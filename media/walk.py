@@ -7,7 +7,7 @@ listing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from media.image import IMAGE_SUFFIXES
 from media.sound import SOUND_SUFFIXES
@@ -17,18 +17,19 @@ from media.types import Source, SourceKind, Unreadable
 from media.video import ANIMATED_SUFFIXES, SHARED_SUFFIXES, VIDEO_SUFFIXES, is_animated, is_transport_stream
 
 
-def walk(paths: Sequence[str], *, sound: bool = False) -> Iterator[Source | Unreadable]:
+def walk(paths: Sequence[str], *, sound: bool = False, roots: Sequence[str] = ()) -> Iterator[Source | Unreadable]:
     """Everything indexable under `paths` (absolute), in name order, one after the other; sound files only
     where they are asked for, since nothing but a transcript can be found of them.
 
     Hidden files and folders, `.mmsearch` among them, are left out; a folder reached twice, by whatever links, is
-    walked once.
+    walked once. A link that leads out of `roots` and `paths` is not followed, and said to be `Unreadable`.
     """
     visited: set[tuple[int, int]] = set()
+    inside = [os.path.realpath(path) for path in (*paths, *roots)]
     given = set(paths)
     for path in paths:
         if os.path.isdir(path):
-            yield from _walk(path, given, visited, sound)
+            yield from _walk(path, given, visited, sound, inside)
             continue
         kind = source_kind(path)
         try:
@@ -40,6 +41,11 @@ def walk(paths: Sequence[str], *, sound: bool = False) -> Iterator[Source | Unre
             kind = None
         if kind is not None and (sound or kind != "sound"):
             yield Source(path=path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+
+
+def below(path: str, folders: Iterable[str]) -> bool:
+    """Whether a path (real, absolute) is one of these folders or lies in one."""
+    return any(path == folder or path.startswith(folder.rstrip(os.sep) + os.sep) for folder in folders)
 
 
 def source_kind(name: str) -> SourceKind | None:
@@ -87,7 +93,9 @@ def _head(path: str) -> bytes:
         return b""
 
 
-def _walk(folder: str, given: set[str], visited: set[tuple[int, int]], sound: bool) -> Iterator[Source | Unreadable]:
+def _walk(
+    folder: str, given: set[str], visited: set[tuple[int, int]], sound: bool, inside: Sequence[str]
+) -> Iterator[Source | Unreadable]:
     try:
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in visited:
@@ -106,6 +114,11 @@ def _walk(folder: str, given: set[str], visited: set[tuple[int, int]], sound: bo
         if entry.name.startswith("."):
             continue
         try:
+            # A link that leads nowhere is told by whoever looks at the file.
+            if entry.is_symlink() and os.path.exists(entry.path) and not below(os.path.realpath(entry.path), inside):
+                if entry.is_dir() or source_kind(entry.name) is not None:
+                    yield Unreadable(path=entry.path, reason="a link that leads out of the indexed folders", keep=False)
+                continue
             if entry.is_dir():
                 folders.append(entry.path)
                 continue
@@ -142,4 +155,4 @@ def _walk(folder: str, given: set[str], visited: set[tuple[int, int]], sound: bo
         yield Source(path=entry.path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns, about=about)
     for path in folders:
         if path not in given:
-            yield from _walk(path, given, visited, sound)
+            yield from _walk(path, given, visited, sound, inside)
