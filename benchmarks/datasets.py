@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +79,8 @@ def from_container(file: Path) -> CaptionSet:
         if record.failure is not None:
             raise MmsearchError(f"{record.path}: {record.failure.reason}")
         if record.data is not None:
-            doubled += record.path in found
+            # Equal ids are told apart by a number behind them.
+            doubled += re.sub(r"#\d+$", "", record.path) in found
             found.setdefault(record.path, ())
             continue
         for passage in record.texts:

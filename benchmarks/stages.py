@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,10 +72,11 @@ def measure_speed(
         paths = paths[:limit]
         if not paths:
             raise QueryError(f"{folder} holds no pictures")
-        links = root / "linked"
-        links.mkdir()
+        copies = root / "copies"
+        copies.mkdir()
         for number, path in enumerate(paths):
-            (links / f"{number:06d}{os.path.splitext(path)[1]}").symlink_to(path)
+            # Not copies: those that lead out of a folder are not indexed.
+            shutil.copyfile(path, copies / f"{number:06d}{os.path.splitext(path)[1]}")
         encoder.warm()
         stages: dict[str, list[float]] = {}
         bare: list[float] = []
@@ -84,7 +86,7 @@ def measure_speed(
             for name, value in _stages(paths, encoder, root / f"written{number}").items():
                 stages.setdefault(name, []).append(value)
             bare.append(_bare(encoder, len(paths)))
-            build = IndexBuild([links], root / f"index{number}", encoder, BuildConfig(batch_size=BATCH))
+            build = IndexBuild([copies], root / f"index{number}", encoder, BuildConfig(batch_size=BATCH))
             for _ in build:
                 pass
             if build.report is None:

@@ -76,8 +76,14 @@ def site(tmp_path_factory: pytest.TempPathFactory, mini: Encoder) -> Path:
     (folder / f"{EVIL[:-4]}.txt").write_text("<script>alert(2)</script> a strange caption")
     outside = tmp_path_factory.mktemp("outside") / "secret.jpg"
     picture(99).save(outside)
-    (folder / "link.jpg").symlink_to(outside)
+    (folder / ".kept").mkdir()
+    picture(99).save(folder / ".kept" / "inside.jpg")
+    link = folder / "link.jpg"
+    link.symlink_to(folder / ".kept" / "inside.jpg")
     build(folder, mini)
+    # A link that leads out is no item; this one was turned outwards after it had become one.
+    link.unlink()
+    link.symlink_to(outside)
     return folder
 
 
