@@ -75,7 +75,7 @@ def measure_speed(
         copies = root / "copies"
         copies.mkdir()
         for number, path in enumerate(paths):
-            # Not copies: those that lead out of a folder are not indexed.
+            # No links: those that lead out of a folder are not indexed.
             shutil.copyfile(path, copies / f"{number:06d}{os.path.splitext(path)[1]}")
         encoder.warm()
         stages: dict[str, list[float]] = {}
