@@ -36,8 +36,8 @@ from retrieval.store.writer import IndexWriter
 
 COMMIT_ROWS = SHARD_ROWS // 2
 COMMIT_SECONDS = 600.0
-# Records of a container that make a slice: a killed run goes on after the last whole one. Slices that an index holds
-# were counted with this number.
+# Records of a container, each image with its captions, that make a slice: a killed run goes on after the last whole one.
+# Slices that an index holds were counted with this number.
 SLICE = 256
 
 
@@ -300,11 +300,13 @@ class _Run:
 
 
 def _slices(unit: Unit, first: int, roots: Sequence[str]) -> Iterator[Record | _End]:
-    """The records of a container from slice number `first` on, an end after each slice."""
-    count = 0
-    for count, record in enumerate(expand(unit.sources[0], roots), 1):
+    """The records of a container from slice number `first` on, an end after each slice. Captions stay with their image."""
+    count, before = 0, None
+    for record in expand(unit.sources[0], roots):
+        apart = before is None or not record.texts or bool(before.texts) or record.path != before.path
+        count, before = count + apart, record
         if count > first * SLICE:
-            if (count - 1) % SLICE == 0 and count - 1 > first * SLICE:
+            if apart and (count - 1) % SLICE == 0 and count - 1 > first * SLICE:
                 yield _End(unit, (count - 1) // SLICE - 1, False)
             yield record
     yield _End(unit, max(first, max(0, count - 1) // SLICE), True)

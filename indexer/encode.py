@@ -114,7 +114,7 @@ class UnitEncoder:
         line, items, rows = copy
         if heard and not line.heard:
             return None
-        own = replace(self.line(source, []), content=content, heard=line.heard)
+        own = replace(self.line(source, []), media=line.media, content=content, heard=line.heard)
         return UnitResult(items=tuple(items), embeddings=rows, lines=(own,))
 
     def frames(self, pixels: Sequence[Rows]) -> tuple[Rows, list[int]]:

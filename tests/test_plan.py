@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import indexer.build
 from indexer.build import BuildConfig
 from indexer.plan import Plan, PlanConfig
 from retrieval.store.ledger import read_failures
 from retrieval.store.manifest import read_manifest
 from retrieval.store.sources import SourceTable
 from tests.conftest import write_photos
-from tests.libraries import Library, rows_of, run
+from tests.libraries import Library, rows_of, run, write_moving, write_table, write_tar
 from tests.stores import PlainEncoder
 
 EDITS = 1000
@@ -74,6 +75,32 @@ def test_a_folder_that_is_renamed_as_a_whole_encodes_nothing(tmp_path: Path) -> 
     encoder = PlainEncoder()
     report = run(tmp_path / "media" / ".mmsearch", tmp_path / "media", encoder=encoder)
     assert (report.indexed, report.removed, report.items, encoder.encoded) == (12, 12, 12, 0)
+
+
+def test_a_copied_video_counts_as_one_that_was_read(tmp_path: Path) -> None:
+    media, index = tmp_path / "media", tmp_path / "index"
+    media.mkdir()
+    write_moving(media / "first.gif", [1, 50, 100])
+    run(index, media)
+    shutil.copyfile(media / "first.gif", media / "second.gif")
+    encoder = PlainEncoder()
+    report = run(index, media, encoder=encoder)
+    assert (report.indexed, report.unchanged, encoder.encoded) == (1, 1, 0)
+    counts = read_manifest(index).counts
+    assert (counts.files, counts.videos) == (2, 2)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 256])
+def test_an_image_and_its_captions_are_in_one_slice_and_count_once(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexer.build, "SLICE", size)
+    (tmp_path / "media").mkdir()
+    write_tar(tmp_path / "media" / "set.tar", list(range(7)))
+    write_table(tmp_path / "media" / "set.parquet", list(range(20, 29)))
+    report = run(tmp_path / "index", tmp_path / "media")
+    assert (report.indexed, report.items) == (16, 7 * 2 + 9 * 3)
+    assert read_manifest(tmp_path / "index").counts.files == 16
 
 
 def test_a_folder_that_moved_with_its_index_is_not_touched(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ any_item = st.builds(
 def test_shards_round_trip(tmp_path: Path, many: list[Item], seed: int) -> None:
     vectors = unit_rows(len(many), seed=seed)
     roots = Roots.of(tmp_path, ["/"])
-    many = [replace(item, path=f"/{item.path}", source=f"/x/{item.source}") for item in many]
+    # Paths are absolute and normal, as the walk gives them: POSIX gives a path of two leading slashes a meaning of its own.
+    many = [replace(item, path=f"/p{item.path}", source=f"/x/{item.source}") for item in many]
     digest = sh.write_shard(tmp_path / "one.parquet", sh.to_table(many, vectors, roots))
     table = sh.read_table(tmp_path / "one.parquet")
     assert sh.to_items(table, roots) == many
