@@ -82,9 +82,8 @@ def index(
 def open_image(path: str | os.PathLike[str]) -> Image:
     """An image as a query wants it: upright RGB. Raises `MmsearchError` for what cannot be decoded."""
     from media.containers import read_bytes
-    from media.image import decode_image, register_decoders
+    from media.image import decode_image
 
-    register_decoders()
     return decode_image(read_bytes(os.fspath(path)), 512).rgb
 
 

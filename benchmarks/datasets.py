@@ -13,7 +13,7 @@ from typing import Literal
 from PIL.Image import Image
 
 from media.containers import expand, read_bytes
-from media.image import decode_image, register_decoders
+from media.image import decode_image
 from media.text import TABLE_SUFFIXES, caption_rows, decode_text
 from media.types import Source
 from retrieval.errors import MediaError, MmsearchError
@@ -35,7 +35,6 @@ class CaptionSet:
     def pictures(self, side: int) -> Iterator[Image]:
         """The pictures in order, upright RGB. Raises `MmsearchError` for one that cannot be decoded: a recall over the
         rest would be another set's."""
-        register_decoders()
         for path, data in self._bytes():
             try:
                 yield decode_image(data, side).rgb

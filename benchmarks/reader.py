@@ -79,9 +79,8 @@ def measure_rerank(index: Path, rounds: int) -> dict[str, object]:
 
 def measure_captions(folder: Path, model: str, rounds: int) -> dict[str, object]:
     """Images a second through decoding, preprocessing, the image tower and beam search (4 beams), 16 at a time."""
-    from media.image import decode_image, register_decoders
+    from media.image import decode_image
 
-    register_decoders()
     loaded = Encoder.load(model).loaded
     decoder = CaptionDecoder(loaded)
     files = sorted(folder.glob("*.jpg"))[:64]

@@ -21,7 +21,7 @@ from benchmarks.speed import ROOT, command, spread
 from indexer.build import BuildConfig, IndexBuild
 from indexer.roots import roots_of
 from media.containers import read_bytes
-from media.image import decode_image, register_decoders
+from media.image import decode_image
 from media.types import Source
 from media.walk import walk
 from retrieval.engine import Engine
@@ -61,7 +61,6 @@ def measure_speed(
     tell: Callable[[str], None] = lambda _: None,
 ) -> SpeedReport:
     """Measure on at most `limit` pictures of a folder, or on made-up ones. Raises `QueryError` where there are none."""
-    register_decoders()
     ensure_text_tower(encoder.spec.name, encoder.spec.weights_sha256)
     with tempfile.TemporaryDirectory(prefix="mmsearch-speed-") as scratch:
         root = Path(scratch)

@@ -37,7 +37,6 @@ def describe_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture or moment.")] = False,
 ) -> None:
     """Say in words what pictures show, and what each moment of a video shows."""
-    from media.image import register_decoders
     from retrieval.crossmodal.decoder import CaptionDecoder, DecodeConfig
 
     config = DecodeConfig(
@@ -52,7 +51,6 @@ def describe_command(
     with interruptible():
         encoder = load_captioner(model, device, precision)
         decoder = CaptionDecoder(encoder.loaded)
-        register_decoders()
         with quiet_native_stderr() as stream, progress_bar(stream) as bar:
             task = bar.add_task("describing", total=len(files), rate="", file="")
             for path, captions in _captions(files, encoder, decoder, config):

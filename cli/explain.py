@@ -24,7 +24,7 @@ def explain_command(
 ) -> None:
     """Show which parts of a picture each word rests on, as a PNG with one panel a word."""
     from media.containers import read_bytes
-    from media.image import decode_image, register_decoders
+    from media.image import decode_image
     from retrieval.crossmodal.explain import draw, explain
     from retrieval.models.loading import load_model
     from retrieval.models.weights import resolve
@@ -33,7 +33,6 @@ def explain_command(
     found = resolve(model, READER)
     if found.notice:
         note(found.notice)
-    register_decoders()
     with quiet_native_stderr():
         try:
             rgb = decode_image(read_bytes(image), 512).rgb

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from typing import Annotated
 
 import typer
@@ -59,6 +60,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv = [sys.argv[0], *(argument for argument in sys.argv[1:] if argument != "--debug")]
+    # Pillow warns of odd metadata in files that it reads well: nobody can act on that.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         app(standalone_mode=True)
     except MmsearchError as error:

@@ -52,7 +52,6 @@ def serve_command(
     import gc
     import socket
 
-    from media.image import register_decoders
     from server.access import check_token, new_token
     from server.app import ServeConfig, create_app
     from server.guard import EVERYWHERE, host_names, is_loopback
@@ -60,7 +59,6 @@ def serve_command(
 
     if token is not None:
         check_token(token)
-    register_decoders()
     names = [*(allow_host or ()), *([socket.gethostname(), "localhost"] if host in EVERYWHERE else [])]
     if token is None and not is_loopback(host):
         token = new_token()

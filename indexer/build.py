@@ -20,7 +20,6 @@ from indexer.roots import roots_of
 from indexer.videos import VideoFeed, VideoFrame, VideoRead
 from media.containers import expand
 from media.errors import MediaError
-from media.image import register_decoders
 from media.sound import Recogniser
 from media.types import CONTAINERS, Record, Source
 from media.video import SampleConfig
@@ -118,7 +117,6 @@ class IndexBuild:
         self.report: BuildReport | None = None
 
     def __iter__(self) -> Iterator[Progress]:
-        register_decoders()
         fresh = not (self._folder / "manifest.json").exists()
         if fresh and not any(isinstance(entry, Source) for entry in walk(self._paths, sound=self._hears)):
             raise IndexNotFoundError(f"nothing to index in {_shown(self._paths)}: no pictures, videos or texts there")

@@ -21,6 +21,7 @@ from PIL import Image, ImageSequence
 
 from media.errors import MediaError
 from media.image import MAX_PIXELS, to_rgb
+from media.opening import open_image
 from media.sampling import Kept, Sampler, View
 from media.subtitles import Cue
 from media.video import ANIMATED_SUFFIXES, Beat, Ending, Frame, SampleConfig
@@ -81,7 +82,7 @@ def frame_at(path: str, time: float, min_side: int) -> Image.Image:
 
 
 def _animation_at(path: str, time: float) -> Image.Image:
-    with Image.open(path) as opened:
+    with open(path, "rb") as content, open_image(content) as opened:
         passed = 0.0
         for number in range(getattr(opened, "n_frames", 1)):
             opened.seek(number)
@@ -344,7 +345,7 @@ def _animation(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat |
 
     count = 0
     try:
-        with Image.open(path) as opened:
+        with open(path, "rb") as content, open_image(content) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise MediaError("decode", f"more than {MAX_PIXELS // 1_000_000} million pixels")
             width, height = opened.size

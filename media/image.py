@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import threading
-import warnings
 from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from media.errors import MediaError
+from media.opening import open_image
 
 _JPEG_AND_WEB = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif")
 _OTHERS = (".heic", ".heif", ".tif", ".tiff", ".bmp", ".dib", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm")
@@ -39,25 +39,13 @@ class DecodedImage:
     dhash: int = 0
 
 
-def register_decoders() -> None:
-    """Teach Pillow HEIC and hand the bound on pixels to this module. Call once, where a program starts to decode."""
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
-    Image.MAX_IMAGE_PIXELS = None
-    # Pillow warns of odd metadata in files that it reads well: nobody can act on that.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-
-
 def decode_image(data: bytes, min_side: int) -> DecodedImage:
     """Decode a picture whose shorter side is wanted at `min_side` pixels or more, where the file has that many.
 
     Raises `MediaError("decode", reason)` for anything that is not a whole picture within the bounds.
     """
-    if not data:
-        raise MediaError("decode", "the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(io.BytesIO(data)) as image:
             width, height = image.size
             _check_size(image, width, height)
             exif = _exif(image)
@@ -72,8 +60,6 @@ def decode_image(data: bytes, min_side: int) -> DecodedImage:
         raise
     except MemoryError as error:
         raise MediaError("decode", "the picture does not fit in memory") from error
-    except UnidentifiedImageError as error:
-        raise MediaError("decode", "not an image, or a format that is not known") from error
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise MediaError("decode", f"damaged image: {reason[:200]}") from error

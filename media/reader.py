@@ -13,7 +13,7 @@ from PIL.Image import Image
 
 from media.containers import image_bytes, read_bytes, table_names, tar_members
 from media.errors import MediaError
-from media.image import decode_image, register_decoders
+from media.image import decode_image
 from media.types import MEMBER, Place
 from media.video import Frame, SampleConfig, VideoDecoder
 from media.walk import moving, source_kind
@@ -40,7 +40,6 @@ class ImageReader:
     same file."""
 
     def __init__(self, min_side: int = 512) -> None:
-        register_decoders()
         self._min_side = min_side
         self._containers: OrderedDict[_State, _Find] = OrderedDict()
         self._listing = threading.Lock()
@@ -92,7 +91,6 @@ class ImageReader:
 
 def query_media(path: str) -> Image | tuple[Image, ...]:
     """A file to search by: a picture, upright RGB, or the frames of a video. Raises `MediaError`."""
-    register_decoders()
     if not moves(path):
         return decode_image(read_bytes(path), 512).rgb
     with VideoDecoder() as decoder:

@@ -11,7 +11,7 @@ import os
 import sys
 
 from media.errors import MediaError
-from media.image import decode_image, register_decoders
+from media.image import decode_image
 
 SIDE = 512
 # A strip is made small along its longer side as well, or it would stay as large as it came.
@@ -25,7 +25,6 @@ def main() -> int:
     # Libraries may print: our answers get a descriptor that they do not know of.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    register_decoders()
     while len(head := sys.stdin.buffer.read(8)) == 8:
         data = sys.stdin.buffer.read(int.from_bytes(head, "big"))
         answer: dict[str, object]

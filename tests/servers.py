@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from media.image import register_decoders
 from server.app import ServeConfig, create_app
 from server.guard import host_names
 from server.run import http_server
@@ -21,7 +20,6 @@ def serving(
     folder: Path, *, token: str | None = None, watch: bool = False, config: ServeConfig | None = None
 ) -> Iterator[str]:
     """Serve an index, and give the server's address without a slash at its end."""
-    register_decoders()
     hosts = host_names("127.0.0.1", [])
     config = config or ServeConfig(folder=folder, hosts=hosts, token=token, device="cpu", watch=watch)
     with socket.create_server(("127.0.0.1", 0)) as listener:

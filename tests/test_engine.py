@@ -11,7 +11,7 @@ from PIL import Image
 
 import mmsearch
 from indexer.build import BuildConfig, IndexBuild
-from media.image import decode_image, register_decoders
+from media.image import decode_image
 from retrieval.engine import Engine
 from retrieval.errors import IndexNotFoundError, ModelError, QueryError
 from retrieval.models.encoder import Encoder
@@ -48,7 +48,6 @@ def stored(folder: Path, kind: str) -> tuple[list[str], np.ndarray[tuple[int, ..
 
 
 def picture_of(folder: Path, number: int) -> Image.Image:
-    register_decoders()
     return decode_image((folder / f"photo{number:04d}.jpg").read_bytes(), 256).rgb
 
 

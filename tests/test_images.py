@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, JpegImagePlugin
+from pillow_heif import register_heif_opener
 
 from media import image as module
-from media.image import decode_image, difference_hash, register_decoders, to_rgb
+from media.image import decode_image, difference_hash, to_rgb
 from retrieval.errors import MediaError
 from tests.conftest import ROOT, picture
 
-register_decoders()
+# Pillow alone cannot write HEIC.
+register_heif_opener()
 
 
 def encoded(image: Image.Image, form: str, **options: object) -> bytes:
@@ -216,3 +218,38 @@ def test_decoders_chatter_never_reaches_the_terminal(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stderr == "ours\nafter"
+
+
+def test_decoding_changes_nothing_of_the_program_that_it_is_part_of() -> None:
+    program = """
+import gc, io, warnings
+import numpy
+from PIL import Image
+before = Image.MAX_IMAGE_PIXELS, list(warnings.filters), gc.isenabled(), gc.get_threshold()
+import mmsearch
+from media.image import decode_image
+out = io.BytesIO()
+Image.new("RGB", (40, 40)).save(out, "PNG")
+assert decode_image(out.getvalue(), 20).width == 40
+Image.init()
+assert "HEIF" not in Image.ID
+assert before == (Image.MAX_IMAGE_PIXELS, list(warnings.filters), gc.isenabled(), gc.get_threshold())
+assert gc.get_freeze_count() == 0
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_a_photo_with_a_second_view_is_decoded_at_a_fraction_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    picture(3).resize((1600, 1200)).save(out, "MPO", save_all=True, append_images=[picture(4)])
+    drafts: list[tuple[int, int] | None] = []
+    draft = JpegImagePlugin.JpegImageFile.draft
+
+    def counted(self: JpegImagePlugin.JpegImageFile, mode: str | None, size: tuple[int, int] | None) -> object:
+        drafts.append(size)
+        return draft(self, mode, size)
+
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "draft", counted)
+    decoded = decode_image(out.getvalue(), 200)
+    assert (decoded.width, decoded.height, drafts) == (1600, 1200, [(200, 200)])
+    assert min(decoded.rgb.size) < 1200

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from media.containers import read_bytes
-from media.image import decode_image, register_decoders
+from media.image import decode_image
 from media.text import TABLE_SUFFIXES, caption_rows, decode_text
 from retrieval.errors import MediaError, MmsearchError
 from retrieval.models.loading import LoadedModel, load_model
@@ -81,7 +81,6 @@ def finetune(
     Raises `DataError` for captions that cannot be used and `ModelError` for a model that cannot be loaded.
     """
     keep_freed_memory()
-    register_decoders()
     found = resolve(model)
     loaded = load_model(found, device, "fp32")
     spec = loaded.spec

@@ -1,0 +1,78 @@
+"""Encoded bytes to Pillow's image by their own first bytes, with the plugin for just that format.
+
+Pillow's `Image.open` asks every plugin that any library registered, one of which starts Ghostscript, and its bound on
+pixels is a setting of the whole process. Here the formats are a closed list, and the bounds belong to the caller.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import IO, cast
+
+from PIL import ImageFile
+
+from media.errors import MediaError
+
+# The module of each format's plugin, and the class in it.
+_PLUGINS = {
+    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
+    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
+    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
+    "WEBP": ("PIL.WebPImagePlugin", "WebPImageFile"),
+    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
+    "HEIF": ("pillow_heif", "HeifImageFile"),
+    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
+    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
+    "DIB": ("PIL.BmpImagePlugin", "DibImageFile"),
+    "JPEG2000": ("PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"),
+    "PPM": ("PIL.PpmImagePlugin", "PpmImageFile"),
+}
+_STARTS = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    *((start, "TIFF") for start in (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
+    (b"\xff\x4f\xff\x51", "JPEG2000"),
+)
+_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"))
+_AVIF_BRANDS = frozenset((b"avif", b"avis"))
+# The sizes of a bitmap's header, which a DIB file begins with.
+_DIB_HEADERS = (12, 40, 52, 56, 64, 108, 124)
+_HEAD = 512
+
+
+def open_image(content: IO[bytes]) -> ImageFile.ImageFile:
+    """Pillow's image over `content`, its header read and nothing decoded.
+
+    Raises `MediaError("decode", reason)` for what is no image of a known format, and whatever a plugin raises for a
+    damaged header.
+    """
+    head = content.read(_HEAD)
+    content.seek(0)
+    if not head:
+        raise MediaError("decode", "the file is empty")
+    module, name = _PLUGINS[_format_of(head)]
+    return cast(ImageFile.ImageFile, getattr(importlib.import_module(module), name)(content))
+
+
+def _format_of(head: bytes) -> str:
+    for start, name in _STARTS:
+        if head.startswith(start):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[4:8] == b"ftyp":
+        end = min(int.from_bytes(head[:4], "big"), _HEAD)
+        brands = {head[8:12], *(head[at : at + 4] for at in range(16, end, 4))}
+        if brands & _AVIF_BRANDS:
+            return "AVIF"
+        if brands & _HEIF_BRANDS:
+            return "HEIF"
+    if head[:1] == b"P" and head[1:2] in (b"1", b"2", b"3", b"4", b"5", b"6", b"f", b"y", b"0", b"F"):
+        return "PPM"
+    if int.from_bytes(head[:4], "little") in _DIB_HEADERS:
+        return "DIB"
+    raise MediaError("decode", "not an image, or a format that is not known")
