@@ -16,7 +16,6 @@ from indexer.copies import Copies, sampled_digest
 from indexer.encode import Embedder, UnitEncoder
 from indexer.pipeline import Preparation, Prepared, prepare
 from indexer.plan import Plan, PlanConfig, Unit
-from indexer.roots import roots_of
 from indexer.videos import VideoFeed, VideoFrame, VideoRead
 from media.containers import expand
 from media.errors import MediaError
@@ -73,7 +72,8 @@ class Progress:
 @dataclass(frozen=True, kw_only=True)
 class BuildReport:
     """The contract's counts. `encoded` are images and frames that went through the model; `seconds` leave out loading it.
-    `touched` counts what was read of the index; `notices` are lines that the user should see."""
+    `touched` counts what was read of the index; `notices` are lines that the user should see; `links` says that some folder
+    was reached by a link, so that the path of a change does not tell which indexed files it concerns."""
 
     indexed: int
     unchanged: int
@@ -84,6 +84,7 @@ class BuildReport:
     seconds: float
     touched: Touched
     notices: tuple[str, ...] = ()
+    links: bool = False
 
     @property
     def images_per_second(self) -> float:
@@ -103,6 +104,9 @@ class _End:
 class IndexBuild:
     """One run over some paths. Iterate over it to do the work; `report` is there afterwards.
 
+    Of a folder all that is below it is looked at, of a file that file and what belongs to it. A path below an indexed
+    root that is there no more stands for a file or folder that is gone.
+
     Ctrl-C (`KeyboardInterrupt`) publishes what is done and is raised again. Raises `IndexNotFoundError` when nothing
     under the paths can be indexed, and what `IndexWriter` raises.
     """
@@ -110,7 +114,7 @@ class IndexBuild:
     def __init__(
         self, paths: Sequence[str | os.PathLike[str]], folder: Path, embedder: Embedder, config: BuildConfig
     ) -> None:
-        self._paths = roots_of(paths)
+        self._paths = [os.path.abspath(os.fspath(path)) for path in paths]
         self._folder = folder
         self._embedder = embedder
         self._config = config
@@ -122,7 +126,8 @@ class IndexBuild:
             raise IndexNotFoundError(f"nothing to index in {_shown(self._paths)}: no pictures, videos or texts there")
         with IndexWriter(self._folder, self._embedder.spec) as writer:
             for path in self._paths:
-                writer.add_root(path if os.path.isdir(path) else os.path.dirname(path))
+                if os.path.lexists(path):
+                    writer.add_root(path if os.path.isdir(path) else os.path.dirname(path))
             # What a dead run left: from here on the table of sources says all that the index knows.
             writer.publish()
             # Held open, so that the rows this run may copy stay on disk while it publishes.
@@ -294,6 +299,7 @@ class _Run:
             seconds=time.monotonic() - self._began,
             touched=self._touched,
             notices=tuple(self._writer.notices),
+            links=bool(self._plan.links),
         )
 
 

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from indexer.places import Place, caption_tables, places_of
 from media.types import CONTAINERS, Source, Unreadable
-from media.walk import moving, walk
-from retrieval.store.roots import Roots, below
+from media.walk import look, moving, walk
+from retrieval.store.roots import below
 from retrieval.store.sources import SourceLine, SourceTable, folder_key, key_of
 
 # The kind of a line that notes a place that could not be looked at.
@@ -65,7 +66,8 @@ class Plan:
     """Iterate over it for the units; the counts grow meanwhile, and are whole at the end.
 
     `changed`, `unchanged` and `removed` count media files, `failed` what the ledger says of unchanged ones. `gone` are the
-    keys of sources that are no more, `notes` the lines of places that could not be looked at.
+    keys of sources that are no more, `notes` the lines of places that could not be looked at, and `links` are folders
+    that were reached by a link.
     """
 
     table: SourceTable
@@ -78,6 +80,7 @@ class Plan:
     failed: int = 0
     gone: list[bytes] = field(default_factory=list)
     notes: dict[bytes, SourceLine] = field(default_factory=dict)
+    links: list[str] = field(default_factory=list)
     # Caption tables as they were, by the key of their folder, and the folders that gained or lost a file meanwhile.
     _captions: list[tuple[bytes, Source, _Columns]] = field(default_factory=list)
     _moved: set[bytes] = field(default_factory=set)
@@ -109,16 +112,33 @@ class Plan:
     def _changed(self) -> Iterator[tuple[Source, int]]:
         """Every source that is new or not as it was, and how many slices of it the index and the journal have already."""
         roots = self.table.manifest.roots
-        places = walk_roots(roots, self.paths)
-        stream = _Pushed(walk([path for path, _, _ in places], sound=True, roots=roots.paths))
-        for path, root, prefix in places:
-            merge = _Merge(self, path, root, prefix)
+        places = places_of(roots, self.paths)
+        whole = [place for place in places if place.names is None]
+        stream = _Pushed(walk([place.path for place in whole], sound=True, roots=roots.paths, links=self.links))
+        for place in whole:
+            merge = _Merge(self, place, _lines(self.table, place.prefix))
             while (entry := next(stream)) is not None:
                 if not merge.owns(entry.path):
                     stream.push(entry)
                     break
                 yield from merge.meet(entry)
             merge.end()
+        for place in places[len(whole) :]:
+            yield from self._named(place)
+        for place in caption_tables(roots, self._moved, places):
+            yield from self._named(place)
+
+    def _named(self, place: Place) -> Iterator[tuple[Source, int]]:
+        """Of the named files of a folder, and what belongs to them, that which changed."""
+        roots = self.table.manifest.roots
+        entries = list(look(place.path, place.names or (), sound=True, roots=roots.paths))
+        keys = place.keys | {key_of(*roots.split(entry.path)) for entry in entries}
+        found = [(key, _columns(line)) for key, line in self.table.find(sorted(keys)).items()]
+        found += [pair for prefix in place.missing for pair in _lines(self.table, prefix)]
+        merge = _Merge(self, place, iter(sorted(dict(found).items())))
+        for entry in entries:
+            yield from merge.meet(entry)
+        merge.end()
 
     def is_unchanged(self, key: bytes, source: Source, line: _Columns) -> bool:
         """Whether a source is as its line says; its media files and failures are counted then."""
@@ -149,12 +169,11 @@ class Plan:
 
 
 class _Merge:
-    """One walked folder or file against the lines below it."""
+    """One place, as it is walked, against the lines of it."""
 
-    def __init__(self, plan: Plan, path: str, root: int, prefix: bytes) -> None:
-        self._plan, self._path, self._root, self._prefix = plan, path, root, prefix
+    def __init__(self, plan: Plan, place: Place, lines: Iterator[tuple[bytes, _Columns]]) -> None:
+        self._plan, self._place, self._lines = plan, place, lines
         self._roots = plan.table.manifest.roots
-        self._lines = _lines(plan.table, prefix)
         self._line = next(self._lines, None)
         # Of each place that could not be looked at: what keys below it begin with, and its own key, were it a file.
         self._lost: list[tuple[bytes, bytes]] = []
@@ -165,7 +184,15 @@ class _Merge:
 
     def owns(self, path: str) -> bool:
         """Whether the walk gives `path` as part of this folder."""
-        return path == self._path or (below(path, self._path) and self._key(path).startswith(self._prefix))
+        return path == self._place.path or (
+            below(path, self._place.path) and self._key(path).startswith(self._place.prefix)
+        )
+
+    def _holds(self, key: bytes) -> bool:
+        """Whether this place is the one to say what became of the source of a key."""
+        if self._place.names is None:
+            return key.startswith(self._place.prefix)
+        return key in self._place.keys or any(key.startswith(prefix) for prefix in self._place.missing)
 
     def meet(self, entry: Source | Unreadable) -> Iterator[tuple[Source, int]]:
         """Take the next entry of the walk."""
@@ -200,16 +227,17 @@ class _Merge:
         """What the walk did not come to is gone, unless the whole folder looks as if it were not there."""
         self._pass(None)
         plan = self._plan
-        if self._gone and not self._met and not self._lost and not plan.config.prune:
+        whole = self._place.names is None
+        if whole and self._gone and not self._met and not self._lost and not plan.config.prune:
             reason = (
                 f"is empty, but {len(self._gone)} files of it are indexed: is a drive not mounted? --prune lets them go"
             )
-            self._note(self._path, reason)
+            self._note(self._place.path, reason)
         else:
             plan.gone += [key for key, _ in self._gone]
             plan.removed += sum(media for _, media in self._gone)
             # Containers of which the journal has slices, while their file is no more.
-            left = (key for key in plan.waiting if key.startswith(self._prefix) and key not in self._met)
+            left = (key for key in plan.waiting if self._holds(key) and key not in self._met)
             plan.gone += [key for key in left if not self._is_lost(key)]
         for key, line in self._old_notes.items():
             note = plan.notes.get(key)
@@ -235,9 +263,9 @@ class _Merge:
 
     def _note(self, path: str, reason: str, *, lost: bool = True) -> None:
         _, place = self._roots.split(path)
-        prefix = folder_key(self._root, place)
+        prefix = folder_key(self._place.root, place)
         if lost:
-            self._lost.append((prefix, key_of(self._root, place)))
+            self._lost.append((prefix, key_of(self._place.root, place)))
         # As a file without a name in that place, which no file can be.
         key = prefix + b"\0"
         self._plan.notes[key] = SourceLine(
@@ -252,25 +280,15 @@ class _Merge:
         return self._folder[1] + os.fsencode(name)
 
 
-def walk_roots(roots: Roots, paths: Sequence[str]) -> list[tuple[str, int, bytes]]:
-    """What to walk for `paths`, one after the other: each path with its root and the beginning of the keys below it.
-
-    A path below another one is left out; a root of the index below a path is walked on its own, since its files are
-    named by that root.
-    """
-    wanted = [path for path in paths if not any(path != other and below(path, other) for other in paths)]
-    inner = [root for root in roots.paths if any(root != path and below(root, path) for path in wanted)]
-    places = []
-    for path in dict.fromkeys([*wanted, *inner]):
-        number, place = roots.split(path)
-        places.append((path, number, folder_key(number, place) if os.path.isdir(path) else key_of(number, place)))
-    return places
-
-
 def _lines(table: SourceTable, prefix: bytes) -> Iterator[tuple[bytes, _Columns]]:
     for part in table.below(prefix, _Columns._fields):
         columns = [part.column(name).to_pylist() for name in _Columns._fields]
         yield from zip(part.column("key").to_pylist(), map(_Columns, *columns), strict=True)
+
+
+def _columns(line: SourceLine) -> _Columns:
+    failures = json.dumps(line.failures).encode() if line.failures else None
+    return _Columns(line.kind, line.size, line.mtime_ns, line.about, line.media, line.slices, line.heard, failures)
 
 
 class _Pushed:

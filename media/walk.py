@@ -6,8 +6,10 @@ listing.
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from media.image import IMAGE_SUFFIXES
 from media.sound import SOUND_SUFFIXES
@@ -17,30 +19,49 @@ from media.types import Source, SourceKind, Unreadable
 from media.video import ANIMATED_SUFFIXES, SHARED_SUFFIXES, VIDEO_SUFFIXES, is_animated, is_transport_stream
 
 
-def walk(paths: Sequence[str], *, sound: bool = False, roots: Sequence[str] = ()) -> Iterator[Source | Unreadable]:
+def walk(
+    paths: Sequence[str], *, sound: bool = False, roots: Sequence[str] = (), links: list[str] | None = None
+) -> Iterator[Source | Unreadable]:
     """Everything indexable under `paths` (absolute), in name order, one after the other; sound files only
     where they are asked for, since nothing but a transcript can be found of them.
 
     Hidden files and folders, `.mmsearch` among them, are left out; a folder reached twice, by whatever links, is
-    walked once. A link that leads out of `roots` and `paths` is not followed, and said to be `Unreadable`.
+    walked once. A link that leads out of `roots` and `paths` is not followed, and said to be `Unreadable`; links to
+    folders that are followed are added to `links`.
     """
     visited: set[tuple[int, int]] = set()
     inside = [os.path.realpath(path) for path in (*paths, *roots)]
     given = set(paths)
     for path in paths:
+        folder, name = os.path.split(path)
         if os.path.isdir(path):
-            yield from _walk(path, given, visited, sound, inside)
-            continue
-        kind = source_kind(path)
-        try:
-            stat = os.stat(path)
-        except OSError as error:
-            yield Unreadable(path=path, reason=error.strerror or str(error))
-            continue
-        if kind == "video" and not _is_film(path):
-            kind = None
-        if kind is not None and (sound or kind != "sound"):
-            yield Source(path=path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+            yield from _walk(path, given, visited, sound, inside, links if links is not None else [])
+        elif os.path.lexists(path):
+            yield from (entry for entry in look(folder, {name}, sound=sound, roots=inside) if entry.path == path)
+        else:
+            yield Unreadable(path=path, reason=os.strerror(errno.ENOENT))
+
+
+def look(
+    folder: str, names: Collection[str], *, sound: bool = False, roots: Sequence[str] = ()
+) -> Iterator[Source | Unreadable]:
+    """Files of one folder, as `walk` gives them, in name order: those of these `names`, and texts and subtitles that may
+    belong to one of them. The folder is listed, and nothing else in it is looked at; what is not there is left out."""
+    inside = [os.path.realpath(path) for path in (folder, *roots)]
+    try:
+        listing = _Listing.of(folder, sound, inside, names)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield Unreadable(path=folder, reason=error.strerror or str(error))
+        return
+    stems = {os.path.splitext(name)[0] for name in names}
+    yield from (entry for entry in listing.unreadable if os.path.basename(entry.path) in names)
+    for file, kind in listing.files:
+        stem = os.path.splitext(file.name)[0]
+        belongs = kind in ("document", "subtitles") and not stems.isdisjoint((stem, os.path.splitext(stem)[0]))
+        if file.name in names or belongs:
+            yield listing.source(file, kind)
 
 
 def below(path: str, folders: Iterable[str]) -> bool:
@@ -79,7 +100,7 @@ def moving(path: str, kind: SourceKind) -> SourceKind:
     return kind
 
 
-def _is_film(path: str) -> bool:
+def _is_video(path: str) -> bool:
     """False for a `.ts` that holds a program's source."""
     head = _head(path) if os.path.splitext(path)[1].lower() in SHARED_SUFFIXES else b""
     return not head or is_transport_stream(head)
@@ -94,65 +115,85 @@ def _head(path: str) -> bytes:
 
 
 def _walk(
-    folder: str, given: set[str], visited: set[tuple[int, int]], sound: bool, inside: Sequence[str]
+    folder: str, given: set[str], visited: set[tuple[int, int]], sound: bool, inside: Sequence[str], links: list[str]
 ) -> Iterator[Source | Unreadable]:
     try:
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in visited:
             return
         visited.add((stat.st_dev, stat.st_ino))
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
+        listing = _Listing.of(folder, sound, inside)
     except OSError as error:
         yield Unreadable(path=folder, reason=error.strerror or str(error))
         return
-    images: dict[str, str] = {}
-    spoken: dict[str, str] = {}
-    folders: list[str] = []
-    files: list[tuple[os.DirEntry[str], SourceKind]] = []
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        try:
-            # A link that leads nowhere is told by whoever looks at the file.
-            if entry.is_symlink() and os.path.exists(entry.path) and not below(os.path.realpath(entry.path), inside):
-                if entry.is_dir() or source_kind(entry.name) is not None:
-                    yield Unreadable(path=entry.path, reason="a link that leads out of the indexed folders", keep=False)
-                continue
-            if entry.is_dir():
-                folders.append(entry.path)
-                continue
-        except OSError as error:
-            yield Unreadable(path=entry.path, reason=error.strerror or str(error))
-            continue
+    yield from listing.unreadable
+    for file, kind in listing.files:
+        if file.path not in given:
+            yield listing.source(file, kind)
+    for entry in listing.folders:
+        if entry.is_symlink():
+            links.append(entry.path)
+        if entry.path not in given:
+            yield from _walk(entry.path, given, visited, sound, inside, links)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a folder holds, by name. `images` and `spoken` (videos and sound) are paths by stem: what texts belong to."""
+
+    files: list[tuple[os.DirEntry[str], SourceKind]]
+    folders: list[os.DirEntry[str]]
+    unreadable: list[Unreadable]
+    images: dict[str, str]
+    spoken: dict[str, str]
+
+    @staticmethod
+    def of(folder: str, sound: bool, inside: Sequence[str], named: Collection[str] = ()) -> _Listing:
+        """List `folder`; hidden files only where they are `named`. Raises `OSError`."""
+        listing = _Listing([], [], [], {}, {})
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
+                if entry.name.startswith(".") and entry.name not in named:
+                    continue
+                try:
+                    listing._add(entry, sound, inside)
+                except OSError as error:
+                    listing.unreadable.append(Unreadable(path=entry.path, reason=error.strerror or str(error)))
+        return listing
+
+    def _add(self, entry: os.DirEntry[str], sound: bool, inside: Sequence[str]) -> None:
+        # A link that leads nowhere is told by whoever looks at the file.
+        if entry.is_symlink() and os.path.exists(entry.path) and not below(os.path.realpath(entry.path), inside):
+            if entry.is_dir() or source_kind(entry.name) is not None:
+                reason = "a link that leads out of the indexed folders"
+                self.unreadable.append(Unreadable(path=entry.path, reason=reason, keep=False))
+            return
+        if entry.is_dir():
+            self.folders.append(entry)
+            return
         kind = source_kind(entry.name)
-        if kind is None or (kind == "video" and not _is_film(entry.path)):
-            continue
+        if kind is None or (kind == "video" and not _is_video(entry.path)):
+            return
         stem = os.path.splitext(entry.name)[0]
         if kind in ("video", "sound"):
-            spoken.setdefault(stem, entry.path)
-        if kind == "sound" and not sound:
-            continue
-        files.append((entry, kind))
+            self.spoken.setdefault(stem, entry.path)
         if kind == "image":
-            images.setdefault(stem, entry.path)
-    for entry, kind in files:
-        if entry.path in given:
-            continue
+            self.images.setdefault(stem, entry.path)
+        if kind != "sound" or sound:
+            self.files.append((entry, kind))
+
+    def source(self, entry: os.DirEntry[str], kind: SourceKind) -> Source | Unreadable:
+        """A file as it is now."""
         try:
             stat = entry.stat()
         except OSError as error:
-            yield Unreadable(path=entry.path, reason=error.strerror or str(error))
-            continue
+            return Unreadable(path=entry.path, reason=error.strerror or str(error))
         about = None
+        stem = os.path.splitext(entry.name)[0]
         if kind == "document" and entry.name.lower().endswith(".txt"):
-            about = images.get(os.path.splitext(entry.name)[0])
+            about = self.images.get(stem)
             kind = "sidecar" if about else kind
         elif kind == "subtitles":
-            # `film.srt` and `film.en.srt` both belong to `film.mp4`.
-            stem = os.path.splitext(entry.name)[0]
-            about = spoken.get(stem) or spoken.get(os.path.splitext(stem)[0])
-        yield Source(path=entry.path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns, about=about)
-    for path in folders:
-        if path not in given:
-            yield from _walk(path, given, visited, sound, inside)
+            # `talk.srt` and `talk.en.srt` both belong to `talk.mp4`.
+            about = self.spoken.get(stem) or self.spoken.get(os.path.splitext(stem)[0])
+        return Source(path=entry.path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns, about=about)

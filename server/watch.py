@@ -1,13 +1,15 @@
 """`serve --watch`: the index follows its folder, and says what it is doing.
 
 One thread hears what changes, from before the first run on; another indexes. What is heard during a run is waiting for the
-next one, so nothing is lost between the two.
+next one, so nothing is lost between the two. The first run compares everything, the others just the paths that changed;
+once an hour, and after a run that failed, everything is compared again, since systems do not tell of every change.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,13 @@ from indexer.build import BuildConfig, IndexBuild
 from indexer.run import open_encoder
 from retrieval.errors import MmsearchError
 from retrieval.models.encoder import Encoder
+from retrieval.store.roots import below
 
 _STEP_MILLISECONDS = 500
+_WHOLE_SECONDS = 3600.0
+_RETRY_SECONDS = 60.0
+# Beyond this many paths at once, as when a disk is copied, listing the roots costs less.
+_MOST_PATHS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +57,8 @@ class Watcher:
         self._deaf: str | None = None
         self.state = WatchState()
         self._encoder: Encoder | None = None
+        # Where folders are reached by links, a path that changed does not tell which files it concerns.
+        self._links = False
         self._threads = [
             threading.Thread(target=self._listen, name="watch", daemon=True),
             threading.Thread(target=self._run, name="index", daemon=True),
@@ -85,7 +94,7 @@ class Watcher:
                 self._listening.set()
                 if batch:
                     with self._news:
-                        self._changed |= {path for _, path in batch}
+                        self._changed |= {self._as_indexed(path) for _, path in batch}
                         self._news.notify()
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -95,32 +104,53 @@ class Watcher:
 
     def _run(self) -> None:
         self._listening.wait()
-        self._index(None)
+        due = self._whole()
         while not self._stop.is_set():
             with self._news:
-                while not self._changed and not self._stop.is_set():
-                    self._news.wait()
+                self._news.wait_for(lambda: self._changed or self._stop.is_set(), max(0.0, due - time.monotonic()))
                 changed, self._changed = frozenset(self._changed), set()
-            if changed and not self._stop.is_set():
-                self._index(changed)
+            if self._stop.is_set():
+                return
+            named = (
+                changed and not self._links and len(changed) <= _MOST_PATHS and not any(map(os.path.islink, changed))
+            )
+            if not named:
+                due = self._whole()
+            elif not self._index(changed):
+                due = time.monotonic() + _RETRY_SECONDS
 
-    def _index(self, changed: frozenset[str] | None) -> None:
-        """One run over what changed (None: everything). A run compares the whole of the roots, whatever the paths: that costs a
-        listing, and finds what no event told of."""
+    def _whole(self) -> float:
+        """Compare everything; gives the time when to do so next, soon after a run that failed."""
+        return time.monotonic() + (_WHOLE_SECONDS if self._index(None) else _RETRY_SECONDS)
+
+    def _index(self, changed: frozenset[str] | None) -> bool:
+        """One run over the paths that changed (None: all that is below the roots); whether it came to its end."""
         self.state = WatchState(state="indexing", path=min(changed or (), default=""))
         try:
             if self._encoder is None:
                 self._encoder = open_encoder(self._folder, "auto", self._device, "auto").encoder
-            build = IndexBuild(self._roots, self._folder, self._encoder, BuildConfig())
+            build = IndexBuild(sorted(changed) if changed else self._roots, self._folder, self._encoder, BuildConfig())
             for event in build:
                 self.state = WatchState(state="indexing", done=event.done, total=event.total, path=event.path)
                 if self._stop.is_set():
-                    return
+                    return False
+            if build.report is not None and changed is None:
+                self._links = build.report.links
             self.state = WatchState(error=self._deaf)
+            return True
         except MmsearchError as error:
             self.state = WatchState(error=str(error))
-        except Exception as error:  # The next change tries again, whatever went wrong
+        except Exception as error:  # A later run tries again, whatever went wrong
             self.state = WatchState(error=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        return False
+
+    def _as_indexed(self, path: str) -> str:
+        """A path as the system tells it, in the spelling of the root that holds it."""
+        for root in map(str, self._roots):
+            real = os.path.realpath(root)
+            if not below(path, root) and below(path, real):
+                return os.path.join(root, path[len(real) :].lstrip(os.sep))
+        return path
 
 
 class _Hidden:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import pytest
 import indexer.build
 from indexer.build import BuildConfig
 from indexer.plan import Plan, PlanConfig
+from media import walk as walk_module
+from media.types import Source, SourceKind, Unreadable
 from retrieval.store.ledger import read_failures
 from retrieval.store.manifest import read_manifest
 from retrieval.store.sources import SourceTable
 from tests.conftest import write_photos
-from tests.libraries import Library, rows_of, run, write_moving, write_table, write_tar
+from tests.libraries import Library, jpeg, rows_of, run, write_moving, write_table, write_tar
 from tests.stores import PlainEncoder
 
 EDITS = 1000
@@ -43,6 +46,103 @@ def test_a_thousand_random_edits_give_the_index_that_building_anew_gives(tmp_pat
     assert sorted((one.path, one.reason) for one in read_failures(index, state)) == sorted(
         (one.path, one.reason) for one in read_failures(tmp_path / "fresh", anew)
     )
+
+
+def snapshot(roots: tuple[Path, ...]) -> dict[str, tuple[int, int] | None]:
+    """Size and time of every file, None for a folder."""
+    seen: dict[str, tuple[int, int] | None] = {}
+    for root in roots:
+        for path in root.rglob("*"):
+            if ".mmsearch" not in path.parts:
+                seen[str(path)] = None if path.is_dir() else (path.stat().st_size, path.stat().st_mtime_ns)
+    return seen
+
+
+def test_runs_over_the_paths_that_changed_find_all_that_a_whole_run_finds(tmp_path: Path) -> None:
+    library = Library(tmp_path, seed=9)
+    for number in range(3):
+        write_moving(library.roots[0] / "sub" / f"moving{number}.gif", [number, 50 + number])
+        (library.roots[0] / "sub" / f"moving{number}.en.srt").write_text(
+            f"1\n00:00:00,000 --> 00:00:01,000\nCue {number}\n"
+        )
+    index = library.roots[0] / ".mmsearch"
+    run(index, *library.roots)
+    for _ in range(40):
+        before = snapshot(library.roots)
+        for _ in range(6):
+            library.edit()
+        after = snapshot(library.roots)
+        changed = [path for path in {**before, **after} if before.get(path, 0) != after.get(path, 0)]
+        run(index, *map(Path, changed))
+    counts = read_manifest(index).counts
+    kept = rows_of(index)
+    whole = run(index, *library.roots)
+    assert (whole.indexed, whole.removed) == (0, 0)
+    run(tmp_path / "fresh", *library.roots)
+    assert [(*row[:2], *row[3:5]) for row in kept] == [(*row[:2], *row[3:5]) for row in rows_of(tmp_path / "fresh")]
+    assert counts == read_manifest(tmp_path / "fresh").counts
+
+
+def test_a_run_over_named_paths_looks_at_those_and_what_belongs_to_them_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media, index = tmp_path / "media", tmp_path / "index"
+    files = write_photos(media, 30)
+    files[4].with_suffix(".txt").write_text("about the fifth\n")
+    run(index, media)
+    looked: list[str] = []
+    plain = walk_module._Listing.source
+
+    def counted(self: walk_module._Listing, entry: os.DirEntry[str], kind: SourceKind) -> Source | Unreadable:
+        looked.append(entry.name)
+        return plain(self, entry, kind)
+
+    monkeypatch.setattr(walk_module._Listing, "source", counted)
+    files[7].write_bytes(files[8].read_bytes() + b"\0")
+    report = run(index, files[7])
+    assert (report.indexed, report.unchanged, looked) == (1, 0, [files[7].name])
+    looked.clear()
+    files[4].unlink()
+    report = run(index, files[4])
+    assert (report.removed, looked) == (1, [files[4].with_suffix(".txt").name])
+    assert "about the fifth" in {row[3] for row in rows_of(index)}, "a text without its image is a document"
+    looked.clear()
+    shutil.copyfile(files[5], files[4])
+    run(index, files[4])
+    assert looked == [files[4].name, files[4].with_suffix(".txt").name]
+    assert ("about the fifth", str(files[4])) in {(row[3], row[0]) for row in rows_of(index)}
+
+
+def test_a_named_file_leaves_files_alone_whose_names_go_on_after_its_own(tmp_path: Path) -> None:
+    media, index = tmp_path / "media", tmp_path / "index"
+    media.mkdir()
+    write_tar(media / "set.tar", [1, 2])
+    (media / "set.tar.jpg").write_bytes(jpeg(3))
+    run(index, media)
+    assert (run(index, media / "set.tar").removed, read_manifest(index).counts.files) == (0, 3)
+
+
+def test_a_folder_that_is_gone_is_found_gone_by_its_name_but_not_where_its_root_is_gone(tmp_path: Path) -> None:
+    media, index = tmp_path / "media", tmp_path / "index"
+    write_photos(media / "a" / "b", 4)
+    write_photos(media, 2, start=50)
+    run(index, media)
+    shutil.rmtree(media / "a")
+    assert run(index, media / "a" / "b" / "photo0001.jpg").removed == 4, "and so is all of the folder that went"
+    (tmp_path / "away").mkdir()
+    media.rename(tmp_path / "away" / "media")
+    report = run(index, media / "photo0050.jpg")
+    assert (report.removed, report.failed, report.items) == (0, 1, 2)
+
+
+def test_a_caption_table_above_is_read_again_when_an_image_of_it_comes(tmp_path: Path) -> None:
+    media, index = tmp_path / "media", tmp_path / "index"
+    write_photos(media / "sub", 2)
+    (media / "captions.csv").write_text("path,caption\nsub/photo0000.jpg,the first\nsub/late.jpg,the late one\n")
+    run(index, media)
+    (media / "sub" / "late.jpg").write_bytes(jpeg(77))
+    run(index, media / "sub" / "late.jpg")
+    assert ("the late one", str(media / "sub" / "late.jpg")) in {(row[3], row[0]) for row in rows_of(index)}
 
 
 def test_what_a_run_touches_follows_the_change_and_not_the_index(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from indexer.build import IndexBuild
 from retrieval.models.encoder import Encoder
+from retrieval.store.manifest import read_manifest
 from server.app import ServeConfig
 from server.guard import host_names
 from server.watch import Watcher, _Hidden
@@ -114,7 +115,12 @@ def test_the_paths_that_changed_reach_the_run(tmp_path: Path, mini: Encoder, mon
     write_photos(tmp_path, 1)
     build(tmp_path, mini)
     runs: list[frozenset[str] | None] = []
-    monkeypatch.setattr(Watcher, "_index", lambda _, changed: runs.append(changed))
+
+    def noted(_: Watcher, changed: frozenset[str] | None) -> bool:
+        runs.append(changed)
+        return True
+
+    monkeypatch.setattr(Watcher, "_index", noted)
     watcher = Watcher(tmp_path / ".mmsearch", [tmp_path], "cpu")
     watcher.start()
     try:
@@ -122,6 +128,58 @@ def test_the_paths_that_changed_reach_the_run(tmp_path: Path, mini: Encoder, mon
         (file,) = write_photos(tmp_path, 1, start=5)
         assert until(lambda: len(runs) > 1)
         assert {str(file)} == set().union(*(run or () for run in runs))
+    finally:
+        watcher.close()
+
+
+def test_a_run_after_one_that_failed_compares_everything(
+    tmp_path: Path, mini: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.watch._RETRY_SECONDS", 1.0)
+    write_photos(tmp_path, 1)
+    build(tmp_path, mini)
+    index, runs = Watcher._index, []
+
+    def failing(self: Watcher, changed: frozenset[str] | None) -> bool:
+        runs.append(changed)
+        return index(self, changed) if len(runs) != 2 else False
+
+    monkeypatch.setattr(Watcher, "_index", failing)
+    watcher = Watcher(tmp_path / ".mmsearch", [tmp_path], "cpu")
+    watcher.start()
+    try:
+        assert until(lambda: len(runs) == 1 and watcher.state.state == "watching")
+        write_photos(tmp_path, 1, start=5)
+        assert until(lambda: len(runs) >= 3)
+        assert runs[1] and runs[-1] is None
+        assert until(lambda: read_manifest(tmp_path / ".mmsearch").counts.files == 2)
+    finally:
+        watcher.close()
+
+
+def test_events_are_told_in_the_spelling_of_the_root_and_links_to_folders_make_every_run_whole(
+    tmp_path: Path, mini: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photos(tmp_path / "real" / "z", 1)
+    (tmp_path / "named").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "a").symlink_to(tmp_path / "real" / "z")
+    root = tmp_path / "named"
+    build(root, mini)
+    index, runs = Watcher._index, []
+
+    def noted(self: Watcher, changed: frozenset[str] | None) -> bool:
+        runs.append(changed)
+        return index(self, changed)
+
+    monkeypatch.setattr(Watcher, "_index", noted)
+    watcher = Watcher(root / ".mmsearch", [root], "cpu")
+    assert watcher._as_indexed(str(tmp_path / "real" / "z" / "x.jpg")) == str(root / "z" / "x.jpg")
+    watcher.start()
+    try:
+        assert until(lambda: len(runs) == 1 and watcher.state.state == "watching")
+        write_photos(tmp_path / "real" / "z", 1, start=5)
+        assert until(lambda: read_manifest(root / ".mmsearch").counts.files == 2)
+        assert set(runs) == {None}
     finally:
         watcher.close()
 

@@ -1,0 +1,100 @@
+"""Where a run looks: the paths that it was given as places, whole folders and single files of folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from retrieval.store.roots import Roots, below
+from retrieval.store.sources import folder_key, key_of
+
+CAPTIONS = "captions"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The folder `path`, whole or of it only the files of these `names`. `prefix` begins the keys of everything below it."""
+
+    path: str
+    root: int
+    prefix: bytes
+    names: frozenset[str] | None = None
+
+    @property
+    def keys(self) -> set[bytes]:
+        """Of named files, their keys, and those that notes about them have."""
+        files = [(self.root, self._below(name)) for name in self.names or ()]
+        return {key for file in files for key in (key_of(*file), folder_key(*file) + b"\0")}
+
+    @property
+    def missing(self) -> list[bytes]:
+        """What the keys below named folders begin with that are there no more."""
+        gone = [name for name in self.names or () if not os.path.lexists(os.path.join(self.path, name))]
+        return sorted(folder_key(self.root, self._below(name)) for name in gone)
+
+    def _below(self, name: str) -> str:
+        folder = self.prefix[4:].rstrip(b"\0").replace(b"\0", b"/")
+        return os.path.join(os.fsdecode(folder), name)
+
+
+def places_of(roots: Roots, paths: Sequence[str]) -> list[Place]:
+    """The places that hold `paths`, folders first: each folder with what is below it, and files by their folder.
+
+    A path that is there no more stands for a file or folder that is gone, unless its root is gone or empty too, as a drive
+    is that is not mounted: then the root itself is looked at.
+    """
+    folders: list[str] = []
+    names: dict[str, set[str]] = {}
+    for path in paths:
+        base = roots.paths[roots.split(path)[0]]
+        while path != base and not os.path.isdir(os.path.dirname(path)):
+            path = os.path.dirname(path)
+        folder, name = os.path.split(path)
+        if path == base or os.path.isdir(path):
+            folders.append(path)
+        elif folder == base and not os.path.lexists(path) and not os.listdir(base):
+            folders.append(base)
+        else:
+            names.setdefault(folder, set()).add(name)
+    whole = [_place(roots, path) for path in _apart(roots, folders)]
+    apart = [folder for folder in names if not any(below(folder, place.path) for place in whole)]
+    return [*whole, *(_place(roots, folder, frozenset(names[folder])) for folder in sorted(apart))]
+
+
+def caption_tables(roots: Roots, moved: Iterable[bytes], seen: Sequence[Place]) -> list[Place]:
+    """Places of the caption tables in the folders above `moved`, given as beginnings of keys, that are not `seen` yet."""
+    folders: set[str] = set()
+    for prefix in moved:
+        number = int.from_bytes(prefix[:4], "big")
+        path = os.fsdecode(prefix[4:].rstrip(b"\0").replace(b"\0", b"/"))
+        folder = roots.join(number, path)
+        while folder not in folders and below(folder, roots.paths[number]):
+            folders.add(folder)
+            folder = os.path.dirname(folder)
+    places = []
+    for folder in sorted(folders):
+        if any(place.names is None and below(folder, place.path) for place in seen):
+            continue
+        looked = {name for place in seen if place.path == folder for name in place.names or ()}
+        try:
+            listed = os.listdir(folder)
+        except OSError:
+            continue
+        tables = {name for name in listed if os.path.splitext(name)[0].lower() == CAPTIONS} - looked
+        if tables:
+            places.append(_place(roots, folder, frozenset(tables)))
+    return places
+
+
+def _apart(roots: Roots, folders: Sequence[str]) -> list[str]:
+    """Folders without those that lie in another one; a root of the index in one of them is walked on its own, since its files
+    are named by that root."""
+    outer = [path for path in folders if not any(path != other and below(path, other) for other in folders)]
+    inner = [root for root in roots.paths if any(root != path and below(root, path) for path in outer)]
+    return list(dict.fromkeys([*outer, *inner]))
+
+
+def _place(roots: Roots, folder: str, names: frozenset[str] | None = None) -> Place:
+    number, path = roots.split(folder)
+    return Place(path=folder, root=number, prefix=folder_key(number, path), names=names)
