@@ -82,6 +82,7 @@ def test_what_changes_during_the_first_run_is_not_lost(
 ) -> None:
     """A file that comes when the first run has looked already, and has not ended yet."""
     write_photos(tmp_path, 2)
+    build(tmp_path, mini)
     looked, release = threading.Event(), threading.Event()
     plain = IndexBuild.__iter__
     runs: list[int] = []
@@ -94,10 +95,6 @@ def test_what_changes_during_the_first_run_is_not_lost(
             release.wait(PATIENCE)
 
     monkeypatch.setattr(IndexBuild, "__iter__", run)
-    build(tmp_path, mini)
-    runs.clear()
-    looked.clear()
-    release.clear()
     watcher = Watcher(tmp_path / ".mmsearch", [tmp_path], "cpu")
     watcher.start()
     try:
