@@ -10,10 +10,13 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import faiss
 import numpy as np
+from faiss.contrib.evaluation import OperatingPoints, knn_intersection_measure
+from faiss.contrib.exhaustive_search import knn_ground_truth
 from numpy.typing import NDArray
 
 from benchmarks.metrics import Floats, unit
@@ -150,7 +153,7 @@ def measure_ann(work: Workload, k: int = 10, tell: Callable[[str], None] = lambd
             for nprobe in settings:
                 tell(f"searching {entry.type}" + (f", nprobe {nprobe}" if nprobe else ""))
                 points.append(_point(work, index, entry, nprobe, lists, k, truth, build))
-    return [_marked(point, points) for point in points]
+    return _marked(points)
 
 
 def choose(points: list[Point], target: float) -> Point:
@@ -165,17 +168,15 @@ def _queries(work: Workload) -> Iterator[tuple[str, Floats, NDArray[np.int64]]]:
 
 def _exact(rows: Halves, queries: Floats, own: NDArray[np.int64], k: int) -> NDArray[np.int64]:
     """The exact first k rows of each query `(q, k)`, its own row left out."""
-    scores = np.full((len(queries), 0), 0, np.float32)
-    numbers = np.empty((len(queries), 0), np.int64)
-    for start in range(0, len(rows), 65_536):
-        part = queries @ rows[start : start + 65_536].astype(np.float32).T
-        here = np.arange(start, start + part.shape[1])
-        part[own[:, None] == here] = -np.inf
-        scores = np.concatenate([scores, part], 1)
-        numbers = np.concatenate([numbers, np.broadcast_to(here, part.shape)], 1)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        scores, numbers = np.take_along_axis(scores, best, 1), np.take_along_axis(numbers, best, 1)
-    return numbers
+    blocks = (rows[start : start + 65_536].astype(np.float32) for start in range(0, len(rows), 65_536))
+    _, numbers = knn_ground_truth(queries, blocks, k + 1, metric_type=faiss.METRIC_INNER_PRODUCT, ngpu=0)
+    return np.stack([_without(found, own[query], k) for query, found in enumerate(numbers)])
+
+
+def _without(rows: NDArray[np.int64], own: int, k: int) -> NDArray[np.int64]:
+    """The first k of some rows without `own`, filled up with -1."""
+    kept = rows[rows != own][:k]
+    return np.pad(kept, (0, k - len(kept)), constant_values=-1)
 
 
 def _point(
@@ -193,14 +194,13 @@ def _point(
     every = Selection.of_masks([np.ones(len(work.rows), np.bool_)])
     for name, queries, own in _queries(work):
         index.search(queries[0], k + 1, every, nprobe)
-        found = 0
+        answers = np.empty_like(truth[name])
         for number, query in enumerate(queries):
             began = time.perf_counter()
             _, _, rows = index.search(query, k + 1, every, nprobe)
             seconds.append(time.perf_counter() - began)
-            rows = rows[rows != own[number]][:k]
-            found += len(np.intersect1d(rows, truth[name][number]))
-        recalls[name] = found / truth[name].size
+            answers[number] = _without(rows, own[number], k)
+        recalls[name] = float(knn_intersection_measure(answers, truth[name]))
     share = min(1.0, nprobe / lists) if nprobe is not None else 1.0
     rescored = 0 if nprobe is None else 2 * work.rows.shape[1] * LEAST_ASKED
     return Point(
@@ -217,14 +217,12 @@ def _point(
     )
 
 
-def _marked(point: Point, points: list[Point]) -> Point:
-    beaten = any(
-        other.recall_text >= point.recall_text
-        and other.median_ms <= point.median_ms
-        and (other.recall_text, other.median_ms) != (point.recall_text, point.median_ms)
-        for other in points
-    )
-    return Point(**{**vars(point), "pareto": not beaten})
+def _marked(points: list[Point]) -> list[Point]:
+    best = OperatingPoints()
+    for number, point in enumerate(points):
+        best.add_operating_point(number, point.recall_text, point.median_ms)
+    kept = {number for number, _, _ in best.operating_points}
+    return [replace(point, pareto=number in kept) for number, point in enumerate(points)]
 
 
 def _manifest(dim: int, shard: ShardEntry, entry: VectorEntry) -> Manifest:

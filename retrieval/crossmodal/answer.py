@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+import httpx
 
 from retrieval.errors import ModelError, QueryError
 from retrieval.types import Query, Rerank
@@ -95,22 +95,35 @@ class Answerer:
             },
             {"role": "user", "content": f"Descriptions:\n{listed}\n\nQuestion: {question}"},
         ]
-        body = json.dumps({"model": self.model, "messages": messages, "temperature": 0}).encode()
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
-        request = urllib.request.Request(f"{self.url}/chat/completions", body, headers)
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        body = {"model": self.model, "messages": messages, "temperature": 0}
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                value = json.loads(reply.read(_LARGEST_REPLY))
-            text = value["choices"][0]["message"]["content"]
-        except urllib.error.HTTPError as error:
-            with error:
-                raise ModelError(f"the answerer at {self.url} refused: {error.code} {error.reason}") from error
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise ModelError(f"the answerer at {self.url} gave no answer: {reason}") from error
+            with (
+                httpx.Client(timeout=self.timeout) as web,
+                web.stream("POST", f"{self.url}/chat/completions", json=body, headers=headers) as reply,
+            ):
+                reply.raise_for_status()
+                text = json.loads(_bounded(reply))["choices"][0]["message"]["content"]
+        except httpx.HTTPStatusError as error:
+            refused = error.response
+            raise ModelError(
+                f"the answerer at {self.url} refused: {refused.status_code} {refused.reason_phrase}"
+            ) from error
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError) as error:
+            raise ModelError(f"the answerer at {self.url} gave no answer: {error or type(error).__name__}") from error
         if not isinstance(text, str) or not text.strip():
             raise ModelError(f"the answerer at {self.url} gave an empty answer")
         return _known_citations(" ".join(text.split()), len(evidence))
+
+
+def _bounded(reply: httpx.Response) -> bytes:
+    """The body of a reply. Raises `ValueError` for one that is too long."""
+    body = b""
+    for part in reply.iter_bytes():
+        body += part
+        if len(body) > _LARGEST_REPLY:
+            raise ValueError(f"more than {_LARGEST_REPLY} bytes")
+    return body
 
 
 def _known_citations(text: str, count: int) -> str:
