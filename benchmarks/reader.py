@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.speed import report, spread
 from media.reader import ImageReader
 from retrieval.crossmodal.decoder import CaptionDecoder, DecodeConfig
-from retrieval.crossmodal.rerank import Fusion, Reranker
+from retrieval.crossmodal.rerank import Reranker, RerankFusion
 from retrieval.engine import Engine
 from retrieval.models.encoder import Encoder
 from retrieval.models.loading import load_model
@@ -63,7 +63,7 @@ def measure_rerank(index: Path, rounds: int) -> dict[str, object]:
             hits = engine.search(Query(text=words, k=50))
             items = [hit.item for hit in hits]
             cosines = np.array([hit.first_stage_score for hit in hits], np.float32)
-            reranker = Reranker(loaded, Fusion(), Path(scratch) / str(number))
+            reranker = Reranker(loaded, RerankFusion(), Path(scratch) / str(number))
             for seconds in (fresh, kept):
                 began = time.perf_counter()
                 done = reranker.by_text(words, items, cosines, pictures)

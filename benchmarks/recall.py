@@ -16,7 +16,7 @@ from benchmarks.metrics import Floats, Ranks, ranks_both_ways
 from benchmarks.through import ranks_through_index
 from retrieval.crossmodal.decoder import CaptionDecoder
 from retrieval.crossmodal.heads import load_head
-from retrieval.crossmodal.rerank import Fusion
+from retrieval.crossmodal.rerank import RerankFusion
 from retrieval.models.encoder import Encoder
 from retrieval.models.weights import ModelFiles
 from retrieval.types import WEIGHTED
@@ -94,7 +94,7 @@ def measure_recall(
     Raises `ModelError` where it has no decoder or no such head, before anything is encoded.
     """
     decoder = CaptionDecoder(encoder.loaded) if any(fusions) else None
-    ways = {name: Fusion.of(found.folder, name) for name in fusions if name is not None}
+    ways = {name: RerankFusion.of(found.folder, name) for name in fusions if name is not None}
     began = time.monotonic()
     encoded = encode_set(data, encoder, decoder, cache, tell)
     stages = second_stage(encoded, encoder, decoder) if decoder is not None else None
@@ -149,7 +149,7 @@ def _misses(
 
 
 def fused(
-    data: EncodedSet, stages: tuple[SecondStage, SecondStage], how: Fusion, decoder: CaptionDecoder
+    data: EncodedSet, stages: tuple[SecondStage, SecondStage], how: RerankFusion, decoder: CaptionDecoder
 ) -> tuple[Floats, Floats]:
     """Fused scores of each query's first answers, text to image and image to text, as `Reranker` gives them."""
     to_image, to_text = stages
@@ -160,7 +160,7 @@ def fused(
     return by_words.astype(np.float32), by_picture.astype(np.float32)
 
 
-def corrections(data: EncodedSet, stage: SecondStage, how: Fusion, decoder: CaptionDecoder) -> Floats:
+def corrections(data: EncodedSet, stage: SecondStage, how: RerankFusion, decoder: CaptionDecoder) -> Floats:
     """What a head adds to the weighted sum of each text with its first images, `(m, c)`."""
     out = np.empty(stage.cosine.shape, np.float32)
     tokens = data.tokens.float()

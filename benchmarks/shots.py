@@ -20,7 +20,7 @@ from benchmarks.clips import ClipFormat, Shot, write_clip
 from benchmarks.datasets import CaptionSet
 from benchmarks.metrics import Ranks
 from indexer.build import BuildConfig, IndexBuild
-from retrieval.crossmodal.moments import Fusion
+from retrieval.crossmodal.moments import MomentFusion
 from retrieval.engine import Engine
 from retrieval.models.encoder import Encoder
 from retrieval.types import Item, Query
@@ -37,7 +37,7 @@ class ShotReport:
     """Ranks of the right moment for pictures and for words; `text_to_photo` are those of the same words among photos."""
 
     model: str
-    fusion: Fusion
+    fusion: MomentFusion
     shots: int
     moments: int
     image_to_moment: Ranks
@@ -61,7 +61,7 @@ class ShotReport:
 def measure_shots(
     data: CaptionSet,
     encoder: Encoder,
-    fusion: Fusion = "mean",
+    fusion: MomentFusion = "mean",
     seconds: float = 3.0,
     tell: Callable[[str], None] = lambda _: None,
 ) -> ShotReport:

@@ -155,7 +155,7 @@ def _measure(
 
 def _shots(data: CaptionSet, models: list[str], device: str, precision: str, as_json: bool) -> None:
     from benchmarks.shots import measure_shots
-    from retrieval.crossmodal.moments import FUSIONS
+    from retrieval.crossmodal.moments import MOMENT_FUSIONS
     from retrieval.models.encoder import Encoder
     from retrieval.models.weights import resolve
 
@@ -163,7 +163,7 @@ def _shots(data: CaptionSet, models: list[str], device: str, precision: str, as_
     for name in models:
         found = resolve(name)
         encoder = Encoder.load(found, device, precision)
-        for fusion in FUSIONS:
+        for fusion in MOMENT_FUSIONS:
             with busy(f"{found.name}, {fusion} of a moment's frames"):
                 reports.append(measure_shots(data, encoder, fusion))
     if as_json:

@@ -61,9 +61,9 @@ def index_command(
         from indexer.build import BuildConfig, IndexBuild
         from indexer.roots import roots_of
         from indexer.run import index_folder, open_encoder
-        from retrieval.crossmodal.moments import FUSIONS
+        from retrieval.crossmodal.moments import MOMENT_FUSIONS
 
-        fusion = next((one for one in FUSIONS if one == moment_fusion), None)
+        fusion = next((one for one in MOMENT_FUSIONS if one == moment_fusion), None)
         if fusion is None:
             raise typer.BadParameter(f"{moment_fusion!r} is not mean or attention", param_hint="--moment-fusion")
         roots = roots_of(paths)

@@ -23,7 +23,7 @@ from media.sound import Recogniser
 from media.types import CONTAINERS, Record, Source
 from media.video import SampleConfig
 from media.walk import walk
-from retrieval.crossmodal.moments import Fusion
+from retrieval.crossmodal.moments import MomentFusion
 from retrieval.errors import IndexNotFoundError
 from retrieval.store.journal import UnitResult
 from retrieval.store.leases import open_state
@@ -53,7 +53,7 @@ class BuildConfig:
     retry_failed: bool = False
     fps: float = 1.0
     max_frames: int = 10_000
-    moment_fusion: Fusion = "mean"
+    moment_fusion: MomentFusion = "mean"
     recogniser: Recogniser | None = None
     prune: bool = False
 

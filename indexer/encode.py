@@ -17,7 +17,7 @@ from indexer.rows import image_item, item_id, moment_items, text_items
 from indexer.videos import VideoRead
 from media.errors import MediaError
 from media.types import CONTAINERS, Passage, Source
-from retrieval.crossmodal.moments import Fusion, merge
+from retrieval.crossmodal.moments import MomentFusion, merge
 from retrieval.store.journal import UnitResult
 from retrieval.store.roots import Roots
 from retrieval.store.sources import SourceLine, key_of
@@ -85,7 +85,7 @@ class UnitEncoder:
             last=last,
         )
 
-    def video(self, seen: VideoRead, fusion: Fusion) -> UnitResult:
+    def video(self, seen: VideoRead, fusion: MomentFusion) -> UnitResult:
         """The result of a video, or of a sound file, that was read: moments, and what is said in it."""
         source, failures = seen.source, [] if seen.failure is None else [(seen.source.path, seen.failure)]
         items: list[Item] = []

@@ -20,7 +20,7 @@ from media.sound import Recogniser
 from media.subtitles import Cue, mended, subtitle_files
 from media.types import Source
 from media.video import Ending, Frame, SampleConfig, VideoDecoder
-from retrieval.crossmodal.moments import Span
+from retrieval.crossmodal.moments import FrameSpan
 
 
 @dataclass(kw_only=True)
@@ -30,7 +30,7 @@ class VideoRead:
 
     source: Source
     content: bytes = b""
-    spans: list[Span] = field(default_factory=list)
+    spans: list[FrameSpan] = field(default_factory=list)
     rows: list[NDArray[np.float32]] = field(default_factory=list)
     cues: list[Cue] = field(default_factory=list)
     ending: Ending | None = None
@@ -43,7 +43,7 @@ class VideoFrame:
     """One frame of a video, preprocessed `(3, s, s)`."""
 
     video: VideoRead
-    span: Span
+    span: FrameSpan
     pixels: NDArray[np.float32]
 
 
@@ -124,7 +124,7 @@ class VideoFeed:
                 if self._stop.is_set():
                     return
                 if isinstance(part, Frame):
-                    span = Span(start=part.start, end=part.end, shot=part.shot)
+                    span = FrameSpan(start=part.start, end=part.end, shot=part.shot)
                     self._ready.put(VideoFrame(video=video, span=span, pixels=self._preprocess(part.rgb)))
                 elif isinstance(part, Cue):
                     video.cues.append(part)

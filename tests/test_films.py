@@ -23,7 +23,7 @@ from media.reader import ImageReader, query_media
 from media.sound import WhisperRecogniser
 from media.subtitles import Cue
 from media.video import Ending, Frame, SampleConfig
-from retrieval.crossmodal.moments import Span, fuse, merge
+from retrieval.crossmodal.moments import FrameSpan, fuse, merge
 from retrieval.crossmodal.summary import Segment, choose, paragraph
 from retrieval.crossmodal.watched import watch
 from retrieval.engine import Engine
@@ -193,7 +193,7 @@ def test_a_cut_plays_and_shows_the_moment(engine: Engine, tmp_path: Path) -> Non
 def test_frames_merge_within_a_shot_while_they_look_alike() -> None:
     one, other = np.eye(4, dtype=np.float32)[:2]
     near = np.array([0.98, np.sqrt(1 - 0.98**2), 0, 0], np.float32)
-    spans = [Span(start=n, end=n + 1, shot=shot) for n, shot in enumerate((0, 0, 0, 1, 1))]
+    spans = [FrameSpan(start=n, end=n + 1, shot=shot) for n, shot in enumerate((0, 0, 0, 1, 1))]
     found = merge(spans, np.stack([one, near, other, other, other]))
     assert [(moment.start, moment.end) for moment in found] == [(0, 2), (2, 3), (3, 5)]
     assert found[0].embedding == pytest.approx((one + near) / np.linalg.norm(one + near), abs=1e-6)

@@ -22,7 +22,7 @@ from benchmarks.samples import copy_samples
 from media.reader import ImageReader
 from media.types import Place
 from retrieval.crossmodal.decoder import CaptionDecoder
-from retrieval.crossmodal.rerank import Fusion, Reranked, Reranker, TokenCache
+from retrieval.crossmodal.rerank import Reranked, Reranker, RerankFusion, TokenCache
 from retrieval.errors import MediaError, ModelError, QueryError
 from retrieval.models.encoder import Encoder
 from retrieval.models.loading import LoadedModel
@@ -32,7 +32,7 @@ from tests.cocas import conv_coca, loaded_coca, open_coca
 from tests.conftest import Command, picture, write_photos
 from tests.stores import items
 
-FUSION = Fusion(fitted=Fitted(weight=0.3, text_weight=0.2, null_share=0.7))
+FUSION = RerankFusion(fitted=Fitted(weight=0.3, text_weight=0.2, null_share=0.7))
 
 
 @pytest.fixture(scope="module", params=[conv_coca, open_coca])

@@ -52,9 +52,9 @@ class Readers:
         files = self.find(how.reranker)
         key = (files.name, how.fusion)
         if self._reranker is None or self._reranker[0] != key:
-            from retrieval.crossmodal.rerank import Fusion, Reranker
+            from retrieval.crossmodal.rerank import Reranker, RerankFusion
 
-            fusion = Fusion.of(files.folder, how.fusion)
+            fusion = RerankFusion.of(files.folder, how.fusion)
             self._reranker = (key, Reranker(self._load(files), fusion, cache_dir() / "image-tokens"))
         return self._reranker[1]
 

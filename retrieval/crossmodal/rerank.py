@@ -53,7 +53,7 @@ _BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fusion:
+class RerankFusion:
     """How both scores join: by what was `fitted` for the model in `folder`, and by the head called `name` where that is not
     `weighted`."""
 
@@ -62,11 +62,11 @@ class Fusion:
     folder: Path | None = None
 
     @staticmethod
-    def of(folder: Path | None, name: str = WEIGHTED) -> Fusion:
+    def of(folder: Path | None, name: str = WEIGHTED) -> RerankFusion:
         """What was fitted for the model in `folder`. Raises `ModelError` for a fusion that this model has no head for."""
         if name != WEIGHTED:
             check_head(folder, name)
-        return Fusion(fitted=Fitted.of(folder), name=name, folder=folder)
+        return RerankFusion(fitted=Fitted.of(folder), name=name, folder=folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Reranked:
 class Reranker:
     """Scores candidates again, images by a text or texts by an image. Raises `ModelError` for a model without a decoder."""
 
-    def __init__(self, loaded: LoadedModel, fusion: Fusion, cache: Path | None = None) -> None:
+    def __init__(self, loaded: LoadedModel, fusion: RerankFusion, cache: Path | None = None) -> None:
         self.loaded = loaded
         self._decoder = CaptionDecoder(loaded)
         self._fusion = fusion

@@ -18,7 +18,7 @@ from PIL.Image import open as open_image
 from media.containers import read_bytes
 from media.subtitles import Cue, mended, read_subtitles, subtitle_files
 from media.video import Beat, Ending, Frame, SampleConfig, VideoDecoder
-from retrieval.crossmodal.moments import Grouping, Moment, Span, merge
+from retrieval.crossmodal.moments import FrameSpan, Grouping, Moment, merge
 from retrieval.errors import MediaError
 from retrieval.models.encoder import Encoder
 
@@ -63,7 +63,7 @@ class Watched:
 
 def watch(path: str, encoder: Encoder, fps: float = 1.0, tell: Callable[[float], None] = lambda _: None) -> Watched:
     """See a video; `tell` hears the time that was reached. Raises `MediaError` where nothing of it can be read."""
-    spans: list[Span] = []
+    spans: list[FrameSpan] = []
     rows: list[NDArray[np.float32]] = []
     waiting: list[Image] = []
     middles = _Middles()
@@ -79,7 +79,7 @@ def watch(path: str, encoder: Encoder, fps: float = 1.0, tell: Callable[[float],
     with VideoDecoder() as decoder:
         for event in decoder.sample(os.path.abspath(path), SampleConfig(fps=fps, min_side=_MIN_SIDE)):
             if isinstance(event, Frame):
-                spans.append(Span(start=event.start, end=event.end, shot=event.shot))
+                spans.append(FrameSpan(start=event.start, end=event.end, shot=event.shot))
                 waiting.append(event.rgb)
                 if len(waiting) >= _BATCH:
                     encode()
@@ -111,11 +111,11 @@ class _Middles:
     def __init__(self) -> None:
         self._grouping = Grouping()
         self._done: list[bytes] = []
-        self._open: list[tuple[Span, Image]] = []
+        self._open: list[tuple[FrameSpan, Image]] = []
         self._seen, self._stride = 0, 1
         self._start, self._end = 0.0, 0.0
 
-    def add(self, span: Span, row: NDArray[np.float32], frame: Image) -> None:
+    def add(self, span: FrameSpan, row: NDArray[np.float32], frame: Image) -> None:
         if self._grouping.add(span, row):
             self._finish()
             self._open, self._seen, self._stride, self._start = [], 0, 1, span.start
