@@ -80,15 +80,15 @@ def of_index(folder: Path) -> Workload:
     rng = np.random.default_rng(0)
     with Engine.open(folder) as engine:
         kinds: tuple[Kind, ...] = ("image", "video")
-        rows = engine.rows(kinds)
+        rows = engine.embeddings(kinds)
         if not len(rows):
             kinds = ("text",)
-            rows = engine.rows(kinds)
+            rows = engine.embeddings(kinds)
         if len(rows) < LEAST_IVF:
             raise QueryError(
                 f"{folder} has {len(rows)} rows; with fewer than {LEAST_IVF} every search is exact and instant"
             )
-        words = engine.rows(("text",)) if kinds != ("text",) else rows[:0]
+        words = engine.embeddings(("text",)) if kinds != ("text",) else rows[:0]
         if len(words) >= QUERIES:
             texts = words[np.sort(rng.choice(len(words), QUERIES, replace=False))].astype(np.float32)
         else:

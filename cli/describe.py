@@ -98,7 +98,7 @@ def _captions(
     from media.containers import read_bytes
     from media.image import decode_image
     from media.reader import moves
-    from retrieval.crossmodal.watched import watch
+    from retrieval.crossmodal.viewing import view_video
 
     def describe(part: list[str]) -> Iterator[tuple[str, Described | MediaError]]:
         pictures: list[Image] = []
@@ -123,7 +123,7 @@ def _captions(
         yield from describe(waiting)
         waiting = []
         try:
-            seen = watch(file, encoder)
+            seen = view_video(file, encoder)
         except MediaError as error:
             yield file, error
             continue

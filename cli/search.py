@@ -84,7 +84,7 @@ def search_command(
         if html is not None:
             from cli.sheet import write_sheet
 
-            write_sheet(html, _title(wanted), hits, (engine.reader(reranker), query or "") if explain else None)
+            write_sheet(html, _title(wanted), hits, (engine.captioner(reranker), query or "") if explain else None)
             note(f"wrote {shown(str(html))}")
     if clip is not None:
         _cut(hits, clip)
@@ -201,7 +201,7 @@ def _previews(hits: Sequence[Hit]) -> None:
             if hit.item.kind == "text":
                 continue
             try:
-                codes = inline_image(reader.picture(hit.item.place))
+                codes = inline_image(reader.image(hit.item.place))
             except MediaError:
                 continue
             if codes is None:

@@ -64,7 +64,7 @@ def _card(hit: Hit, reader: ImageReader, why: tuple[LoadedModel, str] | None) ->
     more = ""
     if item.text is None:
         try:
-            rgb = reader.picture(item.place)
+            rgb = reader.image(item.place)
         except MediaError:
             pass
         else:

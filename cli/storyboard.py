@@ -11,10 +11,10 @@ from cli.terminal import clock, file_url, shown
 
 if TYPE_CHECKING:
     from retrieval.crossmodal.summary import Segment
-    from retrieval.crossmodal.watched import Watched
+    from retrieval.crossmodal.viewing import ViewedVideo
 
 
-def storyboard(video: str, seen: Watched, picked: Sequence[int], segments: Sequence[Segment], text: str) -> str:
+def storyboard(video: str, seen: ViewedVideo, picked: Sequence[int], segments: Sequence[Segment], text: str) -> str:
     """The page, with the whole video to play from each moment on where a browser can."""
     import os
 

@@ -13,7 +13,7 @@ from retrieval.errors import MediaError, MmsearchError, QueryError
 
 if TYPE_CHECKING:
     from retrieval.crossmodal.summary import Segment
-    from retrieval.crossmodal.watched import Watched
+    from retrieval.crossmodal.viewing import ViewedVideo
 
 
 def summarize_command(
@@ -29,7 +29,7 @@ def summarize_command(
     """Say in words what a video shows: its most representative moments, in order, and a paragraph that joins them."""
     from retrieval.crossmodal.decoder import CaptionDecoder
     from retrieval.crossmodal.summary import Segment, choose, paragraph
-    from retrieval.crossmodal.watched import watch
+    from retrieval.crossmodal.viewing import view_video
 
     with interruptible():
         encoder = load_captioner(model, device, precision)
@@ -37,7 +37,7 @@ def summarize_command(
         with quiet_native_stderr() as stream, progress_bar(stream) as bar:
             task = bar.add_task("watching", total=None, rate="", file=shown(video)[-48:])
             try:
-                seen = watch(
+                seen = view_video(
                     video, encoder, fps, lambda time: bar.update(task, file=f"{shown(video)[-32:]} {clock(time)}")
                 )
             except MediaError as error:
@@ -76,7 +76,7 @@ def summarize_command(
             print(f"    “{segment.transcript}”")
 
 
-def _write(html: Path, video: str, seen: Watched, picked: list[int], segments: list[Segment], text: str) -> None:
+def _write(html: Path, video: str, seen: ViewedVideo, picked: list[int], segments: list[Segment], text: str) -> None:
     from cli.storyboard import storyboard
 
     try:

@@ -76,7 +76,7 @@ def frame_at(path: str, time: float, min_side: int) -> Image.Image:
                     break
             if found is None:
                 raise MediaError("decode", f"no frame at {time:.1f} s")
-            return _Turned(stream, min_side).picture(found)
+            return _Turned(stream, min_side).image(found)
     except (*_FFMPEG_ERRORS, OSError) as error:
         raise MediaError("decode", f"no frame at {time:.1f} s: {_reason(error)}") from error
 
@@ -281,10 +281,10 @@ class _Turned:
         self.width = self.height = 0
 
     def frame(self, kept: Kept[av.VideoFrame]) -> Frame:
-        rgb = self.picture(kept.view.payload)
+        rgb = self.image(kept.view.payload)
         return Frame(time=kept.view.time, start=kept.start, end=kept.end, shot=kept.shot, rgb=rgb)
 
-    def picture(self, frame: av.VideoFrame) -> Image.Image:
+    def image(self, frame: av.VideoFrame) -> Image.Image:
         wide, high = max(1, round(frame.width * self._aspect)) if self._aspect > 0 else frame.width, frame.height
         scale = min(1.0, self._least_side / min(wide, high))
         small = self._reformatter.reformat(

@@ -30,7 +30,7 @@ _State = tuple[str, int, int, int]
 class ImageSource(Protocol):
     """Whatever gives the image at a place; called from several threads."""
 
-    def picture(self, place: Place) -> Image:
+    def image(self, place: Place) -> Image:
         """Upright RGB. Raises `MediaError` where it is gone or damaged."""
         ...
 
@@ -44,7 +44,7 @@ class ImageReader:
         self._containers: OrderedDict[_State, _Find] = OrderedDict()
         self._listing = threading.Lock()
 
-    def picture(self, place: Place) -> Image:
+    def image(self, place: Place) -> Image:
         """The image at a place, upright RGB, its shorter side at `min_side` or more where the file has that many.
 
         Raises `MediaError` when it is gone or damaged, and for what has no image, without reading it.

@@ -60,10 +60,10 @@ class Files:
         self.place(item)
         return self._pictures.read(item.path) if MEMBER in item.path else None
 
-    def picture(self, item: Item) -> Image:
+    def image(self, item: Item) -> Image:
         """The item's picture, the middle of a moment, or what a text is about. Raises `MediaError`."""
         self.place(item)
-        return self._pictures.picture(item.place)
+        return self._pictures.image(item.place)
 
     def kept(self, item: Item, size: int) -> bytes | None:
         """The item's JPEG, its longer side the next of `SIZES`, if the cache has it."""
@@ -71,7 +71,7 @@ class Files:
 
     def thumb(self, item: Item, size: int) -> bytes:
         """The same, made now and kept. Raises `MediaError`."""
-        rgb = self.picture(item)
+        rgb = self.image(item)
         side = next_size(size)
         rgb.thumbnail((side, side))
         out = io.BytesIO()

@@ -46,7 +46,7 @@ def add_searching(app: FastAPI, service: SearchService, uploads: Uploads, deepes
             if form is not None:
                 await form.close()
         state, offset = _cursor(asked.cursor, deepest)
-        query = _query(asked, (uploads.picture(picture),) if picture is not None else (), offset, service.reader)
+        query = _query(asked, (uploads.image(picture),) if picture is not None else (), offset, service.captioner)
         found = await service.search(query, request, state)
         end = offset + asked.k
         more = len(found.hits) > end
@@ -176,7 +176,7 @@ def _cursor(cursor: str | None, deepest: int) -> tuple[str | None, int]:
     return state, offset
 
 
-def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reader: str) -> Query:
+def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reranker: str) -> Query:
     words = (asked.text or "").strip()
     if not words and not asked.image_id and not images:
         raise QueryError("give some words, an image_id or an image")
@@ -191,6 +191,6 @@ def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reader:
         kind=asked.kind,
         # One more than is wanted tells whether there is a next page.
         k=offset + asked.k + 1,
-        rerank=Rerank(reranker=reader) if asked.rerank else None,
+        rerank=Rerank(reranker=reranker) if asked.rerank else None,
         min_relevance=asked.min_relevance,
     )

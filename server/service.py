@@ -56,10 +56,10 @@ class _Stoppable:
         self._pictures = pictures
         self.cancellation = Cancellation()
 
-    def picture(self, place: Place) -> Image.Image:
+    def image(self, place: Place) -> Image.Image:
         """As `ImageReader.picture`. Raises `Cancelled` as well."""
         self.cancellation.check()
-        return self._pictures.picture(place)
+        return self._pictures.image(place)
 
 
 class _EngineLane:
@@ -122,7 +122,7 @@ class SearchService:
         self._lookups = lane("lookup", 512, 30)
         self.model = self._searching.do(lambda engine: engine.model.name)
         # No request may set off a download.
-        self.reader = self._searching.do(lambda engine: engine.reader_name(offline=True)[0])
+        self.captioner = self._searching.do(lambda engine: engine.captioner_name(offline=True)[0])
         self._items: OrderedDict[str, Item] = OrderedDict()
         self._items_stamp = stamp(folder)
         self._items_lock = threading.Lock()

@@ -70,7 +70,7 @@ class Uploads:
 
         return await self._lane.run(work, request)
 
-    def picture(self, name: str) -> Image.Image:
+    def image(self, name: str) -> Image.Image:
         """The picture of a hash, RGB. Raises `PictureNotFoundError`."""
         with self._lock:
             picture = self._kept.get(name)
@@ -81,7 +81,7 @@ class Uploads:
 
     def preview(self, name: str) -> bytes:
         """A small JPEG of it. Raises `PictureNotFoundError`."""
-        small = self.picture(name).copy()
+        small = self.image(name).copy()
         small.thumbnail((128, 128))
         out = io.BytesIO()
         small.save(out, "JPEG", quality=82)

@@ -33,7 +33,7 @@ class Shown:
     def __init__(self, photos: list[Image]) -> None:
         self._photos = photos
 
-    def picture(self, place: Place) -> Image:
+    def image(self, place: Place) -> Image:
         return self._photos[int(place.path.removeprefix("/media/image"))]
 
 

@@ -275,7 +275,7 @@ def test_rows_of_the_index_can_be_asked_for(photos: Path, mini: Encoder, tmp_pat
     with Engine.open(folder) as engine:
         identities = [item.id for item in items(4)]
         assert engine.item(identities[2]).id == identities[2]
-        assert engine.rows(("image",)).shape == (4, mini.spec.dim)
+        assert engine.embeddings(("image",)).shape == (4, mini.spec.dim)
         like = engine.search(Query(like=(identities[1],), unlike=(identities[2],), k=4))
         assert like[0].item.id == identities[1] and like[-1].item.id == identities[2]
         with pytest.raises(QueryError, match="no item 'nope'"):

@@ -25,7 +25,7 @@ from media.subtitles import Cue
 from media.video import Ending, Frame, SampleConfig
 from retrieval.crossmodal.moments import FrameSpan, fuse, merge
 from retrieval.crossmodal.summary import Segment, choose, paragraph
-from retrieval.crossmodal.watched import watch
+from retrieval.crossmodal.viewing import view_video
 from retrieval.engine import Engine
 from retrieval.errors import MediaError, ModelError
 from retrieval.models.encoder import Encoder
@@ -149,7 +149,7 @@ def test_an_unchanged_library_is_left_alone(library: Path, mini: Encoder) -> Non
 def test_a_moments_picture_is_from_its_middle(engine: Engine) -> None:
     reader = ImageReader(64)
     hits = engine.search(Query(images=(picture(SEEDS[1], 320, 240),), kind="video", k=1))
-    assert same_picture(reader.picture(hits[0].item.place), picture(SEEDS[1], 320, 240)) < 30
+    assert same_picture(reader.image(hits[0].item.place), picture(SEEDS[1], 320, 240)) < 30
 
 
 def test_moments_are_re_ranked_like_pictures(engine: Engine) -> None:
@@ -253,7 +253,7 @@ def test_a_missing_speech_model_is_told() -> None:
 
 
 def test_a_summary_covers_every_shot_of_a_short_film(library: Path, mini: Encoder) -> None:
-    seen = watch(os.fspath(library / "film.mp4"), mini)
+    seen = view_video(os.fspath(library / "film.mp4"), mini)
     picked = choose(seen.embeddings, seen.seconds, 8)
     for number, seed in enumerate(SEEDS):
         mine = [n for n in picked if abs(seen.moments[n].start - 2.0 * number) < 0.2]
@@ -292,8 +292,8 @@ def test_a_long_video_leaves_one_small_frame_a_moment_in_memory(monkeypatch: pyt
             rows[np.arange(len(images)), [image.getpixel((0, 0))[0] for image in images]] = 1  # type: ignore[index]
             return rows
 
-    monkeypatch.setattr("retrieval.crossmodal.watched.VideoDecoder", Decoder)
-    seen = watch("/nowhere.mp4", Shots())  # type: ignore[arg-type]
+    monkeypatch.setattr("retrieval.crossmodal.viewing.VideoDecoder", Decoder)
+    seen = view_video("/nowhere.mp4", Shots())  # type: ignore[arg-type]
     assert [(moment.start, moment.end) for moment in seen.moments[:2]] == [(0, 100), (100, 200)]
     assert len(seen.moments) == len(seen.frames) == 37
     assert most <= 64

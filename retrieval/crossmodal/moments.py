@@ -29,7 +29,7 @@ class FrameSpan:
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """`start` to `end` seconds, and the embedding of what is seen there, `(d,) float32`, unit length."""
+    """`start` to `end` seconds, and the embedding of its frames, `(d,) float32`, unit length."""
 
     start: float
     end: float
@@ -37,7 +37,7 @@ class Moment:
 
 
 class Grouping:
-    """Which frames make one moment, told frame by frame in order of time: `groups` are their numbers.
+    """Groups frames into moments, one frame at a time in order of time: `groups` holds the numbers of each one's frames.
 
     A frame joins the moment before it when both are of one shot and its cosine to the moment's mean is `alike` or more.
     """
