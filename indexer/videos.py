@@ -25,13 +25,13 @@ from retrieval.crossmodal.moments import FrameSpan
 
 @dataclass(kw_only=True)
 class VideoRead:
-    """What was read of one video so far: `rows` are the embeddings of its frames, `spans` their times. At the end, `failure`
-    says what could not be read, `ending` how it ended, and `heard` whether what is said in it is known."""
+    """What was read of one video so far: `embeddings` are those of its frames, `(d,)` each, `spans` their times. At the end,
+    `failure` says what could not be read, `ending` how it ended, and `heard` whether its speech is transcribed or subtitled."""
 
     source: Source
     content: bytes = b""
     spans: list[FrameSpan] = field(default_factory=list)
-    rows: list[NDArray[np.float32]] = field(default_factory=list)
+    embeddings: list[NDArray[np.float32]] = field(default_factory=list)
     cues: list[Cue] = field(default_factory=list)
     ending: Ending | None = None
     failure: MediaError | None = None
@@ -140,7 +140,7 @@ class VideoFeed:
         self._ready.put(video)
 
     def _hear(self, video: VideoRead) -> None:
-        """Transcribe what nobody has written down."""
+        """Transcribe a video without subtitles."""
         video.heard = any(cue.spoken for cue in video.cues) or bool(subtitle_files(video.source.path))
         if self._recogniser is not None and not video.heard:
             video.cues = mended([*video.cues, *self._recogniser.transcribe(video.source.path)])

@@ -18,7 +18,7 @@ from PIL import Image
 import mmsearch
 from benchmarks.samples import copy_samples
 from indexer.build import BuildConfig, BuildReport, IndexBuild
-from media.clips import cut
+from media.cutting import cut
 from media.reader import ImageReader, query_media
 from media.sound import WhisperRecogniser
 from media.subtitles import Cue
@@ -367,15 +367,15 @@ def test_texts_alone_are_no_evidence(tmp_path: Path, mini: Encoder) -> None:
 
 def test_a_text_query_finds_the_shot_of_a_photo(tmp_path: Path, mini: Encoder) -> None:
     """Real photos as shots: words find the shot about as well as they find the photo."""
-    from benchmarks.clips import Shot, write_clip
+    from benchmarks.synthetic_videos import Shot, write_video
 
     copy_samples(tmp_path / "photos")
     names = sorted(path for path in (tmp_path / "photos").iterdir() if path.suffix in (".jpg", ".png"))[:6]
-    shots = [Shot(picture=Image.open(name).convert("RGB"), seconds=2) for name in names]
+    shots = [Shot(image=Image.open(name).convert("RGB"), seconds=2) for name in names]
     (tmp_path / "films").mkdir()
-    edges = write_clip(tmp_path / "films" / "all.mp4", shots, replace(SMALL, width=320, height=240))
+    edges = write_video(tmp_path / "films" / "all.mp4", shots, replace(SMALL, width=320, height=240))
     build(tmp_path / "films", mini)
-    photos = mini.encode_images([shot.picture for shot in shots])
+    photos = mini.encode_images([shot.image for shot in shots])
     with mmsearch.open(tmp_path / "films") as engine:
         for words in ("a cat", "a person", "a cup of coffee"):
             order = np.argsort(-(photos @ engine.embed(Query(text=words))))

@@ -17,7 +17,7 @@ from PIL import Image
 from retrieval.errors import QueryError
 from server.decoding import MEMORY_BYTES
 from server.metrics import Metrics
-from server.uploads import PictureNotFoundError, Uploads
+from server.uploads import ImageNotFoundError, Uploads
 from tests.conftest import picture
 
 
@@ -135,7 +135,7 @@ def test_what_is_kept_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
         uploads.image(names[0])
         take(uploads, png(9))
         assert uploads.image(names[0]).width == 320, "what was used last stays"
-        with pytest.raises(PictureNotFoundError):
+        with pytest.raises(ImageNotFoundError):
             uploads.image(names[1])
     finally:
         uploads.close()

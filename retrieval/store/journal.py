@@ -1,7 +1,7 @@
 """The journal: results of units, each durable in a Parquet file of its own before the next is begun.
 
 A part says everything that its publication needs: rows, the new line of each source that they replace, and failures. So
-whoever publishes it, in this run or a later one, comes to the same state.
+its publication, in this run or a later one, gives the same state.
 """
 
 from __future__ import annotations
