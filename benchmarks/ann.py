@@ -1,8 +1,8 @@
-"""What an index type costs in recall and gives in speed: exact scan against inverted files, for texts and pictures apart.
+"""What an index type costs in recall and gives in speed: exact scan against inverted files, for texts and images apart.
 
-Text queries come from elsewhere than the pictures among which they search, and quantisers learnt on pictures serve them worse,
-so an index is judged by them. Everything runs through the files and the code that a search uses, with candidates scored
-again from the exact rows.
+Text embeddings lie apart from the image embeddings that they search, and quantisers trained on images serve them worse, so
+an index type is chosen by the recall of texts. Everything runs through the files and the code that a search uses, with
+candidates scored again from the exact rows.
 """
 
 from __future__ import annotations
@@ -59,42 +59,48 @@ class Point:
 
     @property
     def policy(self) -> VectorPolicy:
-        """What an index must be told to be like this."""
+        """The policy that gives an index this type and setting."""
         return VectorPolicy(type="flat" if self.nprobe is None else "ivf", nprobe=self.nprobe)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Rows `(n, d)` to search, and unit queries `(q, d)`; `own` is each picture query's own row, which counts for nothing."""
+    """Rows `(n, d)` to search, and unit queries `(q, d)`; `own_rows` is each image query's own row, which is left out."""
 
     name: str
     rows: Halves
     texts: Floats
     images: Floats
-    own: NDArray[np.int64]
+    own_rows: NDArray[np.int64]
 
 
 def of_index(folder: Path) -> Workload:
-    """The pictures and moments of an index, or its texts where it has nothing else. Queries in words are the texts that the
+    """The images and moments of an index, or its texts where it has nothing else. Queries in words are the texts that the
     index holds, else made-up ones. Raises `QueryError` where there are too few rows to tell index types apart."""
     rng = np.random.default_rng(0)
     with Engine.open(folder) as engine:
         kinds: tuple[Kind, ...] = ("image", "video")
-        rows = engine.rows(kinds)
+        rows = engine.embeddings(kinds)
         if not len(rows):
             kinds = ("text",)
-            rows = engine.rows(kinds)
+            rows = engine.embeddings(kinds)
         if len(rows) < LEAST_IVF:
             raise QueryError(
                 f"{folder} has {len(rows)} rows; with fewer than {LEAST_IVF} every search is exact and instant"
             )
-        words = engine.rows(("text",)) if kinds != ("text",) else rows[:0]
+        words = engine.embeddings(("text",)) if kinds != ("text",) else rows[:0]
         if len(words) >= QUERIES:
             texts = words[np.sort(rng.choice(len(words), QUERIES, replace=False))].astype(np.float32)
         else:
             texts = np.stack([engine.embed(Query(text=f"{who} {where}")) for who in _WHO for where in _WHERE])
-    own = np.sort(rng.choice(len(rows), min(QUERIES, len(rows)), replace=False))
-    return Workload(name=str(folder), rows=rows, texts=unit(texts), images=unit(rows[own].astype(np.float32)), own=own)
+    own_rows = np.sort(rng.choice(len(rows), min(QUERIES, len(rows)), replace=False))
+    return Workload(
+        name=str(folder),
+        rows=rows,
+        texts=unit(texts),
+        images=unit(rows[own_rows].astype(np.float32)),
+        own_rows=own_rows,
+    )
 
 
 def synthetic(count: int, dim: int, seed: int = 0) -> Workload:
@@ -114,11 +120,13 @@ def synthetic(count: int, dim: int, seed: int = 0) -> Workload:
     for start in range(0, count, 65_536):
         size = min(65_536, count - start)
         rows[start : start + size] = unit(around(centres[rng.integers(0, len(centres), size)]))
-    own = np.sort(rng.choice(count, min(QUERIES, count), replace=False))
+    own_rows = np.sort(rng.choice(count, min(QUERIES, count), replace=False))
     gap = unit(rng.standard_normal((1, dim), np.float32))
     texts = around(centres[rng.integers(0, len(centres), QUERIES)]) + np.float32(0.8) * gap
     name = f"{count:,} made-up rows of {dim}"
-    return Workload(name=name, rows=rows, texts=unit(texts), images=unit(rows[own].astype(np.float32)), own=own)
+    return Workload(
+        name=name, rows=rows, texts=unit(texts), images=unit(rows[own_rows].astype(np.float32)), own_rows=own_rows
+    )
 
 
 class _InMemory:
@@ -131,15 +139,15 @@ class _InMemory:
         return self._rows[rows]
 
 
-def measure_ann(work: Workload, k: int = 10, tell: Callable[[str], None] = lambda _: None) -> list[Point]:
+def measure_ann(work: Workload, k: int = 10, on_progress: Callable[[str], None] = lambda _: None) -> list[Point]:
     """Every index type at every setting, the ones that nothing beats in both recall for texts and speed marked `pareto`."""
-    tell("exact answers")
-    truth = {name: _exact(work.rows, queries, own, k) for name, queries, own in _queries(work)}
+    on_progress("exact answers")
+    truth = {name: _exact(work.rows, queries, own_rows, k) for name, queries, own_rows in _queries(work)}
     points: list[Point] = []
     with tempfile.TemporaryDirectory(prefix="mmsearch-ann-") as scratch:
         folder = Path(scratch)
         for kind in ("flat", "ivf") if len(work.rows) >= LEAST_IVF else ("flat",):
-            tell(f"building {kind}")
+            on_progress(f"building {kind}")
             shard = ShardEntry(file=f"shards/{kind}.parquet", kind="image", rows=len(work.rows), sha256="", bytes=0)
             began = time.perf_counter()
             if kind == "flat":
@@ -148,11 +156,11 @@ def measure_ann(work: Workload, k: int = 10, tell: Callable[[str], None] = lambd
                 entry = write_ivf(folder, "vectors/all.ivf.faiss", [shard], lambda _: work.rows)
             build = time.perf_counter() - began
             index = VectorIndex(folder, _manifest(work.rows.shape[1], shard, entry), stored=_InMemory(work.rows))
-            lists = int(entry.type.partition(",")[0].removeprefix("ivf")) if kind == "ivf" else 0
-            settings = [None] if kind == "flat" else [2**n for n in range(12) if 2**n <= max(1, lists // 2)]
+            nlist = int(entry.type.partition(",")[0].removeprefix("ivf")) if kind == "ivf" else 0
+            settings = [None] if kind == "flat" else [2**n for n in range(12) if 2**n <= max(1, nlist // 2)]
             for nprobe in settings:
-                tell(f"searching {entry.type}" + (f", nprobe {nprobe}" if nprobe else ""))
-                points.append(_point(work, index, entry, nprobe, lists, k, truth, build))
+                on_progress(f"searching {entry.type}" + (f", nprobe {nprobe}" if nprobe else ""))
+                points.append(_point(work, index, entry, nprobe, nlist, k, truth, build))
     return _marked(points)
 
 
@@ -163,20 +171,20 @@ def choose(points: list[Point], target: float) -> Point:
 
 def _queries(work: Workload) -> Iterator[tuple[str, Floats, NDArray[np.int64]]]:
     yield "text", work.texts, np.full(len(work.texts), -1)
-    yield "image", work.images, work.own
+    yield "image", work.images, work.own_rows
 
 
-def _exact(rows: Halves, queries: Floats, own: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+def _exact(rows: Halves, queries: Floats, own_rows: NDArray[np.int64], k: int) -> NDArray[np.int64]:
     """The exact first k rows of each query `(q, k)`, its own row left out."""
     blocks = (rows[start : start + 65_536].astype(np.float32) for start in range(0, len(rows), 65_536))
     _, numbers = knn_ground_truth(queries, blocks, k + 1, metric_type=faiss.METRIC_INNER_PRODUCT, ngpu=0)
-    return np.stack([_without(found, own[query], k) for query, found in enumerate(numbers)])
+    return np.stack([_without(nearest, own_rows[query], k) for query, nearest in enumerate(numbers)])
 
 
-def _without(rows: NDArray[np.int64], own: int, k: int) -> NDArray[np.int64]:
-    """The first k of some rows without `own`, filled up with -1."""
-    kept = rows[rows != own][:k]
-    return np.pad(kept, (0, k - len(kept)), constant_values=-1)
+def _without(rows: NDArray[np.int64], own_row: int, k: int) -> NDArray[np.int64]:
+    """The first k of some rows without `own_row`, filled up with -1."""
+    others = rows[rows != own_row][:k]
+    return np.pad(others, (0, k - len(others)), constant_values=-1)
 
 
 def _point(
@@ -184,7 +192,7 @@ def _point(
     index: VectorIndex,
     entry: VectorEntry,
     nprobe: int | None,
-    lists: int,
+    nlist: int,
     k: int,
     truth: dict[str, NDArray[np.int64]],
     build: float,
@@ -192,16 +200,16 @@ def _point(
     recalls: dict[str, float] = {}
     seconds: list[float] = []
     every = Selection.of_masks([np.ones(len(work.rows), np.bool_)])
-    for name, queries, own in _queries(work):
+    for name, queries, own_rows in _queries(work):
         index.search(queries[0], k + 1, every, nprobe)
         answers = np.empty_like(truth[name])
         for number, query in enumerate(queries):
             began = time.perf_counter()
             _, _, rows = index.search(query, k + 1, every, nprobe)
             seconds.append(time.perf_counter() - began)
-            answers[number] = _without(rows, own[number], k)
+            answers[number] = _without(rows, own_rows[number], k)
         recalls[name] = float(knn_intersection_measure(answers, truth[name]))
-    share = min(1.0, nprobe / lists) if nprobe is not None else 1.0
+    share = min(1.0, nprobe / nlist) if nprobe is not None else 1.0
     rescored = 0 if nprobe is None else 2 * work.rows.shape[1] * LEAST_ASKED
     return Point(
         type=entry.type,
@@ -221,8 +229,8 @@ def _marked(points: list[Point]) -> list[Point]:
     best = OperatingPoints()
     for number, point in enumerate(points):
         best.add_operating_point(number, point.recall_text, point.median_ms)
-    kept = {number for number, _, _ in best.operating_points}
-    return [replace(point, pareto=number in kept) for number, point in enumerate(points)]
+    on_front = {number for number, _, _ in best.operating_points}
+    return [replace(point, pareto=number in on_front) for number, point in enumerate(points)]
 
 
 def _manifest(dim: int, shard: ShardEntry, entry: VectorEntry) -> Manifest:

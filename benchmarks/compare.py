@@ -11,7 +11,7 @@ from retrieval.errors import MmsearchError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class FigureChange:
     """One figure in both. `beyond` says whether the change is more than noise, None where no spread is known."""
 
     name: str
@@ -23,15 +23,15 @@ class Change:
 def read_measurements(file: Path) -> list[dict[str, object]]:
     """The objects of a file that `--json` wrote, one a line. Raises `MmsearchError`."""
     try:
-        found = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
+        measurements = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise MmsearchError(f"{file} is not what --json writes: {error}") from error
-    if not found or not all(isinstance(one, dict) for one in found):
+    if not measurements or not all(isinstance(measurement, dict) for measurement in measurements):
         raise MmsearchError(f"{file} holds no measurement")
-    return found
+    return measurements
 
 
-def compare(before: Mapping[str, object], after: Mapping[str, object]) -> list[Change]:
+def compare(before: Mapping[str, object], after: Mapping[str, object]) -> list[FigureChange]:
     """Every number that both have.
 
     A recall has a 95 % interval, and a time its least and greatest: a change is beyond noise where those do not overlap.
@@ -42,30 +42,33 @@ def compare(before: Mapping[str, object], after: Mapping[str, object]) -> list[C
     for name, (value, spread) in old.items():
         if name in new:
             other, other_spread = new[name]
-            known = spread is not None and other_spread is not None
+            has_spreads = spread is not None and other_spread is not None
             beyond = None
-            if known and spread is not None and other_spread is not None:
+            if has_spreads and spread is not None and other_spread is not None:
                 beyond = spread[0] > other_spread[1] or other_spread[0] > spread[1]
-            changes.append(Change(name=name, before=value, after=other, beyond=beyond))
+            changes.append(FigureChange(name=name, before=value, after=other, beyond=beyond))
     return changes
 
 
 def _numbers(value: Mapping[str, object], path: str) -> dict[str, tuple[float, tuple[float, float] | None]]:
     out: dict[str, tuple[float, tuple[float, float] | None]] = {}
     sure = value.get("confidence_95")
-    for key, one in value.items():
+    for key, entry in value.items():
         name = f"{path}{key}"
         if key == "confidence_95":
             continue
-        if isinstance(one, Mapping):
-            if {"median", "min", "max"} <= set(one):
-                out[name] = (float(one["median"]), (float(one["min"]), float(one["max"])))
+        if isinstance(entry, Mapping):
+            if {"median", "min", "max"} <= set(entry):
+                out[name] = (float(entry["median"]), (float(entry["min"]), float(entry["max"])))
                 continue
-            inner = dict(one)
+            inner = dict(entry)
             if isinstance(sure, Mapping) and isinstance(sure.get(key), Mapping):
                 inner["confidence_95"] = sure[key]
             out.update(_numbers(inner, f"{name} "))
-        elif isinstance(one, int | float) and not isinstance(one, bool):
+        elif isinstance(entry, int | float) and not isinstance(entry, bool):
             spread = sure.get(key) if isinstance(sure, Mapping) else None
-            out[name] = (float(one), (float(spread[0]), float(spread[1])) if isinstance(spread, list | tuple) else None)
+            out[name] = (
+                float(entry),
+                (float(spread[0]), float(spread[1])) if isinstance(spread, list | tuple) else None,
+            )
     return out

@@ -1,4 +1,4 @@
-"""Captioned pictures to measure with: a table, a tar, or a folder with a captions file. What does not fit is counted."""
+"""Captioned images to measure with: a table, a tar, or a folder with a captions file. What does not fit is counted."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class CaptionSet:
     notes: tuple[str, ...]
     table: str | None = None
 
-    def pictures(self, side: int) -> Iterator[Image]:
-        """The pictures in order, upright RGB. Raises `MmsearchError` for one that cannot be decoded: a recall over the
+    def images(self, side: int) -> Iterator[Image]:
+        """The images in order, upright RGB. Raises `MmsearchError` for one that cannot be decoded: a recall over the
         rest would be another set's."""
         for path, data in self._bytes():
             try:
@@ -42,14 +42,14 @@ class CaptionSet:
                 raise MmsearchError(f"{path}: {error.reason}; take it out of the set to go on") from error
 
     def part(self, start: int | None, stop: int | None) -> CaptionSet:
-        """The pictures from number `start` to `stop`, as a slice gives them. Raises `MmsearchError` for an empty part."""
+        """The images from number `start` to `stop`, as a slice gives them. Raises `MmsearchError` for an empty part."""
         chosen = slice(start, stop)
         if not any(self.captions[chosen]):
             raise MmsearchError(f"{self.name} has {len(self.paths)} pictures; the part {start}:{stop} holds no caption")
         return replace(self, paths=self.paths[chosen], captions=self.captions[chosen])
 
     def contents(self) -> Iterator[bytes]:
-        """The encoded pictures, in order. Raises `MmsearchError` for one that cannot be read."""
+        """The encoded images, in order. Raises `MmsearchError` for one that cannot be read."""
         for _, data in self._bytes():
             yield data
 
@@ -72,22 +72,22 @@ def from_container(file: Path) -> CaptionSet:
     if not file.is_file():
         raise MmsearchError(f"{file}: no such file")
     kind = _container(os.fspath(file))
-    found: dict[str, tuple[str, ...]] = {}
+    captions_of: dict[str, tuple[str, ...]] = {}
     doubled = 0
     for record in expand(Source(path=os.fspath(file), kind=kind, size=0, mtime_ns=0)):
         if record.failure is not None:
             raise MmsearchError(f"{record.path}: {record.failure.reason}")
         if record.data is not None:
-            # Equal ids are told apart by a number behind them.
-            doubled += re.sub(r"#\d+$", "", record.path) in found
-            found.setdefault(record.path, ())
+            # Equal ids have been given a number behind them.
+            doubled += re.sub(r"#\d+$", "", record.path) in captions_of
+            captions_of.setdefault(record.path, ())
             continue
         for passage in record.texts:
-            if passage.path in found:
-                found[passage.path] = (*found[passage.path], passage.text)
+            if passage.path in captions_of:
+                captions_of[passage.path] = (*captions_of[passage.path], passage.text)
     if doubled:
         raise MmsearchError(f"{file}: {doubled} image(s) stand more than once; a recall over them would be wrong")
-    return _checked(file.name, found, [], os.fspath(file))
+    return _checked(file.name, captions_of, [], os.fspath(file))
 
 
 def _container(file: str) -> Literal["parquet", "tar"]:
@@ -119,24 +119,27 @@ def _json_captions(file: Path, text: str, split: str | None) -> list[tuple[str, 
     """`(image name, caption)` of Karpathy's or COCO's form."""
     try:
         value = json.loads(text)
-        pictures = value["images"]
+        images = value["images"]
         if "annotations" in value:
             if split is not None:
                 raise MmsearchError(f"{file} has no splits; leave --split out")
-            names = {one["id"]: str(one["file_name"]) for one in pictures}
+            names = {entry["id"]: str(entry["file_name"]) for entry in images}
             return [
-                (names.get(one["image_id"], f"image {one['image_id']}"), " ".join(str(one["caption"]).split()))
-                for one in value["annotations"]
+                (names.get(entry["image_id"], f"image {entry['image_id']}"), " ".join(str(entry["caption"]).split()))
+                for entry in value["annotations"]
             ]
         wanted = split or "test"
-        there = sorted({str(one["split"]) for one in pictures})
+        there = sorted({str(entry["split"]) for entry in images})
         if wanted not in there:
             raise MmsearchError(f"{file} has no split {wanted!r}; it has {', '.join(there)}")
         return [
-            (os.path.join(str(one.get("filepath", "")), str(one["filename"])), " ".join(str(said["raw"]).split()))
-            for one in pictures
-            if one["split"] == wanted
-            for said in one["sentences"]
+            (
+                os.path.join(str(entry.get("filepath", "")), str(entry["filename"])),
+                " ".join(str(sentence["raw"]).split()),
+            )
+            for entry in images
+            if entry["split"] == wanted
+            for sentence in entry["sentences"]
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MmsearchError(
@@ -145,8 +148,8 @@ def _json_captions(file: Path, text: str, split: str | None) -> list[tuple[str, 
 
 
 def _named(images: Path, captions: Path, rows: Sequence[tuple[str, str]]) -> CaptionSet:
-    """The pictures that the captions name, and what does not fit, counted."""
-    found: dict[str, tuple[str, ...]] = {}
+    """The images that the captions name; captions that do not fit are counted in the notes."""
+    captions_of: dict[str, tuple[str, ...]] = {}
     missing: dict[str, None] = {}
     doubled = 0
     places: dict[str, str | None] = {}
@@ -157,31 +160,33 @@ def _named(images: Path, captions: Path, rows: Sequence[tuple[str, str]]) -> Cap
         if path is None:
             missing[name] = None
             continue
-        if text in found.get(path, ()):
+        if text in captions_of.get(path, ()):
             doubled += 1
             continue
-        found[path] = (*found.get(path, ()), text)
+        captions_of[path] = (*captions_of.get(path, ()), text)
     notes = []
     if missing:
         notes.append(f"captions of {len(missing)} picture(s) that are not there, the first is {next(iter(missing))}")
     if doubled:
         notes.append(f"{doubled} caption(s) that repeat one of the same picture")
-    return _checked(captions.name, found, notes, None)
+    return _checked(captions.name, captions_of, notes, None)
 
 
 def _place(images: Path, name: str) -> str | None:
-    """Where a picture is: Karpathy's COCO names have a folder that not every copy of the pictures has."""
-    for one in (name, os.path.basename(name)):
-        path = os.path.normpath(os.path.join(os.path.abspath(images), one))
+    """Where an image is: Karpathy's COCO names have a folder that not every copy of the images has."""
+    for candidate in (name, os.path.basename(name)):
+        path = os.path.normpath(os.path.join(os.path.abspath(images), candidate))
         if os.path.isfile(path):
             return path
     return None
 
 
-def _checked(name: str, found: dict[str, tuple[str, ...]], notes: list[str], table: str | None) -> CaptionSet:
-    if not any(found.values()):
+def _checked(name: str, captions_of: dict[str, tuple[str, ...]], notes: list[str], table: str | None) -> CaptionSet:
+    if not any(captions_of.values()):
         raise MmsearchError(f"{name} holds no picture with a caption; " + ("; ".join(notes) or "nothing to measure"))
-    bare = sum(not many for many in found.values())
+    bare = sum(not many for many in captions_of.values())
     if bare:
         notes = [*notes, f"{bare} picture(s) without captions: they are answers, but ask nothing"]
-    return CaptionSet(name=name, paths=tuple(found), captions=tuple(found.values()), notes=tuple(notes), table=table)
+    return CaptionSet(
+        name=name, paths=tuple(captions_of), captions=tuple(captions_of.values()), notes=tuple(notes), table=table
+    )

@@ -1,4 +1,4 @@
-"""A captioned set as a model sees it, and what its reader says of the first answers to each query.
+"""A captioned set as a model sees it, and the reranker's scores of the first answers to each query.
 
 Encoding is the long part of a measurement, so its result is kept by the content of the set and the model's own identity:
 a second run reads it back.
@@ -36,8 +36,8 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedSet:
-    """Embeddings of images `(n, d)` and texts `(m, d)`, unit rows; `owner (m,)` is each text's image. For a reader also
-    image tokens `(n, t, w)` and token ids `(m, length)`; empty without one."""
+    """Embeddings of images `(n, d)` and texts `(m, d)`, unit rows; `owner (m,)` is each text's image. For a reranker
+    also image tokens `(n, t, w)` and token ids `(m, length)`; empty without one."""
 
     images: Floats
     texts: Floats
@@ -48,7 +48,7 @@ class EncodedSet:
 
 @dataclass(frozen=True, kw_only=True)
 class SecondStage:
-    """The first answers to each query, best cosine first, `(queries, c)` each: which they are, their cosine, the reader's
+    """The first answers to each query, best cosine first, `(queries, c)` each: which they are, their cosine, the reranker's
     score, the same for the null image, and whether they are right."""
 
     answers: Ints
@@ -63,43 +63,49 @@ def encode_set(
     encoder: Encoder,
     decoder: CaptionDecoder | None = None,
     cache: Path | None = None,
-    tell: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> EncodedSet:
-    """Encode a set, or read it from the folder `cache` where it was kept; `tell` hears how many images are done.
+    """Encode a set, or read it from the folder `cache` where it was kept; `on_progress` gets the number of images done.
 
-    Raises `MmsearchError` for a picture that cannot be decoded.
+    Raises `MmsearchError` for an image that cannot be decoded.
     """
     flat = [text for many in data.captions for text in many]
     owner = np.repeat(np.arange(len(data.captions)), [len(many) for many in data.captions])
     file = cache / f"{_identity(data, encoder, decoder)}.safetensors" if cache is not None else None
-    kept = _read(file) if file is not None else None
-    if kept is None:
-        kept = _encode(data, flat, encoder, decoder, tell)
+    stored = _read(file) if file is not None else None
+    if stored is None:
+        stored = _encode(data, flat, encoder, decoder, on_progress)
         if file is not None:
-            _keep(file, kept)
-    tell(len(data.paths))
+            _keep(file, stored)
+    on_progress(len(data.paths))
     return EncodedSet(
-        images=kept["images"].numpy(), texts=kept["texts"].numpy(), owner=owner, tokens=kept["tokens"], ids=kept["ids"]
+        images=stored["images"].numpy(),
+        texts=stored["texts"].numpy(),
+        owner=owner,
+        tokens=stored["tokens"],
+        ids=stored["ids"],
     )
 
 
 def second_stage(data: EncodedSet, encoder: Encoder, decoder: CaptionDecoder) -> tuple[SecondStage, SecondStage]:
-    """What the reader says of the `CANDIDATES` answers with the best cosine: text to image, and image to text."""
+    """The reranker's scores of the `CANDIDATES` answers with the best cosine: text to image, and image to text."""
     size = encoder.spec.image_size
     score = decoder.log_probabilities
     null = decoder.image_tokens(torch.zeros(1, 3, size, size))
     tokens = data.tokens.to(null.device, null.dtype)
     priors = np.concatenate([score(null, data.ids[at : at + 100]).cpu().numpy() for at in range(0, len(data.ids), 100)])
-    found = []
+    stages = []
     for queries, answers, by_image in ((data.texts, data.images, False), (data.images, data.texts, True)):
         cosines = queries @ answers.T
         first = np.argsort(-cosines, axis=1, kind="stable")[:, :CANDIDATES]
         likely = np.empty(first.shape, np.float32)
-        for row, mine in enumerate(first):
-            one = slice(row, row + 1)
-            likely[row] = score(*((tokens[one], data.ids[mine]) if by_image else (tokens[mine], data.ids[one]))).cpu()
+        for row, candidates in enumerate(first):
+            this = slice(row, row + 1)
+            likely[row] = score(
+                *((tokens[this], data.ids[candidates]) if by_image else (tokens[candidates], data.ids[this]))
+            ).cpu()
         rows = np.arange(len(first))[:, None]
-        found.append(
+        stages.append(
             SecondStage(
                 answers=first,
                 cosine=np.take_along_axis(cosines, first, 1),
@@ -108,24 +114,28 @@ def second_stage(data: EncodedSet, encoder: Encoder, decoder: CaptionDecoder) ->
                 right=(data.owner[first] == rows) if by_image else (first == data.owner[:, None]),
             )
         )
-    return found[0], found[1]
+    return stages[0], stages[1]
 
 
 def _encode(
-    data: CaptionSet, flat: list[str], encoder: Encoder, decoder: CaptionDecoder | None, tell: Callable[[int], None]
+    data: CaptionSet,
+    flat: list[str],
+    encoder: Encoder,
+    decoder: CaptionDecoder | None,
+    on_progress: Callable[[int], None],
 ) -> dict[str, Tensor]:
-    rows: list[Floats] = []
+    embeddings: list[Floats] = []
     tokens: list[Tensor] = []
-    pictures = data.pictures(encoder.spec.image_size)
+    images = data.images(encoder.spec.image_size)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        while part := list(itertools.islice(pictures, _BATCH)):
+        while part := list(itertools.islice(images, _BATCH)):
             pixels = list(pool.map(encoder.preprocess, part))
-            rows.append(encoder.encode_pixels(pixels))
+            embeddings.append(encoder.encode_pixels(pixels))
             if decoder is not None:
                 tokens.append(decoder.image_tokens(torch.from_numpy(np.stack(pixels))).cpu())
-            tell(sum(map(len, rows)))
+            on_progress(sum(map(len, embeddings)))
     return {
-        "images": torch.from_numpy(np.concatenate(rows)),
+        "images": torch.from_numpy(np.concatenate(embeddings)),
         "texts": torch.from_numpy(encoder.encode_texts(flat)),
         "tokens": torch.cat(tokens) if tokens else torch.empty(0),
         "ids": torch.from_numpy(encoder.loaded.tokenizer.encode(flat)) if decoder is not None else torch.empty(0),
@@ -144,11 +154,11 @@ def _identity(data: CaptionSet, encoder: Encoder, decoder: CaptionDecoder | None
 
 def _read(file: Path) -> dict[str, Tensor] | None:
     try:
-        found = load_file(file)
+        tensors = load_file(file)
         os.utime(file)
     except (OSError, SafetensorError):
         return None
-    return found if {"images", "texts", "tokens", "ids"} <= set(found) else None
+    return tensors if {"images", "texts", "tokens", "ids"} <= set(tensors) else None
 
 
 def _keep(file: Path, value: dict[str, Tensor]) -> None:
@@ -158,9 +168,11 @@ def _keep(file: Path, value: dict[str, Tensor]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         scratch = file.with_suffix(".partial")
-        save_file({name: one.contiguous() for name, one in value.items()}, scratch)
+        save_file({name: entry.contiguous() for name, entry in value.items()}, scratch)
         os.replace(scratch, file)
-        stats = sorted((one.stat().st_mtime, one.stat().st_size, one) for one in file.parent.glob("*.safetensors"))
+        stats = sorted(
+            (entry.stat().st_mtime, entry.stat().st_size, entry) for entry in file.parent.glob("*.safetensors")
+        )
         total = sum(size for _, size, _ in stats)
         for _, size, old in stats:
             if total <= CACHE_BYTES or old == file:

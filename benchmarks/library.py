@@ -101,7 +101,7 @@ def measure_files(folder: Path, count: int, rounds: int) -> dict[str, object]:
         "files": count,
         "index_seconds": spread(ours),
         "find_seconds": spread(theirs),
-        "ratio": spread([own / other for own, other in zip(ours, theirs, strict=True)]),
+        "ratio": spread([our / other for our, other in zip(ours, theirs, strict=True)]),
         "index_megabytes": round(peak),
     }
 

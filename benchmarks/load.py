@@ -59,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     process = subprocess.Popen(run, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
         line = process.stderr.readline() if process.stderr is not None else ""
-        found = re.search(r"http://\S+/", line)
-        if found is None:
+        match = re.search(r"http://\S+/", line)
+        if match is None:
             raise SystemExit(line)
-        address = found.group(0)
+        address = match.group(0)
         out: dict[str, object] = {"rate": given.rate, "seconds": given.seconds}
         rounds = [asyncio.run(searches(address, given.rate, given.seconds)) for _ in range(given.rounds)]
         for name, percent in (("p50_ms", 50), ("p95_ms", 95), ("p99_ms", 99)):
@@ -82,7 +82,7 @@ async def searches(address: str, rate: float, seconds: float) -> list[float]:
     """Milliseconds of each search, by words that change, from when it was due until the whole answer was there."""
     times: list[float] = []
 
-    async def one(web: httpx.AsyncClient, number: int, due: float) -> None:
+    async def search_once(web: httpx.AsyncClient, number: int, due: float) -> None:
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         words = f"{WHO[number % len(WHO)]} {WHERE[number % len(WHERE)]} {number}"
         reply = await web.post("/api/search", json={"text": words, "k": 40})
@@ -92,32 +92,32 @@ async def searches(address: str, rate: float, seconds: float) -> list[float]:
     async with httpx.AsyncClient(base_url=address, timeout=60) as web:
         await web.post("/api/search", json={"text": "warm"})
         began = time.perf_counter() + 0.2
-        await asyncio.gather(*(one(web, n, began + n / rate) for n in range(int(rate * seconds))))
+        await asyncio.gather(*(search_once(web, n, began + n / rate) for n in range(int(rate * seconds))))
     return times
 
 
 async def thumbs(address: str, count: int) -> float:
     """Thumbnails a second that are in the cache already, eight at a time."""
     async with httpx.AsyncClient(base_url=address, timeout=60) as web:
-        found = (await web.post("/api/search", json={"text": "a photo", "k": 100})).json()["hits"]
-        urls = [f"{hit['thumb_url']}?size=256" for hit in found]
+        hits = (await web.post("/api/search", json={"text": "a photo", "k": 100})).json()["hits"]
+        urls = [f"{hit['thumb_url']}?size=256" for hit in hits]
         for url in urls:
             (await web.get(url)).raise_for_status()
         slots = asyncio.Semaphore(8)
 
-        async def one(number: int) -> None:
+        async def fetch_once(number: int) -> None:
             async with slots:
                 (await web.get(urls[number % len(urls)])).raise_for_status()
 
         began = time.perf_counter()
-        await asyncio.gather(*(one(n) for n in range(count)))
+        await asyncio.gather(*(fetch_once(n) for n in range(count)))
         return count / (time.perf_counter() - began)
 
 
 def browser_program() -> str | None:
     """The Chromium of this machine, by whichever name it has."""
     names = ("chromium", "chromium-browser", "google-chrome")
-    return next((found for name in names if (found := shutil.which(name)) is not None), None)
+    return next((program for name in names if (program := shutil.which(name)) is not None), None)
 
 
 def first_paint(address: str, rounds: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""How fast the reader is: re-ranking, captions, and what the key-value cache saves. `python -m benchmarks.reader --help`."""
+"""How fast re-ranking and captions are, and what the key-value cache saves. `python -m benchmarks.reader --help`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.speed import report, spread
 from media.reader import ImageReader
 from retrieval.crossmodal.decoder import CaptionDecoder, DecodeConfig
-from retrieval.crossmodal.rerank import Fusion, Reranker
+from retrieval.crossmodal.rerank import Reranker, RerankFusion
 from retrieval.engine import Engine
 from retrieval.models.encoder import Encoder
 from retrieval.models.loading import load_model
@@ -50,30 +50,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure_rerank(index: Path, rounds: int) -> dict[str, object]:
-    """Seconds to re-rank 50 candidates whose pictures must be read and decoded, and again from the cache of tokens."""
+    """Seconds to re-rank 50 candidates whose images must be read and decoded, and again from the cache of tokens."""
     import tempfile
 
     with Engine.open(index) as engine, tempfile.TemporaryDirectory() as scratch:
         loaded = load_model(engine.model.name)
-        pictures = ImageReader()
+        images = ImageReader()
         fresh: list[float] = []
-        kept: list[float] = []
+        from_cache: list[float] = []
         for number in range(rounds + 1):
             words = WORDS[number % len(WORDS)]
             hits = engine.search(Query(text=words, k=50))
             items = [hit.item for hit in hits]
             cosines = np.array([hit.first_stage_score for hit in hits], np.float32)
-            reranker = Reranker(loaded, Fusion(), Path(scratch) / str(number))
-            for seconds in (fresh, kept):
+            reranker = Reranker(loaded, RerankFusion(), Path(scratch) / str(number))
+            for seconds in (fresh, from_cache):
                 began = time.perf_counter()
-                done = reranker.by_text(words, items, cosines, pictures)
+                done = reranker.by_text(words, items, cosines, images)
                 seconds.append(time.perf_counter() - began)
         return {
             "model": engine.model.name,
             "precision": loaded.precision,
             "candidates": int(np.isfinite(done.second).sum()),
             "seconds_reading_files": spread(fresh[1:]),
-            "seconds_from_the_cache": spread(kept[1:]),
+            "seconds_from_the_cache": spread(from_cache[1:]),
         }
 
 
@@ -110,7 +110,7 @@ def measure_cache(model: str, length: int, images: int, rounds: int) -> dict[str
     plain: list[float] = []
     for _ in range(rounds + 1):
         began = time.perf_counter()
-        with_cache = [list(one.ids) for one in decoder.decode(tokens, config)]
+        with_cache = [list(caption.ids) for caption in decoder.decode(tokens, config)]
         cached.append(time.perf_counter() - began)
         began = time.perf_counter()
         without = _plain_greedy(loaded.model, tokens, loaded.tokenizer.rules.prefix[-1], length, config, decoder)

@@ -1,4 +1,4 @@
-"""Recall of a model on captioned pictures, as `mmsearch bench recall` tells it."""
+"""Recall of a model on captioned images, as `mmsearch bench recall` reports it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.metrics import Floats, Ranks, ranks_both_ways
 from benchmarks.through import ranks_through_index
 from retrieval.crossmodal.decoder import CaptionDecoder
 from retrieval.crossmodal.heads import load_head
-from retrieval.crossmodal.rerank import Fusion
+from retrieval.crossmodal.rerank import RerankFusion
 from retrieval.models.encoder import Encoder
 from retrieval.models.weights import ModelFiles
 from retrieval.types import WEIGHTED
@@ -26,12 +26,13 @@ WORST = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Miss:
-    """A text whose own picture came late: its `rank` from 1, the numbers of that picture and of the one found instead."""
+    """A text whose own image came late: its `rank` from 1, the number of that image (`right`) and of the first
+    hit (`top`)."""
 
     text: str
     rank: int
     right: int
-    found: int
+    top: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,29 +80,31 @@ class RecallReport:
 
 def measure_recall(
     data: CaptionSet,
-    found: ModelFiles,
+    files: ModelFiles,
     encoder: Encoder,
     fusions: Sequence[str | None],
     cache: Path | None = None,
-    tell: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
     *,
     through_index: bool = False,
 ) -> list[RecallReport]:
-    """Encode a set once with `encoder`, and rank every text against every picture and back: as they are for None, and for
+    """Encode a set once with `encoder`, and rank every text against every image and back: as they are for None, and for
     the name of a fusion with the first 50 answers of each query ordered again by the same model. With `through_index`, one
-    more report tells what a real index answers.
+    more report measures a real index.
 
     Raises `ModelError` where it has no decoder or no such head, before anything is encoded.
     """
     decoder = CaptionDecoder(encoder.loaded) if any(fusions) else None
-    ways = {name: Fusion.of(found.folder, name) for name in fusions if name is not None}
+    ways = {name: RerankFusion.of(files.folder, name) for name in fusions if name is not None}
     began = time.monotonic()
-    encoded = encode_set(data, encoder, decoder, cache, tell)
+    encoded = encode_set(data, encoder, decoder, cache, on_progress)
     stages = second_stage(encoded, encoder, decoder) if decoder is not None else None
     spent = time.monotonic() - began
     reports: list[RecallReport] = []
 
-    def told(fusion: str | None, index: str | None, ranks: tuple[Ranks, Ranks], misses: tuple[Miss, ...] = ()) -> None:
+    def add_report(
+        fusion: str | None, index: str | None, ranks: tuple[Ranks, Ranks], misses: tuple[Miss, ...] = ()
+    ) -> None:
         reports.append(
             RecallReport(
                 model=encoder.spec.name,
@@ -123,44 +126,44 @@ def measure_recall(
             again = fused(encoded, stages, ways[name], decoder)
         ranks = ranks_both_ways(encoded.images, encoded.texts, encoded.owner, again)
         second = None if stages is None or again is None else (stages[0], again[0])
-        told(name, None, ranks, _misses(data, encoded, ranks[0], second))
+        add_report(name, None, ranks, _misses(data, encoded, ranks[0], second))
     if through_index:
         began = time.monotonic()
         to_image, to_text, kind = ranks_through_index(data, encoded, encoder)
-        told(None, kind, (to_image, to_text))
+        add_report(None, kind, (to_image, to_text))
     return reports
 
 
 def _misses(
     data: CaptionSet, encoded: EncodedSet, ranks: Ranks, again: tuple[SecondStage, Floats] | None
 ) -> tuple[Miss, ...]:
-    """The worst text queries, worst first, and what they found."""
+    """The worst text queries, worst first, and their first hits."""
     texts = [text for many in data.captions for text in many]
     out = []
     for row in np.argsort(-ranks.first, kind="stable")[:WORST].tolist():
         if again is not None:
             stage, scores = again
-            found = int(stage.answers[row][int(np.argmax(scores[row]))])
+            top = int(stage.answers[row][int(np.argmax(scores[row]))])
         else:
-            found = int(np.argmax(encoded.images @ encoded.texts[row]))
+            top = int(np.argmax(encoded.images @ encoded.texts[row]))
         rank = int(ranks.first[row])
-        out.append(Miss(text=texts[row], rank=rank, right=int(encoded.owner[row]), found=found))
+        out.append(Miss(text=texts[row], rank=rank, right=int(encoded.owner[row]), top=top))
     return tuple(miss for miss in out if miss.rank > 1)
 
 
 def fused(
-    data: EncodedSet, stages: tuple[SecondStage, SecondStage], how: Fusion, decoder: CaptionDecoder
+    data: EncodedSet, stages: tuple[SecondStage, SecondStage], how: RerankFusion, decoder: CaptionDecoder
 ) -> tuple[Floats, Floats]:
     """Fused scores of each query's first answers, text to image and image to text, as `Reranker` gives them."""
     to_image, to_text = stages
     by_words = to_image.cosine + how.fitted.weight * (to_image.likely - to_image.prior)
     if how.name != WEIGHTED:
         by_words = by_words + corrections(data, to_image, how, decoder)
-    by_picture = to_text.cosine + how.fitted.text_weight * (to_text.likely - how.fitted.null_share * to_text.prior)
-    return by_words.astype(np.float32), by_picture.astype(np.float32)
+    by_image = to_text.cosine + how.fitted.text_weight * (to_text.likely - how.fitted.null_share * to_text.prior)
+    return by_words.astype(np.float32), by_image.astype(np.float32)
 
 
-def corrections(data: EncodedSet, stage: SecondStage, how: Fusion, decoder: CaptionDecoder) -> Floats:
+def corrections(data: EncodedSet, stage: SecondStage, how: RerankFusion, decoder: CaptionDecoder) -> Floats:
     """What a head adds to the weighted sum of each text with its first images, `(m, c)`."""
     out = np.empty(stage.cosine.shape, np.float32)
     tokens = data.tokens.float()

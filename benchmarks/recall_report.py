@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.datasets import CaptionSet
 from benchmarks.metrics import Ranks
 from benchmarks.recall import RecallReport
-from benchmarks.report import Markup, Section, drawn, new_figure, picture, table, write_page
+from benchmarks.report import Markup, Section, drawn, inline_image, new_figure, table, write_page
 
 _LONGEST = 100
 WAYS = (("text to image", "text_to_image"), ("image to text", "image_to_text"))
@@ -38,15 +38,15 @@ def label(report: RecallReport) -> str:
 def cells(ranks: Ranks) -> list[str]:
     """R@1, R@5, R@10 in percent with their intervals, median rank and mAP@10."""
     recall, sure = ranks.recall(), ranks.confidence()
-    found = [
+    recalls = [
         f"{100 * value:.1f} ({100 * sure[key][0]:.1f}–{100 * sure[key][1]:.1f})"
         for key, value in (("R@1", recall.r1), ("R@5", recall.r5), ("R@10", recall.r10))
     ]
-    return [*found, f"{recall.median_rank:.0f}", f"{recall.map_at_10:.3f}"]
+    return [*recalls, f"{recall.median_rank:.0f}", f"{recall.map_at_10:.3f}"]
 
 
 def _table(reports: Sequence[RecallReport]) -> str:
-    rows = [[label(one), name, *cells(getattr(one, key))] for one in reports for name, key in WAYS]
+    rows = [[label(report), name, *cells(getattr(report, key))] for report in reports for name, key in WAYS]
     return table(("model", "direction", "R@1", "R@5", "R@10", "median rank", "mAP@10"), rows)
 
 
@@ -69,10 +69,10 @@ def _curves(reports: Sequence[RecallReport]) -> str:
 
 
 def _misses(data: CaptionSet, report: RecallReport) -> str:
-    wanted = {number for miss in report.misses for number in (miss.right, miss.found)}
+    wanted = {number for miss in report.misses for number in (miss.right, miss.top)}
     shown: dict[int, Markup] = {}
-    for number, image in enumerate(data.pictures(224)):
+    for number, image in enumerate(data.images(224)):
         if number in wanted:
-            shown[number] = picture(image, data.paths[number].rsplit("/", 1)[-1])
-    rows = [[miss.text, miss.rank, shown[miss.right], shown[miss.found]] for miss in report.misses]
+            shown[number] = inline_image(image, data.paths[number].rsplit("/", 1)[-1])
+    rows = [[miss.text, miss.rank, shown[miss.right], shown[miss.top]] for miss in report.misses]
     return table(("text", "rank of its picture", "its picture", "found instead"), rows)

@@ -1,4 +1,4 @@
-"""Reports that people can look at: one self-contained HTML page with tables, plots and pictures, and how it was made."""
+"""Reports that people can look at: one self-contained HTML page with tables, plots and images, and how it was made."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def write_page(file: Path, title: str, command: str, sections: Sequence[Section]
         title="How this was measured",
         body=f"<p><code>{html.escape(command)}</code></p>" + table(("what", "value"), [*machine().items()]),
     )
-    parts = "\n".join(f"<h2>{html.escape(one.title)}</h2>\n{one.body}" for one in (*sections, about))
+    parts = "\n".join(f"<h2>{html.escape(section.title)}</h2>\n{section.body}" for section in (*sections, about))
     page = (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -101,10 +101,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         raw = isinstance(value, Markup)
         return f"<{tag}{' class=number' if number else ''}>{shown if raw else html.escape(shown)}</{tag}>"
 
-    top = "".join(cell("th", one) for one in head)
+    top = "".join(cell("th", value) for value in head)
     return (
         f"<table><tr>{top}</tr>"
-        + "".join(f"<tr>{''.join(cell('td', one) for one in row)}</tr>" for row in rows)
+        + "".join(f"<tr>{''.join(cell('td', value) for value in row)}</tr>" for row in rows)
         + "</table>"
     )
 
@@ -115,8 +115,8 @@ class Markup(str):
     __slots__ = ()
 
 
-def picture(image: Image, name: str) -> Markup:
-    """A small picture inside the page, named for those who cannot see it."""
+def inline_image(image: Image, name: str) -> Markup:
+    """A small image inside the page, named for those who cannot see it."""
     small = image.copy()
     small.thumbnail((320, 224))
     out = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Sample photos from scikit-image's package, with captions of our own, and a film of them: `python -m benchmarks.samples DIR`.
+"""Sample photos from scikit-image's package, with captions of our own, and a video of them: `python -m benchmarks.samples DIR`.
 
 No download: only pictures that are inside the installed package are copied.
 """
@@ -32,8 +32,8 @@ PHOTOS = {
     "rocket.jpg": "a rocket standing on its launch pad at night",
     "text.png": None,
 }
-# The shots of the sample film, in order.
-_FILM = ("rocket.jpg", "chelsea.png", "coffee.png", "astronaut.png", "moon.png", "horse.png")
+# The shots of the sample video, in order.
+_VIDEO = ("rocket.jpg", "chelsea.png", "coffee.png", "astronaut.png", "moon.png", "horse.png")
 
 
 def copy_samples(folder: Path) -> int:
@@ -55,16 +55,16 @@ def copy_samples(folder: Path) -> int:
     return count
 
 
-def write_film(folder: Path) -> None:
-    """A film of some of the photos in `folder`, three seconds each, with what is seen as subtitles beside it."""
+def write_sample_video(folder: Path) -> None:
+    """A video of some of the photos in `folder`, three seconds each, with what is seen as subtitles beside it."""
     from PIL import Image
 
-    from benchmarks.clips import ClipFormat, Shot, write_clip
+    from benchmarks.synthetic_videos import Shot, VideoFormat, write_video
 
-    names = [name for name in _FILM if (folder / name).is_file()]
-    shots = [Shot(picture=Image.open(folder / name).convert("RGB"), seconds=3, drift=0.2) for name in names]
-    how = ClipFormat(width=640, height=480, rate=25, options={"preset": "veryfast", "crf": "20"})
-    edges = write_clip(folder / "film.mp4", shots, how)
+    names = [name for name in _VIDEO if (folder / name).is_file()]
+    shots = [Shot(image=Image.open(folder / name).convert("RGB"), seconds=3, drift=0.2) for name in names]
+    how = VideoFormat(width=640, height=480, rate=25, options={"preset": "veryfast", "crf": "20"})
+    edges = write_video(folder / "film.mp4", shots, how)
     cues = [
         f"{number}\n{_stamp(start + 0.2)} --> {_stamp(end - 0.2)}\nHere is {PHOTOS[name]}.\n"
         for number, (name, start, end) in enumerate(zip(names, edges, edges[1:], strict=False), 1)
@@ -79,14 +79,14 @@ def _stamp(seconds: float) -> str:
 
 
 def main() -> int:
-    """Copy the photos to the folder that was named, and write the film."""
+    """Copy the photos to the folder that was named, and write the video."""
     if len(sys.argv) != 2:
         print("usage: python -m benchmarks.samples DIR", file=sys.stderr)
         return 2
     folder = Path(sys.argv[1])
     try:
         count = copy_samples(folder)
-        write_film(folder)
+        write_sample_video(folder)
     except ImportError:
         print("error: the sample photos come with scikit-image: pip install 'mmsearch[demo]'", file=sys.stderr)
         return 1

@@ -1,8 +1,8 @@
-"""Moment recall: captioned pictures become shots of videos, and pictures and words must find them again.
+"""Moment recall: captioned images become shots of videos, which images and words must find again.
 
 Everything goes the way that a user's videos go: files on disk, sampled, merged to moments, indexed, searched. A moment is
 right when it overlaps its shot by an intersection over union of 0.5 or more, as in temporal grounding (Gao et al., *TALL*,
-2017). The same pictures as photos in an index of their own say what words could find at best.
+2017). The same images in an index of their own show the best that words can do.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL.Image import Image
 
-from benchmarks.clips import ClipFormat, Shot, write_clip
 from benchmarks.datasets import CaptionSet
 from benchmarks.metrics import Ranks
+from benchmarks.synthetic_videos import Shot, VideoFormat, write_video
 from indexer.build import BuildConfig, IndexBuild
-from retrieval.crossmodal.moments import Fusion
+from retrieval.crossmodal.moments import MomentFusion
 from retrieval.engine import Engine
 from retrieval.models.encoder import Encoder
 from retrieval.types import Item, Query
@@ -29,15 +29,15 @@ SHOTS_A_VIDEO = 20
 OVERLAP = 0.5
 _SIDE = 360
 _DEPTH = 10
-_FORMAT = ClipFormat(width=480, height=360, rate=25, options={"preset": "veryfast", "crf": "23"})
+_FORMAT = VideoFormat(width=480, height=360, rate=25, options={"preset": "veryfast", "crf": "23"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShotReport:
-    """Ranks of the right moment for pictures and for words; `text_to_photo` are those of the same words among photos."""
+    """Ranks of the right moment for images and for words; `text_to_photo` are those of the same words among the images."""
 
     model: str
-    fusion: Fusion
+    fusion: MomentFusion
     shots: int
     moments: int
     image_to_moment: Ranks
@@ -61,43 +61,45 @@ class ShotReport:
 def measure_shots(
     data: CaptionSet,
     encoder: Encoder,
-    fusion: Fusion = "mean",
+    fusion: MomentFusion = "mean",
     seconds: float = 3.0,
-    tell: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> ShotReport:
-    """Write the videos and photos of a set to a scratch folder, index both, and look for each picture and first caption.
+    """Write the videos and images of a set to a scratch folder, index both, and look for each image and first caption.
 
-    Raises `MmsearchError` for a picture that cannot be decoded.
+    Raises `MmsearchError` for an image that cannot be decoded.
     """
     began = time.monotonic()
-    pictures = list(data.pictures(_SIDE))
+    images = list(data.images(_SIDE))
     with tempfile.TemporaryDirectory(prefix="mmsearch-shots-") as scratch:
         root = Path(scratch)
-        tell("writing the videos")
-        spans = list(_write_videos(root / "videos", pictures, seconds))
-        for number, picture in enumerate(pictures):
-            _photo(root, number).parent.mkdir(exist_ok=True)
-            picture.save(_photo(root, number), quality=95)
-        tell("indexing them")
+        on_progress("writing the videos")
+        spans = list(_write_videos(root / "videos", images, seconds))
+        for number, image in enumerate(images):
+            _image_file(root, number).parent.mkdir(exist_ok=True)
+            image.save(_image_file(root, number), quality=95)
+        on_progress("indexing them")
         for name in ("videos", "photos"):
             for _ in IndexBuild([root / name], root / name / ".mmsearch", encoder, BuildConfig(moment_fusion=fusion)):
                 pass
-        tell("searching")
+        on_progress("searching")
         words = [captions[0] if captions else None for captions in data.captions]
         with Engine.open(root / "videos") as engine:
             moments = int(str(engine.status()["moments"]))
-            by_picture = [_rank(engine, Query(images=(picture,)), spans[n]) for n, picture in enumerate(pictures)]
+            by_image = [_rank(engine, Query(images=(image,)), spans[n]) for n, image in enumerate(images)]
             by_words = [_rank(engine, Query(text=text), spans[n]) for n, text in enumerate(words) if text is not None]
         with Engine.open(root / "photos") as engine:
-            photos = [_photo_rank(engine, text, _photo(root, n)) for n, text in enumerate(words) if text is not None]
+            image_ranks = [
+                _image_rank(engine, text, _image_file(root, n)) for n, text in enumerate(words) if text is not None
+            ]
     return ShotReport(
         model=encoder.spec.name,
         fusion=fusion,
-        shots=len(pictures),
+        shots=len(images),
         moments=moments,
-        image_to_moment=_ranks(by_picture),
+        image_to_moment=_ranks(by_image),
         text_to_moment=_ranks(by_words),
-        text_to_photo=_ranks(photos),
+        text_to_photo=_ranks(image_ranks),
         seconds=time.monotonic() - began,
     )
 
@@ -110,20 +112,20 @@ def overlap(item: Item, start: float, end: float) -> float:
     return max(0.0, both) / max(1e-9, max(item.end, end) - min(item.start, start))
 
 
-def _write_videos(folder: Path, pictures: list[Image], seconds: float) -> Iterator[tuple[str, float, float]]:
-    """Films of some shots each; gives the film, start and end of each picture's shot."""
+def _write_videos(folder: Path, images: list[Image], seconds: float) -> Iterator[tuple[str, float, float]]:
+    """Videos of some shots each; gives the video, start and end of each image's shot."""
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for first in range(0, len(pictures), SHOTS_A_VIDEO):
-        part = pictures[first : first + SHOTS_A_VIDEO]
-        shots = [Shot(picture=one, seconds=float(rng.uniform(0.5, 1.5)) * seconds) for one in part]
+    for first in range(0, len(images), SHOTS_A_VIDEO):
+        part = images[first : first + SHOTS_A_VIDEO]
+        shots = [Shot(image=image, seconds=float(rng.uniform(0.5, 1.5)) * seconds) for image in part]
         file = folder / f"{first:05d}.mp4"
-        edges = write_clip(file, shots, _FORMAT)
+        edges = write_video(file, shots, _FORMAT)
         for number in range(len(part)):
             yield str(file), edges[number], edges[number + 1]
 
 
-def _photo(root: Path, number: int) -> Path:
+def _image_file(root: Path, number: int) -> Path:
     return root / "photos" / f"{number:05d}.jpg"
 
 
@@ -135,11 +137,11 @@ def _rank(engine: Engine, query: Query, span: tuple[str, float, float]) -> int:
     return next(right, _DEPTH + 1)
 
 
-def _photo_rank(engine: Engine, text: str, photo: Path) -> int:
+def _image_rank(engine: Engine, text: str, file: Path) -> int:
     hits = engine.search(Query(text=text, kind="image", k=_DEPTH))
-    return next((hit.rank for hit in hits if hit.item.path == str(photo)), _DEPTH + 1)
+    return next((hit.rank for hit in hits if hit.item.path == str(file)), _DEPTH + 1)
 
 
 def _ranks(first: list[int]) -> Ranks:
-    found = np.array(first, np.int64)
-    return Ranks(first=found, precision=np.where(found <= _DEPTH, 1 / found, 0.0))
+    ranks = np.array(first, np.int64)
+    return Ranks(first=ranks, precision=np.where(ranks <= _DEPTH, 1 / ranks, 0.0))

@@ -95,16 +95,16 @@ def write_photos(folder: Path, count: int, width: int, height: int) -> None:
 
     source = folder.with_name(folder.name + "-samples")
     copy_samples(source)
-    pictures = [Image.open(file).convert("RGB") for file in sorted(source.glob("*")) if file.suffix != ".csv"]
-    pictures = [picture for picture in pictures if min(picture.size) >= 256]
+    images = [Image.open(file).convert("RGB") for file in sorted(source.glob("*")) if file.suffix != ".csv"]
+    images = [image for image in images if min(image.size) >= 256]
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for number in range(count):
-        picture = pictures[number % len(pictures)]
+        image = images[number % len(images)]
         share = rng.uniform(0.6, 1.0)
-        across, down = int(picture.width * share), int(picture.height * share)
-        left, top = int(rng.integers(0, picture.width - across + 1)), int(rng.integers(0, picture.height - down + 1))
-        cut = picture.crop((left, top, left + across, top + down)).resize((width, height), Image.Resampling.BICUBIC)
+        across, down = int(image.width * share), int(image.height * share)
+        left, top = int(rng.integers(0, image.width - across + 1)), int(rng.integers(0, image.height - down + 1))
+        cut = image.crop((left, top, left + across, top + down)).resize((width, height), Image.Resampling.BICUBIC)
         noise = rng.normal(0, 4, (height, width, 1)).astype(np.float32)
         pixels = np.clip(np.asarray(cut, np.float32) + noise, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:05d}.jpg", quality=90)
@@ -146,7 +146,7 @@ def measure_index(folder: Path, model: str, rounds: int) -> dict[str, object]:
         "running": encoder.running_on,
         "bare_images_per_second": spread(bare),
         "index_images_per_second": spread(whole),
-        "share": spread([one / other for one, other in zip(whole, bare, strict=True)]),
+        "share": spread([rate / other for rate, other in zip(whole, bare, strict=True)]),
         "peak_gb": round(peak, 3),
     }
 

@@ -1,4 +1,4 @@
-"""Where the time of indexing and searching goes, stage by stage, on the user's own pictures: what `bench speed` tells."""
+"""Where the time of indexing and searching goes, stage by stage, on the user's own images: what `bench speed` reports."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def measure_speed(
     encoder: Encoder,
     rounds: int = 3,
     limit: int = 512,
-    tell: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> SpeedReport:
-    """Measure on at most `limit` pictures of a folder, or on made-up ones. Raises `QueryError` where there are none."""
+    """Measure on at most `limit` images of a folder, or on made-up ones. Raises `QueryError` where there are none."""
     ensure_text_tower(encoder.spec.name, encoder.spec.weights_sha256)
     with tempfile.TemporaryDirectory(prefix="mmsearch-speed-") as scratch:
         root = Path(scratch)
         folder = images if images is not None else _made_up(root / "pictures", min(limit, 256))
         paths = [
-            found.path for found in walk(roots_of([folder])) if isinstance(found, Source) and found.kind == "image"
+            entry.path for entry in walk(roots_of([folder])) if isinstance(entry, Source) and entry.kind == "image"
         ]
         paths = paths[:limit]
         if not paths:
@@ -81,7 +81,7 @@ def measure_speed(
         bare: list[float] = []
         whole: list[float] = []
         for number in range(rounds):
-            tell(f"round {number + 1} of {rounds}")
+            on_progress(f"round {number + 1} of {rounds}")
             for name, value in _stages(paths, encoder, root / f"written{number}").items():
                 stages.setdefault(name, []).append(value)
             bare.append(_bare(encoder, len(paths)))
@@ -91,7 +91,7 @@ def measure_speed(
             if build.report is None:
                 raise AssertionError("a build that ended has a report")
             whole.append(build.report.images_per_second)
-        tell("queries")
+        on_progress("queries")
         cold = [_cold(root / "index0", WORDS[n % len(WORDS)]) for n in range(rounds + 1)][1:]
         warm = _warm(root / "index0")
     return SpeedReport(
@@ -101,7 +101,7 @@ def measure_speed(
         stages={name: spread(values) for name, values in stages.items()},
         bare=spread(bare),
         end_to_end=spread(whole),
-        share=spread([one / other for one, other in zip(whole, bare, strict=True)]),
+        share=spread([rate / other for rate, other in zip(whole, bare, strict=True)]),
         cold_query_ms=spread(cold),
         warm_query_ms=spread(warm),
         peak_gb=round(
@@ -140,15 +140,15 @@ def _stages(paths: list[str], encoder: Encoder, written: Path) -> dict[str, floa
         return len(data)
 
     def decode() -> int:
-        for one in data:
+        for content in data:
             try:
-                rgb.append(decode_image(one, encoder.spec.image_size).rgb)
+                rgb.append(decode_image(content, encoder.spec.image_size).rgb)
             except MediaError:
                 continue
         return len(data)
 
     def preprocess() -> int:
-        pixels.extend(encoder.preprocess(one) for one in rgb)
+        pixels.extend(encoder.preprocess(image) for image in rgb)
         return len(rgb)
 
     rows: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = []
@@ -212,13 +212,13 @@ def _cold(index: Path, words: str) -> float:
 
 
 def _warm(index: Path) -> list[float]:
-    found = []
+    milliseconds = []
     with Engine.open(index) as engine:
         for number in range(50):
             began = time.perf_counter()
             engine.search(Query(text=WORDS[number % len(WORDS)]))
-            found.append(1000 * (time.perf_counter() - began))
-    return found[5:]
+            milliseconds.append(1000 * (time.perf_counter() - began))
+    return milliseconds[5:]
 
 
 def _made_up(folder: Path, count: int) -> Path:

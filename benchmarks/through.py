@@ -1,7 +1,7 @@
 """Recall through a real index: the same queries by the way that a user's go, and what that costs against exact scores.
 
 The set's embeddings become an index on disk (half-precision rows, Faiss files, an inverted file where there are enough), and
-every query is a search: texts through the exported text tower, pictures by what the index holds of them.
+every query is a search: texts through the exported text tower, images by their embeddings in the index.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def ranks_through_index(data: CaptionSet, encoded: EncodedSet, encoder: Encoder)
     """Ranks text to image and image to text, those beyond the first `DEPTH` as `DEPTH + 1`, and the index's type."""
     ensure_text_tower(encoder.spec.name, encoder.spec.weights_sha256)
     texts = [text for many in data.captions for text in many]
-    own = [np.flatnonzero(encoded.owner == n) for n in range(len(encoded.images))]
+    texts_of = [np.flatnonzero(encoded.owner == n) for n in range(len(encoded.images))]
     with tempfile.TemporaryDirectory(prefix="mmsearch-bench-") as scratch:
         folder = Path(scratch) / "index"
         with IndexWriter(folder, encoder.spec) as writer:
@@ -49,7 +49,7 @@ def ranks_through_index(data: CaptionSet, encoded: EncodedSet, encoder: Encoder)
             for number, text in enumerate(texts):
                 hits = engine.search(Query(text=text, kind="image", k=DEPTH))
                 to_image.append(_ranks([hit.item.size for hit in hits], [int(encoded.owner[number])]))
-            for number, mine in enumerate(own):
+            for number, mine in enumerate(texts_of):
                 if len(mine):
                     hits = engine.search(Query(like=(f"image{number}",), kind="text", k=DEPTH))
                     to_text.append(_ranks([hit.item.size for hit in hits], mine.tolist()))
@@ -57,21 +57,22 @@ def ranks_through_index(data: CaptionSet, encoded: EncodedSet, encoder: Encoder)
 
 
 def _item(kind: Kind, number: int, text: str | None) -> Item:
-    """A row whose `size` is its number, so that a hit can be told without a table."""
+    """A row whose `size` is its number, which identifies a hit."""
     return Item(
         id=f"{kind}{number}", path=f"/{kind}/{number}", source=f"/{kind}/{number}", kind=kind, text=text, size=number
     )
 
 
-def _ranks(found: list[int], right: list[int]) -> tuple[int, float]:
+def _ranks(answers: list[int], right: list[int]) -> tuple[int, float]:
     """The first right rank and the average precision over the first ten."""
-    places = np.flatnonzero(np.isin(found, right)) + 1
+    places = np.flatnonzero(np.isin(answers, right)) + 1
     early = places[places <= 10]
     precision = float(np.sum(np.arange(1, len(early) + 1) / early)) / min(10, len(right))
     return (int(places[0]) if len(places) else DEPTH + 1), precision
 
 
-def _joined(found: list[tuple[int, float]]) -> Ranks:
+def _joined(ranks: list[tuple[int, float]]) -> Ranks:
     return Ranks(
-        first=np.array([one for one, _ in found], np.int64), precision=np.array([one for _, one in found], np.float64)
+        first=np.array([value for value, _ in ranks], np.int64),
+        precision=np.array([value for _, value in ranks], np.float64),
     )

@@ -1,4 +1,4 @@
-"""What videos cost: sampling against plain decoding, and the memory of a long film. `python -m benchmarks.video --help`."""
+"""What videos cost: sampling against plain decoding, and the memory of a long video. `python -m benchmarks.video --help`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import av
 
-from benchmarks.clips import ClipFormat, Shot, write_clip
 from benchmarks.samples import copy_samples
 from benchmarks.speed import ROOT, command, report, spread
+from benchmarks.synthetic_videos import Shot, VideoFormat, write_video
 from media.video import Ending, Frame, SampleConfig, VideoDecoder
 
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     memory.add_argument("--model", default="mini")
     given = parser.parse_args(arguments)
     if given.what == "make":
-        write_film(given.file, given.seconds, given.bitrate)
+        write_camera_video(given.file, given.seconds, given.bitrate)
     elif given.what == "loop":
         write_loop(given.file, given.target, given.hours)
     elif given.what == "sample":
@@ -48,39 +48,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def write_film(file: Path, seconds: int, bitrate: str) -> None:
-    """A film as a camera makes it: 1080p at 30 frames a second, at a bit rate that the grain uses up."""
+def write_camera_video(file: Path, seconds: int, bitrate: str) -> None:
+    """A video as a camera makes it: 1080p at 30 frames a second, at a bit rate that the grain uses up."""
     import tempfile
 
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as scratch:
         copy_samples(Path(scratch))
-        pictures = [Image.open(one).convert("RGB") for one in sorted(Path(scratch).glob("*")) if one.suffix != ".csv"]
-    shots = [Shot(picture=pictures[n % len(pictures)], seconds=5, drift=0.3) for n in range(seconds // 5)]
+        images = [Image.open(path).convert("RGB") for path in sorted(Path(scratch).glob("*")) if path.suffix != ".csv"]
+    shots = [Shot(image=images[n % len(images)], seconds=5, drift=0.3) for n in range(seconds // 5)]
     options = {"preset": "veryfast", "b": bitrate, "maxrate": bitrate, "bufsize": bitrate}
-    write_clip(file, shots, ClipFormat(width=1920, height=1080, rate=30, options=options, grain=6))
+    write_video(file, shots, VideoFormat(width=1920, height=1080, rate=30, options=options, grain=6))
 
 
 def write_loop(file: Path, target: Path, hours: float) -> None:
-    """The packets of a film again and again, with times that go on."""
+    """The packets of a video again and again, with times that go on."""
     with av.open(os.fspath(target), "w") as out:
         stream, offset, seconds = None, 0, 0.0
         while seconds < 3600 * hours:
             with av.open(os.fspath(file)) as source:
-                one = source.streams.video[0]
-                if one.time_base is None or not one.duration:
+                video = source.streams.video[0]
+                if video.time_base is None or not video.duration:
                     raise ValueError("the film does not say how long it is")
                 if stream is None:
-                    stream = out.add_stream_from_template(one)
-                for packet in source.demux(one):
+                    stream = out.add_stream_from_template(video)
+                for packet in source.demux(video):
                     if packet.dts is None:
                         continue
                     packet.pts, packet.dts = (packet.pts or 0) + offset, packet.dts + offset
                     packet.stream = stream
                     out.mux(packet)
-                offset += one.duration
-                seconds = float(offset * one.time_base)
+                offset += video.duration
+                seconds = float(offset * video.time_base)
 
 
 def measure_sampling(file: Path, rounds: int) -> dict[str, object]:
@@ -91,9 +91,9 @@ def measure_sampling(file: Path, rounds: int) -> dict[str, object]:
     for _ in range(rounds):
         began = time.perf_counter()
         with VideoDecoder() as decoder:
-            found = list(decoder.sample(os.fspath(file), SampleConfig()))
-        ending = next(one for one in found if isinstance(one, Ending))
-        frames = sum(isinstance(one, Frame) for one in found)
+            events = list(decoder.sample(os.fspath(file), SampleConfig()))
+        ending = next(event for event in events if isinstance(event, Ending))
+        frames = sum(isinstance(event, Frame) for event in events)
         ours.append(ending.duration / (time.perf_counter() - began))
         began = time.perf_counter()
         with av.open(os.fspath(file)) as opened:
@@ -106,7 +106,7 @@ def measure_sampling(file: Path, rounds: int) -> dict[str, object]:
         "frames_decoded_plainly": decoded,
         "sampling_times_real_time": spread(ours),
         "plain_times_real_time": spread(plain),
-        "ratio": spread([one / other for one, other in zip(ours, plain, strict=True)]),
+        "ratio": spread([our / other for our, other in zip(ours, plain, strict=True)]),
     }
 
 
@@ -123,9 +123,9 @@ def measure_memory(folder: Path, model: str) -> dict[str, object]:
     )
     peaks = {"index": 0, "decoder": 0, "together": 0}
     while process.poll() is None:
-        own, child = _resident(process.pid), sum(_resident(one) for one in _children(process.pid))
-        peaks["index"], peaks["decoder"] = max(peaks["index"], own), max(peaks["decoder"], child)
-        peaks["together"] = max(peaks["together"], own + child)
+        parent, child = _resident(process.pid), sum(_resident(pid) for pid in _children(process.pid))
+        peaks["index"], peaks["decoder"] = max(peaks["index"], parent), max(peaks["decoder"], child)
+        peaks["together"] = max(peaks["together"], parent + child)
         time.sleep(0.1)
     if process.returncode:
         raise ValueError(f"mmsearch index ended with {process.returncode}")
@@ -137,13 +137,13 @@ def measure_memory(folder: Path, model: str) -> dict[str, object]:
 
 def _children(pid: int) -> list[int]:
     """Processes that any thread of this one started."""
-    found: list[int] = []
+    pids: list[int] = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
-            found += [int(one) for one in file.read_text().split()]
+            pids += [int(pid) for pid in file.read_text().split()]
         except OSError:
             continue
-    return found
+    return pids
 
 
 def _resident(pid: int) -> int:

@@ -1,7 +1,7 @@
 """Warm searches of made-up rows by how many of them a filter lets pass: `python -m benchmarks.warm --help`.
 
 Times are of `VectorIndex.search`, exact scores included, one query at a time; the first search of a selection, which makes its
-bitmap or copies its rows, is told apart. Recall is against an exact scan of the selected rows.
+bitmap or copies its rows, is given separately. Recall is against an exact scan of the selected rows.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def measure(folder: Path, share: float, k: int) -> dict[str, object]:
         scores, _, _ = index.search(query, k, selection)
         seconds.append(time.perf_counter() - began)
         answers.append(scores)
-    least = least_scores(folder, queries[:_JUDGED], selection, k)
-    hits = [np.count_nonzero(found >= least[number] - 1e-6) for number, found in enumerate(answers[:_JUDGED])]
+    kth_scores = exact_kth_scores(folder, queries[:_JUDGED], selection, k)
+    hits = [np.count_nonzero(scores >= kth_scores[number] - 1e-6) for number, scores in enumerate(answers[:_JUDGED])]
     return {
         "rows": sum(entry.rows for entry in state.shards),
         "vectors": "+".join(sorted({entry.type for entry in state.vectors})),
@@ -111,7 +111,7 @@ def measure(folder: Path, share: float, k: int) -> dict[str, object]:
     }
 
 
-def least_scores(folder: Path, queries: NDArray[np.float32], selection: Selection, k: int) -> NDArray[np.float32]:
+def exact_kth_scores(folder: Path, queries: NDArray[np.float32], selection: Selection, k: int) -> NDArray[np.float32]:
     """The score of the exact k-th row of each query, `(q,)`, by looking at every selected row."""
     state = read_manifest(folder)
     reader = ShardReader(folder, state)

@@ -41,10 +41,10 @@ def failures_command(index: IndexOption = None, as_json: JsonOption = False) -> 
     with Engine.open(index) as engine:
         failures = engine.failures()
     if as_json:
-        write_lines({"path": one.path, "stage": one.stage, "reason": one.reason} for one in failures)
+        write_lines({"path": failure.path, "stage": failure.stage, "reason": failure.reason} for failure in failures)
         return
-    for one in failures:
-        print(f"{shown(one.path)}: {one.stage}: {shown(one.reason)}")
+    for failure in failures:
+        print(f"{shown(failure.path)}: {failure.stage}: {shown(failure.reason)}")
     if not failures:
         print("no failures")
 

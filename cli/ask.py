@@ -17,8 +17,8 @@ def ask_command(
     min_relevance: Annotated[
         float, typer.Option(min=0, max=1, help="How likely an image must be relevant to serve as evidence.")
     ] = 0.5,
-    reader: Annotated[
-        str, typer.Option(help="The model that reads and describes; auto: the index's own, if it can.")
+    captioner: Annotated[
+        str, typer.Option("--reader", help="The model that reads and describes; auto: the index's own, if it can.")
     ] = "auto",
     candidates: Annotated[int, typer.Option(min=1, help="How many images are read.")] = 50,
     answerer: Annotated[
@@ -39,11 +39,13 @@ def ask_command(
         quiet_native_stderr(),
         Engine.open(index, device=device) as engine,
     ):
-        if reader == "auto":
-            reader, notice = engine.reader_name()
+        if captioner == "auto":
+            captioner, notice = engine.captioner_name()
             if notice:
                 note(notice)
-        described = engine.evidence(question, k, min_relevance=min_relevance, candidates=candidates, reader=reader)
+        described = engine.evidence(
+            question, k, min_relevance=min_relevance, candidates=candidates, captioner=captioner
+        )
     evidence = [
         Evidence(path=hit.item.path, start=hit.item.start, end=hit.item.end, caption=caption.text, score=hit.score)
         for hit, caption in described

@@ -98,8 +98,8 @@ def compare_command(
     if len(old) != len(new):
         note(f"{before} holds {len(old)} measurement(s), {after} {len(new)}: they are compared in order")
     rows = []
-    for one, other in zip(old, new, strict=False):
-        for change in compare(one, other):
+    for first, second in zip(old, new, strict=False):
+        for change in compare(first, second):
             if as_json:
                 print_json(vars(change))
                 continue
@@ -140,31 +140,33 @@ def _measure(
     from retrieval.models.encoder import Encoder
     from retrieval.models.weights import cache_dir, resolve
 
-    found = resolve(name)
-    if found.notice:
-        note(found.notice)
+    files = resolve(name)
+    if files.notice:
+        note(files.notice)
     with quiet_native_stderr() as stream, progress_bar(stream) as bar:
-        task = bar.add_task("encoding", total=len(data.paths), rate="", file=found.name)
+        task = bar.add_task("encoding", total=len(data.paths), rate="", file=files.name)
 
-        def tell(done: int) -> None:
+        def on_progress(done: int) -> None:
             bar.update(task, completed=done, description="ranking" if done == len(data.paths) else "encoding")
 
-        encoder = Encoder.load(found, device, precision)
-        return measure_recall(data, found, encoder, wanted, cache_dir() / "features", tell, through_index=through_index)
+        encoder = Encoder.load(files, device, precision)
+        return measure_recall(
+            data, files, encoder, wanted, cache_dir() / "features", on_progress, through_index=through_index
+        )
 
 
 def _shots(data: CaptionSet, models: list[str], device: str, precision: str, as_json: bool) -> None:
     from benchmarks.shots import measure_shots
-    from retrieval.crossmodal.moments import FUSIONS
+    from retrieval.crossmodal.moments import MOMENT_FUSIONS
     from retrieval.models.encoder import Encoder
     from retrieval.models.weights import resolve
 
     reports: list[ShotReport] = []
     for name in models:
-        found = resolve(name)
-        encoder = Encoder.load(found, device, precision)
-        for fusion in FUSIONS:
-            with busy(f"{found.name}, {fusion} of a moment's frames"):
+        files = resolve(name)
+        encoder = Encoder.load(files, device, precision)
+        for fusion in MOMENT_FUSIONS:
+            with busy(f"{files.name}, {fusion} of a moment's frames"):
                 reports.append(measure_shots(data, encoder, fusion))
     if as_json:
         for report in reports:

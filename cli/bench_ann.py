@@ -50,9 +50,9 @@ def ann_command(
     if apply and rows is not None:
         raise QueryError("--apply needs an index, not made-up rows")
     folder = find_index(index, os.environ, Path.cwd()) if rows is None else None
-    with interruptible(), busy("measuring") as said:
+    with interruptible(), busy("measuring") as show:
         work = of_index(folder) if folder is not None else synthetic(rows or 0, dim)
-        points = measure_ann(work, k, said)
+        points = measure_ann(work, k, show)
     chosen = choose(points, target)
     if html is not None:
         _page(html, work.name, points, k, chosen)

@@ -33,15 +33,15 @@ def speed_command(
     from retrieval.models.encoder import Encoder
     from retrieval.models.weights import resolve
 
-    found = resolve(model)
-    if found.notice:
-        note(found.notice)
-    with interruptible(), busy("loading the model") as said, quiet_native_stderr():
-        encoder = Encoder.load(found, device, precision)
-        report = stages.measure_speed(images, encoder, rounds, limit, said)
+    files = resolve(model)
+    if files.notice:
+        note(files.notice)
+    with interruptible(), busy("loading the model") as show, quiet_native_stderr():
+        encoder = Encoder.load(files, device, precision)
+        report = stages.measure_speed(images, encoder, rounds, limit, show)
         if profile is not None and images is not None:
-            said("recording a profile")
-            stages.profile(images, found.name, profile)
+            show("recording a profile")
+            stages.profile(images, files.name, profile)
     if profile is not None:
         note(f"wrote {profile}")
     if html is not None:

@@ -81,11 +81,11 @@ def load_captioner(name: str, device: str, precision: str) -> Encoder:
     from retrieval.models.encoder import Encoder
     from retrieval.models.weights import resolve
 
-    found = resolve(name, CAPTIONER)
-    if found.notice:
-        note(found.notice)
+    files = resolve(name, CAPTIONER)
+    if files.notice:
+        note(files.notice)
     with busy("loading the model"):
-        return Encoder.load(found, device, precision)
+        return Encoder.load(files, device, precision)
 
 
 def _captions(
@@ -98,17 +98,17 @@ def _captions(
     from media.containers import read_bytes
     from media.image import decode_image
     from media.reader import moves
-    from retrieval.crossmodal.watched import watch
+    from retrieval.crossmodal.viewing import view_video
 
     def describe(part: list[str]) -> Iterator[tuple[str, Described | MediaError]]:
-        pictures: list[Image] = []
+        rgb_images: list[Image] = []
         errors: dict[str, MediaError] = {}
         for file in part:
             try:
-                pictures.append(decode_image(read_bytes(file), encoder.spec.image_size).rgb)
+                rgb_images.append(decode_image(read_bytes(file), encoder.spec.image_size).rgb)
             except MediaError as error:
                 errors[file] = error
-        captions = iter(decoder.describe(pictures, config))
+        captions = iter(decoder.describe(rgb_images, config))
         for file in part:
             yield file, errors[file] if file in errors else [(None, None, next(captions))]
 
@@ -123,14 +123,16 @@ def _captions(
         yield from describe(waiting)
         waiting = []
         try:
-            seen = watch(file, encoder)
+            viewed = view_video(file, encoder)
         except MediaError as error:
             yield file, error
             continue
-        found: Described = []
-        for start in range(0, len(seen.moments), BATCH):
-            moments = seen.moments[start : start + BATCH]
-            captions = decoder.describe([seen.image(start + n) for n in range(len(moments))], config)
-            found += [(one.start, one.end, caption) for one, caption in zip(moments, captions, strict=True)]
-        yield file, found
+        described: Described = []
+        for start in range(0, len(viewed.moments), BATCH):
+            moments = viewed.moments[start : start + BATCH]
+            captions = decoder.describe([viewed.image(start + n) for n in range(len(moments))], config)
+            described += [
+                (moment.start, moment.end, caption) for moment, caption in zip(moments, captions, strict=True)
+            ]
+        yield file, described
     yield from describe(waiting)

@@ -9,7 +9,7 @@ import typer
 
 from cli.terminal import busy, note, print_json, quiet_native_stderr, shown
 from retrieval.errors import MediaError, MmsearchError, QueryError
-from retrieval.models.catalog import READER
+from retrieval.models.catalog import RERANKER
 
 
 def explain_command(
@@ -30,9 +30,9 @@ def explain_command(
     from retrieval.models.weights import resolve
 
     file = output or Path(f"{Path(image).stem}-explained.png")
-    found = resolve(model, READER)
-    if found.notice:
-        note(found.notice)
+    files = resolve(model, RERANKER)
+    if files.notice:
+        note(files.notice)
     with quiet_native_stderr():
         try:
             rgb = decode_image(read_bytes(image), 512).rgb
@@ -40,7 +40,7 @@ def explain_command(
             raise QueryError(f"{shown(image)}: {error.reason}") from error
     # Gradients need float32, and one picture costs little.
     with busy("reading the picture"):
-        loaded = load_model(found, device, "fp32")
+        loaded = load_model(files, device, "fp32")
         done = explain(loaded, rgb, text)
     try:
         draw(rgb, done, loaded.spec.resize_mode).save(file, "PNG")

@@ -61,9 +61,9 @@ def index_command(
         from indexer.build import BuildConfig, IndexBuild
         from indexer.roots import roots_of
         from indexer.run import index_folder, open_encoder
-        from retrieval.crossmodal.moments import FUSIONS
+        from retrieval.crossmodal.moments import MOMENT_FUSIONS
 
-        fusion = next((one for one in FUSIONS if one == moment_fusion), None)
+        fusion = next((choice for choice in MOMENT_FUSIONS if choice == moment_fusion), None)
         if fusion is None:
             raise typer.BadParameter(f"{moment_fusion!r} is not mean or attention", param_hint="--moment-fusion")
         roots = roots_of(paths)
@@ -114,7 +114,7 @@ def index_command(
             }
         )
     else:
-        _tell(report, encoder, folder, time.monotonic() - began)
+        _print_report(report, encoder, folder, time.monotonic() - began)
 
 
 def _run(build: IndexBuild) -> None:
@@ -132,7 +132,7 @@ def _run(build: IndexBuild) -> None:
             )
 
 
-def _tell(report: BuildReport, encoder: Encoder, folder: Path, seconds: float) -> None:
+def _print_report(report: BuildReport, encoder: Encoder, folder: Path, seconds: float) -> None:
     print(
         f"{report.indexed} indexed, {report.unchanged} unchanged, {report.removed} removed, {report.failed} failed; "
         f"{report.items} items searchable"

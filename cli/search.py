@@ -67,7 +67,7 @@ def search_command(
         raise typer.BadParameter("it needs --html FILE and words to explain", param_hint="--explain")
     wanted = Query(
         text=query,
-        images=_pictures(image or []),
+        images=_query_images(image or []),
         negatives=tuple(negative or ()),
         kind=_kind(kind),
         k=k,
@@ -84,7 +84,7 @@ def search_command(
         if html is not None:
             from cli.sheet import write_sheet
 
-            write_sheet(html, _title(wanted), hits, (engine.reader(reranker), query or "") if explain else None)
+            write_sheet(html, _title(wanted), hits, (engine.captioner(reranker), query or "") if explain else None)
             note(f"wrote {shown(str(html))}")
     if clip is not None:
         _cut(hits, clip)
@@ -111,7 +111,7 @@ def _reranked(engine: Engine, query: Query) -> tuple[Hit, ...]:
 
 
 def _cut(hits: Sequence[Hit], folder: Path) -> None:
-    from media.clips import cut
+    from media.cutting import cut
 
     for hit in hits:
         if hit.item.kind != "video":
@@ -131,19 +131,19 @@ def _kind(value: str | None) -> Kind | None:
     raise typer.BadParameter(f"{value!r} is not one of {', '.join(KINDS)}", param_hint="--kind")
 
 
-def _pictures(files: list[str]) -> tuple[Image | tuple[Image, ...], ...]:
+def _query_images(files: list[str]) -> tuple[Image | tuple[Image, ...], ...]:
     if not files:
         return ()
     from media.reader import query_media
 
-    found = []
+    images = []
     with quiet_native_stderr():
         for file in files:
             try:
-                found.append(query_media(file))
+                images.append(query_media(file))
             except MediaError as error:
                 raise QueryError(f"--image {shown(file)}: {error.reason}") from error
-    return tuple(found)
+    return tuple(images)
 
 
 def _title(query: Query) -> str:
@@ -176,7 +176,7 @@ def _show(hits: Sequence[Hit]) -> None:
         if item.start is not None and item.end is not None:
             label += f" {clock(item.start)}–{clock(item.end)}"
             if len(hit.moments) > 1:
-                rest = [f"{clock(one.item.start or 0)}–{clock(one.item.end or 0)}" for one in hit.moments[1:4]]
+                rest = [f"{clock(moment.item.start or 0)}–{clock(moment.item.end or 0)}" for moment in hit.moments[1:4]]
                 label += f"  also {', '.join(rest)}" + (" …" if len(hit.moments) > 4 else "")
         # Links only where a terminal shows them: in a pipe they would be noise around the path.
         path = Text(label, style=f"link {file_url(item.source)}" if sys.stdout.isatty() else "")
@@ -195,13 +195,13 @@ def _previews(hits: Sequence[Hit]) -> None:
         return
     from media.reader import ImageReader
 
-    reader = ImageReader(320)
+    images = ImageReader(320)
     with quiet_native_stderr():
         for hit in hits:
             if hit.item.kind == "text":
                 continue
             try:
-                codes = inline_image(reader.picture(hit.item.place))
+                codes = inline_image(images.image(hit.item.place))
             except MediaError:
                 continue
             if codes is None:

@@ -1,4 +1,4 @@
-"""A contact sheet: one HTML file with the hits' pictures inside it, readable anywhere and without a network."""
+"""A contact sheet: one HTML file with the hits' images inside it, readable anywhere and without a network."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ details img { height: auto; }
 
 
 def write_sheet(file: Path, title: str, hits: Sequence[Hit], why: tuple[LoadedModel, str] | None = None) -> None:
-    """Write the sheet; a picture that cannot be read is shown by its name. With `why`, a reader and words, each picture has
+    """Write the sheet; an image that cannot be read is shown by its name. With `why`, a model and words, each image has
     an explanation to open. Raises `MmsearchError` on a bad path."""
     from media.reader import ImageReader
 
-    reader = ImageReader(320)
+    images = ImageReader(320)
     with quiet_native_stderr():
-        cards = "\n".join(_card(hit, reader, why) for hit in hits)
+        cards = "\n".join(_card(hit, images, why) for hit in hits)
     try:
         file.write_text(page(html.escape(title), f"<ol>\n{cards}\n</ol>"), "utf-8", errors="backslashreplace")
     except OSError as error:
@@ -57,14 +57,14 @@ def page(title: str, body: str) -> str:
     )
 
 
-def _card(hit: Hit, reader: ImageReader, why: tuple[LoadedModel, str] | None) -> str:
+def _card(hit: Hit, images: ImageReader, why: tuple[LoadedModel, str] | None) -> str:
     item = hit.item
     name = html.escape(shown(item.path.rsplit("/", 1)[-1]))
     body = f"<blockquote>{html.escape(item.text)}</blockquote>" if item.text is not None else ""
     more = ""
     if item.text is None:
         try:
-            rgb = reader.picture(item.place)
+            rgb = images.image(item.place)
         except MediaError:
             pass
         else:
@@ -91,14 +91,14 @@ def _moment(item: Item, poster: str) -> str:
 def _explanation(rgb: Image, why: tuple[LoadedModel, str]) -> str:
     from retrieval.crossmodal.explain import draw, explain
 
-    reader, words = why
-    sheet = draw(rgb, explain(reader, rgb, words), reader.spec.resize_mode, width=160)
+    loaded, words = why
+    sheet = draw(rgb, explain(loaded, rgb, words), loaded.spec.resize_mode, width=160)
     alt = html.escape(f"which parts of the picture each word of {words} rests on")
     return f'<details><summary>why</summary><img alt="{alt}" src="{data_url(sheet, 1200)}"></details>'
 
 
 def data_url(rgb: Image, most: int) -> str:
-    """A picture as an address that holds it, its longer side at most `most` pixels."""
+    """An image as an address that holds it, its longer side at most `most` pixels."""
     small = rgb.copy()
     small.thumbnail((most, most))
     out = io.BytesIO()

@@ -13,7 +13,7 @@ from retrieval.errors import MediaError, MmsearchError, QueryError
 
 if TYPE_CHECKING:
     from retrieval.crossmodal.summary import Segment
-    from retrieval.crossmodal.watched import Watched
+    from retrieval.crossmodal.viewing import ViewedVideo
 
 
 def summarize_command(
@@ -29,7 +29,7 @@ def summarize_command(
     """Say in words what a video shows: its most representative moments, in order, and a paragraph that joins them."""
     from retrieval.crossmodal.decoder import CaptionDecoder
     from retrieval.crossmodal.summary import Segment, choose, paragraph
-    from retrieval.crossmodal.watched import watch
+    from retrieval.crossmodal.viewing import view_video
 
     with interruptible():
         encoder = load_captioner(model, device, precision)
@@ -37,33 +37,33 @@ def summarize_command(
         with quiet_native_stderr() as stream, progress_bar(stream) as bar:
             task = bar.add_task("watching", total=None, rate="", file=shown(video)[-48:])
             try:
-                seen = watch(
+                viewed = view_video(
                     video, encoder, fps, lambda time: bar.update(task, file=f"{shown(video)[-32:]} {clock(time)}")
                 )
             except MediaError as error:
                 raise QueryError(f"{shown(video)}: {error.reason}") from error
             bar.update(task, description="describing")
-            picked = choose(seen.embeddings, seen.seconds, length)
-            captions = decoder.describe([seen.image(number) for number in picked])
+            picked = choose(viewed.embeddings, viewed.seconds, length)
+            captions = decoder.describe([viewed.image(number) for number in picked])
         segments = [
             Segment(
-                start=seen.moments[number].start,
-                end=seen.moments[number].end,
+                start=viewed.moments[number].start,
+                end=viewed.moments[number].end,
                 caption=caption.text,
-                transcript=seen.transcript(number),
+                transcript=viewed.transcript(number),
             )
             for number, caption in zip(picked, captions, strict=True)
         ]
         text = paragraph(segments)
-        if seen.stopped is not None:
-            note(f"{shown(video)}: read up to {clock(seen.duration)}: {seen.stopped}")
+        if viewed.stopped is not None:
+            note(f"{shown(video)}: read up to {clock(viewed.duration)}: {viewed.stopped}")
         if html is not None:
-            _write(html, video, seen, picked, segments, text)
+            _write(html, video, viewed, picked, segments, text)
     if as_json:
         print_json(
             {
                 "path": video,
-                "duration": round(seen.duration, 3),
+                "duration": round(viewed.duration, 3),
                 "summary": text,
                 "segments": [vars(segment) for segment in segments],
             }
@@ -76,11 +76,11 @@ def summarize_command(
             print(f"    “{segment.transcript}”")
 
 
-def _write(html: Path, video: str, seen: Watched, picked: list[int], segments: list[Segment], text: str) -> None:
+def _write(html: Path, video: str, viewed: ViewedVideo, picked: list[int], segments: list[Segment], text: str) -> None:
     from cli.storyboard import storyboard
 
     try:
-        html.write_text(storyboard(video, seen, picked, segments, text), "utf-8", errors="backslashreplace")
+        html.write_text(storyboard(video, viewed, picked, segments, text), "utf-8", errors="backslashreplace")
     except OSError as error:
         raise MmsearchError(f"cannot write {html}: {error.strerror}") from error
     note(f"wrote {shown(str(html))}")

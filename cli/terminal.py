@@ -1,4 +1,4 @@
-"""What the commands share about terminals: streams, colours, links, pictures in the terminal, and progress bars."""
+"""What the commands share about terminals: streams, colours, links, images in the terminal, and progress bars."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def print_json(value: Mapping[str, object]) -> None:
     try:
         sys.stdout.write(text + "\n")
     except UnicodeEncodeError:
-        # A file name that is not valid UTF-8: escapes say it without loss.
+        # A file name that is not valid UTF-8: escapes keep it without loss.
         sys.stdout.write(json.dumps(value) + "\n")
 
 
@@ -56,7 +56,7 @@ def note(message: str) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Tell Ctrl-C as what it is for work that goes on where it stopped."""
+    """Turn Ctrl-C into one line, for work that continues where it stopped."""
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -71,7 +71,7 @@ def quiet_native_stderr() -> Iterator[TextIO]:
     """
     sys.stderr.flush()
     try:
-        kept = os.dup(2)
+        saved = os.dup(2)
     except OSError:
         yield sys.stderr
         return
@@ -79,15 +79,15 @@ def quiet_native_stderr() -> Iterator[TextIO]:
     os.dup2(nowhere, 2)
     os.close(nowhere)
     before = sys.stderr
-    stream = open(kept, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+    stream = open(saved, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
     sys.stderr = stream
     try:
         yield stream
     finally:
         stream.flush()
         sys.stderr = before
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def progress_bar(stream: TextIO) -> Progress:
@@ -124,7 +124,7 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[i
 
 @contextmanager
 def busy(message: str) -> Iterator[Callable[[str], None]]:
-    """A spinner with the time spent, for work whose end cannot be told; nothing where standard error is no terminal. It gives
+    """A spinner with the time spent, for work of unknown length; nothing where standard error is no terminal. It gives
     a function that changes the message."""
     if not sys.stderr.isatty():
         yield lambda _: None
@@ -135,7 +135,7 @@ def busy(message: str) -> Iterator[Callable[[str], None]]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task(message, total=None)
-        yield lambda said: bar.update(task, description=said)
+        yield lambda text: bar.update(task, description=text)
 
 
 def inline_image(rgb: Image, rows: int = 6) -> str | None:

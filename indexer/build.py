@@ -23,7 +23,7 @@ from media.sound import Recogniser
 from media.types import CONTAINERS, Record, Source
 from media.video import SampleConfig
 from media.walk import walk
-from retrieval.crossmodal.moments import Fusion
+from retrieval.crossmodal.moments import MomentFusion
 from retrieval.errors import IndexNotFoundError
 from retrieval.store.journal import UnitResult
 from retrieval.store.leases import open_state
@@ -44,7 +44,7 @@ class BuildConfig:
     """How to build. `workers` are decoding threads; 0 means one for each CPU, at most eight.
 
     Of videos, `fps` frames a second are taken where they move on, at most `max_frames` of one; `moment_fusion` makes one
-    embedding of a moment's frames. With a `recogniser`, what is said in videos without subtitles and in sound files is
+    embedding of a moment's frames. With a `recogniser`, the speech of videos without subtitles and of sound files is
     transcribed. `prune` lets a folder that is empty now lose its files.
     """
 
@@ -53,7 +53,7 @@ class BuildConfig:
     retry_failed: bool = False
     fps: float = 1.0
     max_frames: int = 10_000
-    moment_fusion: Fusion = "mean"
+    moment_fusion: MomentFusion = "mean"
     recogniser: Recogniser | None = None
     prune: bool = False
 
@@ -104,8 +104,8 @@ class _End:
 class IndexBuild:
     """One run over some paths. Iterate over it to do the work; `report` is there afterwards.
 
-    Of a folder all that is below it is looked at, of a file that file and what belongs to it. A path below an indexed
-    root that is there no more stands for a file or folder that is gone.
+    A folder is read with all that is below it, a file with its sidecars and subtitles. A path below an indexed root that no
+    longer exists removes the file or folder from the index.
 
     Ctrl-C (`KeyboardInterrupt`) publishes what is done and is raised again. Raises `IndexNotFoundError` when nothing
     under the paths can be indexed, and what `IndexWriter` raises.
@@ -128,7 +128,7 @@ class IndexBuild:
             for path in self._paths:
                 if os.path.lexists(path):
                     writer.add_root(path if os.path.isdir(path) else os.path.dirname(path))
-            # What a dead run left: from here on the table of sources says all that the index knows.
+            # The journal of a killed run: from here on the table of sources is complete.
             writer.publish()
             # Held open, so that the rows this run may copy stay on disk while it publishes.
             with closing(open_state(self._folder)) as lease:
@@ -237,7 +237,7 @@ class _Run:
                 try:
                     content = sampled_digest(source)
                 except MediaError:
-                    # Whoever decodes it says what is wrong.
+                    # Decoding it reports what is wrong.
                     content = b""
                 heard = self._config.recogniser is not None
                 copied = None
@@ -250,8 +250,8 @@ class _Run:
             elif unit.first_slice is not None:
                 yield from _slices(unit, unit.first_slice, roots)
             else:
-                for one in unit.sources:
-                    yield from expand(one, roots)
+                for part_source in unit.sources:
+                    yield from expand(part_source, roots)
                 yield _End(unit)
 
     def _progress(self, path: str, done: int = 1) -> Progress:
@@ -271,12 +271,12 @@ class _Run:
         yield self._progress(part.source.path)
 
     def _encode_frames(self) -> None:
-        """Embed the frames that wait; one that the model makes nothing finite of is left out."""
+        """Embed the waiting frames; a frame whose embedding is not finite is left out."""
         frames, self._frames = self._frames, []
-        rows, kept = self._encoder.frames([frame.pixels for frame in frames])
-        for row, place in zip(rows, kept, strict=True):
+        embeddings, places = self._encoder.frames([frame.pixels for frame in frames])
+        for embedding, place in zip(embeddings, places, strict=True):
             frames[place].video.spans.append(frames[place].span)
-            frames[place].video.rows.append(row)
+            frames[place].video.embeddings.append(embedding)
 
     def _journal(self, result: UnitResult) -> None:
         self._writer.journal(result)

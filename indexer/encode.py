@@ -17,14 +17,14 @@ from indexer.rows import image_item, item_id, moment_items, text_items
 from indexer.videos import VideoRead
 from media.errors import MediaError
 from media.types import CONTAINERS, Passage, Source
-from retrieval.crossmodal.moments import Fusion, merge
+from retrieval.crossmodal.moments import MomentFusion, merge
 from retrieval.store.journal import UnitResult
 from retrieval.store.roots import Roots
 from retrieval.store.sources import SourceLine, key_of
 from retrieval.types import Item, ModelSpec
 
 Entry = TypeVar("Entry")
-Rows = NDArray[np.float32]
+Floats = NDArray[np.float32]
 
 
 class Embedder(Protocol):
@@ -35,13 +35,13 @@ class Embedder(Protocol):
     def warm(self) -> None:
         """Load what is not loaded yet."""
 
-    def preprocess(self, image: Image) -> Rows:
+    def preprocess(self, image: Image) -> Floats:
         """An RGB image to `(3, s, s) float32`; on any thread."""
 
-    def encode_pixels(self, pixels: Sequence[Rows]) -> Rows:
+    def encode_pixels(self, pixels: Sequence[Floats]) -> Floats:
         """`(n, d) float32`, unit rows. Raises `FloatingPointError` where one is not finite."""
 
-    def encode_texts(self, texts: Sequence[str]) -> Rows:
+    def encode_texts(self, texts: Sequence[str]) -> Floats:
         """`(n, d) float32`, unit rows. Raises `FloatingPointError` where one is not finite."""
 
 
@@ -60,71 +60,75 @@ class UnitEncoder:
     ) -> UnitResult:
         """The result of a unit of files, or of one slice of a container, from its records as they were read."""
         failures: dict[str, list[tuple[str, MediaError]]] = {}
-        items, rows = self._images(prepared, failures)
-        texts, text_rows = self._texts(unit, prepared, failures, slice or 0)
+        items, image_embeddings = self._images(prepared, failures)
+        texts, text_embeddings = self._texts(unit, prepared, failures, slice or 0)
         media: dict[str, set[str]] = {}
         for item in (*items, *texts):
             media.setdefault(item.source, set()).add(item.path)
         lines = []
         for source in unit.sources:
-            own = media.get(source.path, set())
+            paths = media.get(source.path, set())
             many = source.kind in ("tar", "parquet")
             digest = next((ready.sha256 for ready in prepared if ready.record.path == source.path), "")
             lines.append(
                 replace(
                     self.line(source, failures.get(source.path, [])),
-                    media=len({path for path in own if path != source.path}) if many else int(bool(own)),
-                    content=bytes.fromhex(digest) if source.path in own else b"",
+                    media=len({path for path in paths if path != source.path}) if many else int(bool(paths)),
+                    content=bytes.fromhex(digest) if source.path in paths else b"",
                 )
             )
         return UnitResult(
             items=(*items, *texts),
-            embeddings=np.concatenate([rows, text_rows]),
+            embeddings=np.concatenate([image_embeddings, text_embeddings]),
             lines=tuple(lines),
             slice=slice,
             last=last,
         )
 
-    def video(self, seen: VideoRead, fusion: Fusion) -> UnitResult:
+    def video(self, video: VideoRead, fusion: MomentFusion) -> UnitResult:
         """The result of a video, or of a sound file, that was read: moments, and what is said in it."""
-        source, failures = seen.source, [] if seen.failure is None else [(seen.source.path, seen.failure)]
+        source, failures = video.source, [] if video.failure is None else [(video.source.path, video.failure)]
         items: list[Item] = []
         embeddings = [self.none()]
-        if seen.rows and seen.ending is not None:
-            moments = merge(seen.spans, np.stack(seen.rows), fusion)
-            items += moment_items(self.roots, moments, source, (seen.ending.width, seen.ending.height))
+        if video.embeddings and video.ending is not None:
+            moments = merge(video.spans, np.stack(video.embeddings), fusion)
+            items += moment_items(self.roots, moments, source, (video.ending.width, video.ending.height))
             embeddings += [moment.embedding[None] for moment in moments]
-            if seen.ending.stopped is not None and seen.failure is None:
-                reason = f"read up to {seen.ending.duration:.0f} s: {seen.ending.stopped}"
+            if video.ending.stopped is not None and video.failure is None:
+                reason = f"read up to {video.ending.duration:.0f} s: {video.ending.stopped}"
                 failures.append((source.path, MediaError("decode", reason)))
-        passages = [Passage(source.path, cue.text, cue.start, cue.end) for cue in seen.cues]
-        rows, kept = _finite(self.embedder.encode_texts, [passage.text for passage in passages], self.none())
-        failures += [(source.path, _not_finite("a text in it"))] if len(kept) < len(passages) else []
+        passages = [Passage(source.path, cue.text, cue.start, cue.end) for cue in video.cues]
+        embeddings_of_texts, places = _finite(
+            self.embedder.encode_texts, [passage.text for passage in passages], self.none()
+        )
+        failures += [(source.path, _not_finite("a text in it"))] if len(places) < len(passages) else []
         texts = text_items(self.roots, passages, source)
-        items += [texts[place] for place in kept]
-        line = replace(self.line(source, failures), media=int(bool(items)), heard=seen.heard, content=seen.content)
-        return UnitResult(items=tuple(items), embeddings=np.concatenate([*embeddings, rows]), lines=(line,))
+        items += [texts[place] for place in places]
+        line = replace(self.line(source, failures), media=int(bool(items)), heard=video.heard, content=video.content)
+        return UnitResult(
+            items=tuple(items), embeddings=np.concatenate([*embeddings, embeddings_of_texts]), lines=(line,)
+        )
 
     def copied_video(self, source: Source, content: bytes, *, heard: bool) -> UnitResult | None:
-        """The result of a video that the index holds under another name; None where it does not, or where it is not known what
-        is said in it and it has to be `heard`."""
+        """The result of a video that the index holds under another name; None where it does not, or where it has no
+        transcript and is to be `heard`."""
         copy = self.copies.video(source, content) if self.copies is not None else None
         if copy is None:
             return None
-        line, items, rows = copy
+        line, items, embeddings = copy
         if heard and not line.heard:
             return None
-        own = replace(self.line(source, []), media=line.media, content=content, heard=line.heard)
-        return UnitResult(items=tuple(items), embeddings=rows, lines=(own,))
+        line_here = replace(self.line(source, []), media=line.media, content=content, heard=line.heard)
+        return UnitResult(items=tuple(items), embeddings=embeddings, lines=(line_here,))
 
-    def frames(self, pixels: Sequence[Rows]) -> tuple[Rows, list[int]]:
-        """Embeddings of frames `(n, 3, s, s)`, and the places of those that the model made something finite of."""
-        rows, kept = _finite(self.embedder.encode_pixels, list(pixels), self.none())
-        self.encoded += len(kept)
-        return rows, kept
+    def frames(self, pixels: Sequence[Floats]) -> tuple[Floats, list[int]]:
+        """Embeddings of frames `(n, 3, s, s)`, and the positions of those whose embedding is finite."""
+        embeddings, places = _finite(self.embedder.encode_pixels, list(pixels), self.none())
+        self.encoded += len(places)
+        return embeddings, places
 
     def line(self, source: Source, failures: Iterable[tuple[str, MediaError]]) -> SourceLine:
-        """The line of a source that gave nothing but these failures, by absolute path."""
+        """The line of a source without items, with these failures by absolute path."""
         return SourceLine(
             key=key_of(*self.roots.split(source.path)),
             kind=source.kind,
@@ -137,9 +141,9 @@ class UnitEncoder:
 
     def _images(
         self, prepared: Sequence[Prepared], failures: dict[str, list[tuple[str, MediaError]]]
-    ) -> tuple[list[Item], Rows]:
+    ) -> tuple[list[Item], Floats]:
         items: list[Item] = []
-        rows = [self.none()]
+        parts = [self.none()]
         fresh: list[Prepared] = []
         for ready in prepared:
             if ready.failure is not None:
@@ -147,69 +151,72 @@ class UnitEncoder:
             elif ready.pixels is not None:
                 fresh.append(ready)
             elif not ready.texts:
-                self._copy(ready, items, rows, fresh, failures)
+                self._copy(ready, items, parts, fresh, failures)
         for start in range(0, len(fresh), self.batch_size):
             batch = fresh[start : start + self.batch_size]
-            encoded, kept = self.frames([ready.pixels for ready in batch if ready.pixels is not None])
-            rows.append(encoded)
+            encoded, places = self.frames([ready.pixels for ready in batch if ready.pixels is not None])
+            parts.append(encoded)
             for place, ready in enumerate(batch):
-                if place not in kept:
+                if place not in places:
                     _fail(failures, ready, _not_finite("it"))
                 elif ready.decoded is not None:
                     record = ready.record
                     items.append(image_item(self.roots, record.path, record.source, ready.sha256, ready.decoded))
-        return items, np.concatenate(rows)
+        return items, np.concatenate(parts)
 
     def _copy(
-        self, ready: Prepared, items: list[Item], rows: list[Rows], fresh: list[Prepared],
+        self, ready: Prepared, items: list[Item], parts: list[Floats], fresh: list[Prepared],
         failures: dict[str, list[tuple[str, MediaError]]],
     ) -> None:  # fmt: skip
         """An image whose content is in the index: a new row with the old embedding and facts."""
         copy = self.copies.image(ready.sha256) if self.copies is not None else None
         record = ready.record
         if copy is None:
-            # Two contents of one hash: then it is read again, as any other.
+            # Another content with the same 64-bit hash: the image is read like any other.
             how = Preparation(
                 preprocess=self.embedder.preprocess, min_side=self.embedder.spec.image_size, holds=_nothing
             )
-            again = prepare_record(record, how)
-            if again.failure is not None:
-                _fail(failures, again, again.failure)
+            reread = prepare_record(record, how)
+            if reread.failure is not None:
+                _fail(failures, reread, reread.failure)
             else:
-                fresh.append(again)
+                fresh.append(reread)
             return
-        item, row = copy
+        item, embedding = copy
         source = record.source
         identity = item_id(self.roots, record.path, "image", "")
         items.append(
             replace(item, id=identity, path=record.path, source=source.path, size=source.size, mtime_ns=source.mtime_ns)
         )
-        rows.append(row)
+        parts.append(embedding)
 
     def _texts(
         self, unit: Unit, prepared: Sequence[Prepared], failures: dict[str, list[tuple[str, MediaError]]], slice: int
-    ) -> tuple[list[Item], Rows]:
+    ) -> tuple[list[Item], Floats]:
         items: list[Item] = []
         owners: list[Prepared] = []
         for source in unit.sources:
-            own = [ready for ready in prepared if ready.texts and ready.record.source.path == source.path]
-            passages = [passage for ready in own for passage in ready.texts]
+            with_texts = [ready for ready in prepared if ready.texts and ready.record.source.path == source.path]
+            passages = [passage for ready in with_texts for passage in ready.texts]
             # Numbers of passages must not meet those of another slice.
             first = slice * 10**6 if source.kind in CONTAINERS else 0
             items += text_items(self.roots, passages, source, first)
-            owners += [ready for ready in own for _ in ready.texts]
-        rows, kept = _finite(self.embedder.encode_texts, [item.text or "" for item in items], self.none())
-        for place in sorted(set(range(len(items))) - set(kept)):
+            owners += [ready for ready in with_texts for _ in ready.texts]
+        embeddings, places = _finite(self.embedder.encode_texts, [item.text or "" for item in items], self.none())
+        for place in sorted(set(range(len(items))) - set(places)):
             _fail(failures, owners[place], _not_finite("a text of it"))
-        return [items[place] for place in kept], rows
+        return [items[place] for place in places], embeddings
 
-    def none(self) -> Rows:
-        """No rows, `(0, d)`."""
+    def none(self) -> Floats:
+        """No embeddings, `(0, d)`."""
         return np.empty((0, self.embedder.spec.dim), np.float32)
 
 
-def _finite(encode: Callable[[Sequence[Entry]], Rows], entries: Sequence[Entry], none: Rows) -> tuple[Rows, list[int]]:
-    """Rows of what can be embedded, and its places: halves are tried until those that cannot stand alone."""
+def _finite(
+    encode: Callable[[Sequence[Entry]], Floats], entries: Sequence[Entry], none: Floats
+) -> tuple[Floats, list[int]]:
+    """Embeddings of the entries whose embedding is finite, and their positions. A batch that fails is halved and tried again,
+    down to single entries."""
     if not entries:
         return none, []
     try:

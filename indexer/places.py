@@ -13,7 +13,7 @@ CAPTIONS = "captions"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class FolderScope:
     """The folder `path`, whole or of it only the files of these `names`. `prefix` begins the keys of everything below it."""
 
     path: str
@@ -23,13 +23,13 @@ class Place:
 
     @property
     def keys(self) -> set[bytes]:
-        """Of named files, their keys, and those that notes about them have."""
+        """The keys of the named files, and the keys of notes about them."""
         files = [(self.root, self._below(name)) for name in self.names or ()]
         return {key for file in files for key in (key_of(*file), folder_key(*file) + b"\0")}
 
     @property
     def missing(self) -> list[bytes]:
-        """What the keys below named folders begin with that are there no more."""
+        """The key prefixes of named files and folders that no longer exist."""
         gone = [name for name in self.names or () if not os.path.lexists(os.path.join(self.path, name))]
         return sorted(folder_key(self.root, self._below(name)) for name in gone)
 
@@ -38,11 +38,11 @@ class Place:
         return os.path.join(os.fsdecode(folder), name)
 
 
-def places_of(roots: Roots, paths: Sequence[str]) -> list[Place]:
+def places_of(roots: Roots, paths: Sequence[str]) -> list[FolderScope]:
     """The places that hold `paths`, folders first: each folder with what is below it, and files by their folder.
 
-    A path that is there no more stands for a file or folder that is gone, unless its root is gone or empty too, as a drive
-    is that is not mounted: then the root itself is looked at.
+    A path that does not exist stands for a file or folder to remove, unless its root is missing or empty too, as for a drive
+    that is not mounted: then the root itself is looked at.
     """
     folders: list[str] = []
     names: dict[str, set[str]] = {}
@@ -62,8 +62,8 @@ def places_of(roots: Roots, paths: Sequence[str]) -> list[Place]:
     return [*whole, *(_place(roots, folder, frozenset(names[folder])) for folder in sorted(apart))]
 
 
-def caption_tables(roots: Roots, moved: Iterable[bytes], seen: Sequence[Place]) -> list[Place]:
-    """Places of the caption tables in the folders above `moved`, given as beginnings of keys, that are not `seen` yet."""
+def caption_tables(roots: Roots, moved: Iterable[bytes], looked_at: Sequence[FolderScope]) -> list[FolderScope]:
+    """Places of the caption tables in the folders above `moved`, given as key prefixes, that are not `looked_at` yet."""
     folders: set[str] = set()
     for prefix in moved:
         number = int.from_bytes(prefix[:4], "big")
@@ -74,9 +74,9 @@ def caption_tables(roots: Roots, moved: Iterable[bytes], seen: Sequence[Place]) 
             folder = os.path.dirname(folder)
     places = []
     for folder in sorted(folders):
-        if any(place.names is None and below(folder, place.path) for place in seen):
+        if any(place.names is None and below(folder, place.path) for place in looked_at):
             continue
-        looked = {name for place in seen if place.path == folder for name in place.names or ()}
+        looked = {name for place in looked_at if place.path == folder for name in place.names or ()}
         try:
             listed = os.listdir(folder)
         except OSError:
@@ -95,6 +95,6 @@ def _apart(roots: Roots, folders: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*outer, *inner]))
 
 
-def _place(roots: Roots, folder: str, names: frozenset[str] | None = None) -> Place:
+def _place(roots: Roots, folder: str, names: frozenset[str] | None = None) -> FolderScope:
     number, path = roots.split(folder)
-    return Place(path=folder, root=number, prefix=folder_key(number, path), names=names)
+    return FolderScope(path=folder, root=number, prefix=folder_key(number, path), names=names)

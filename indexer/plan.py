@@ -1,7 +1,7 @@
 """plan: what an index knows of some folders against what is on disk now, as a stream of units of work.
 
 The walk and the table of sources come in the same order, so comparing them is one merge of two streams: memory follows
-what changed, not what there is. Only what is found changed is ever opened.
+what changed, not the size of the folders. Only changed files are opened.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from indexer.places import Place, caption_tables, places_of
+from indexer.places import FolderScope, caption_tables, places_of
 from media.types import CONTAINERS, Source, Unreadable
 from media.walk import look, moving, walk
 from retrieval.store.roots import below
@@ -43,8 +43,9 @@ class _Columns(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    """`unit_size` small files make a unit. `transcribe`: sound files may be new, and a video that nobody has heard is changed.
-    `prune`: a folder that had files and is empty now, as a drive is that is not mounted, loses them."""
+    """`unit_size` small files make a unit. With `transcribe`, sound files are indexed too, and a video without a transcript
+    counts as changed. With `prune`, a folder that had files and is empty now loses them; else it may be a drive that is not
+    mounted."""
 
     unit_size: int = 32
     retry_failed: bool = False
@@ -54,8 +55,8 @@ class PlanConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """Some sources to read anew, or one container from its record-slice number `first_slice` on. It means the same in any
-    process that sees the same files."""
+    """Some sources to read anew, or one container from its record-slice number `first_slice` on. Any process that sees the
+    same files makes the same unit of it."""
 
     sources: tuple[Source, ...]
     first_slice: int | None = None
@@ -65,9 +66,9 @@ class Unit:
 class Plan:
     """Iterate over it for the units; the counts grow meanwhile, and are whole at the end.
 
-    `changed`, `unchanged` and `removed` count media files, `failed` what the ledger says of unchanged ones. `gone` are the
-    keys of sources that are no more, `notes` the lines of places that could not be looked at, and `links` are folders
-    that were reached by a link.
+    `changed`, `unchanged` and `removed` count media files, `failed` the failures in the ledger of unchanged ones. `gone`
+    are the keys of sources that no longer exist, `notes` the lines of places that could not be looked at, and `links` the
+    folders that were reached by a link.
     """
 
     table: SourceTable
@@ -102,7 +103,7 @@ class Plan:
         if small:
             yield Unit(sources=tuple(small))
         for folder, source, line in self._captions:
-            # Which of the images that a table names are there is no matter of the table's own time.
+            # A table's own time of change does not tell which of the images that it names exist.
             if any(moved.startswith(folder) for moved in self._moved):
                 self.changed += 1
                 self.unchanged -= line.media
@@ -128,14 +129,14 @@ class Plan:
         for place in caption_tables(roots, self._moved, places):
             yield from self._named(place)
 
-    def _named(self, place: Place) -> Iterator[tuple[Source, int]]:
-        """Of the named files of a folder, and what belongs to them, that which changed."""
+    def _named(self, place: FolderScope) -> Iterator[tuple[Source, int]]:
+        """The changed sources among the named files of a folder and their sidecars and subtitles."""
         roots = self.table.manifest.roots
         entries = list(look(place.path, place.names or (), sound=True, roots=roots.paths))
         keys = place.keys | {key_of(*roots.split(entry.path)) for entry in entries}
-        found = [(key, _columns(line)) for key, line in self.table.find(sorted(keys)).items()]
-        found += [pair for prefix in place.missing for pair in _lines(self.table, prefix)]
-        merge = _Merge(self, place, iter(sorted(dict(found).items())))
+        lines = [(key, _columns(line)) for key, line in self.table.find(sorted(keys)).items()]
+        lines += [pair for prefix in place.missing for pair in _lines(self.table, prefix)]
+        merge = _Merge(self, place, iter(sorted(dict(lines).items())))
         for entry in entries:
             yield from merge.meet(entry)
         merge.end()
@@ -145,7 +146,7 @@ class Plan:
         config = self.config
         if line.size != source.size or line.mtime != source.mtime_ns or line.slices:
             return False
-        # Whether an image moves is told by its first bytes, which a listing does not read.
+        # Whether an image is animated is in its first bytes, which a listing does not read.
         if line.kind != source.kind and not (line.kind == "video" and source.kind == "image"):
             return False
         if (line.about is not None or source.about is not None) and line.about != self._about(source):
@@ -161,7 +162,7 @@ class Plan:
         return True
 
     def moved(self, key: bytes) -> None:
-        """A file came to be at this key, or is there no more."""
+        """Record that the file of this key is new or gone."""
         self._moved.add(key[: key.rindex(b"\0")])
 
     def _about(self, source: Source) -> bytes | None:
@@ -171,11 +172,11 @@ class Plan:
 class _Merge:
     """One place, as it is walked, against the lines of it."""
 
-    def __init__(self, plan: Plan, place: Place, lines: Iterator[tuple[bytes, _Columns]]) -> None:
+    def __init__(self, plan: Plan, place: FolderScope, lines: Iterator[tuple[bytes, _Columns]]) -> None:
         self._plan, self._place, self._lines = plan, place, lines
         self._roots = plan.table.manifest.roots
         self._line = next(self._lines, None)
-        # Of each place that could not be looked at: what keys below it begin with, and its own key, were it a file.
+        # Of each place that could not be looked at: the prefix of keys below it, and the key that it has if it is a file.
         self._lost: list[tuple[bytes, bytes]] = []
         self._gone: list[tuple[bytes, int]] = []
         self._old_notes: dict[bytes, _Columns] = {}
@@ -189,7 +190,7 @@ class _Merge:
         )
 
     def _holds(self, key: bytes) -> bool:
-        """Whether this place is the one to say what became of the source of a key."""
+        """Whether the source of a key belongs to this place."""
         if self._place.names is None:
             return key.startswith(self._place.prefix)
         return key in self._place.keys or any(key.startswith(prefix) for prefix in self._place.missing)
@@ -209,7 +210,7 @@ class _Merge:
             self._line = next(self._lines, None)
         plan = self._plan
         if entry.kind == "sound" and not plan.config.transcribe:
-            # Its transcript, if there is one, stays: only a run that can hear may replace it.
+            # Its transcript, if there is one, stays: only a run that transcribes may replace it.
             plan.unchanged += line.media if line is not None else 0
         elif line is None or not plan.is_unchanged(key, entry, line):
             if line is None:
@@ -224,7 +225,7 @@ class _Merge:
         return line.slices if line is not None and (line.size, line.mtime) == version else 0
 
     def end(self) -> None:
-        """What the walk did not come to is gone, unless the whole folder looks as if it were not there."""
+        """Sources that the walk did not list are gone, unless the whole folder is empty."""
         self._pass(None)
         plan = self._plan
         whole = self._place.names is None
@@ -250,16 +251,16 @@ class _Merge:
 
     def _pass(self, key: bytes | None) -> None:
         while self._line is not None and (key is None or self._line[0] < key):
-            own, line = self._line
+            line_key, line = self._line
             if line.kind == UNREADABLE:
-                self._old_notes[own] = line
-            elif not self._is_lost(own):
-                self._gone.append((own, line.media))
-                self._plan.moved(own)
+                self._old_notes[line_key] = line
+            elif not self._is_lost(line_key):
+                self._gone.append((line_key, line.media))
+                self._plan.moved(line_key)
             self._line = next(self._lines, None)
 
     def _is_lost(self, key: bytes) -> bool:
-        return any(key.startswith(prefix) or key == own for prefix, own in self._lost)
+        return any(key.startswith(prefix) or key == lost_key for prefix, lost_key in self._lost)
 
     def _note(self, path: str, reason: str, *, lost: bool = True) -> None:
         _, place = self._roots.split(path)

@@ -40,16 +40,16 @@ def open_encoder(folder: Path, model: str, device: str, precision: str) -> Opene
     """The model to index with: an index that is there keeps its own unless another is named. Raises `ModelError`."""
     brought = bring_up_to_date(folder)
     made_with = read_manifest(folder).model if (folder / "manifest.json").is_file() else None
-    found = resolve(made_with.name if made_with is not None and model == "auto" else model)
-    notices = [line for line in (brought, found.notice) if line]
+    files = resolve(made_with.name if made_with is not None and model == "auto" else model)
+    notices = [line for line in (brought, files.notice) if line]
     # Before this process loads the model, so that the two never hold it at once.
-    reason = ensure_text_tower(found.name, weights_sha256(found.weights))
+    reason = ensure_text_tower(files.name, weights_sha256(files.weights))
     if reason is not None:
         notices.append(f"text queries will load the whole model: its text tower could not be exported: {reason}")
     if made_with is not None:
-        encoder = Encoder.deferred(found, made_with, device, precision)
+        encoder = Encoder.deferred(files, made_with, device, precision)
     else:
-        encoder = Encoder.load(found, device, precision)
+        encoder = Encoder.load(files, device, precision)
     return OpenedEncoder(encoder=encoder, notices=tuple(notices))
 
 

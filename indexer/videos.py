@@ -20,18 +20,18 @@ from media.sound import Recogniser
 from media.subtitles import Cue, mended, subtitle_files
 from media.types import Source
 from media.video import Ending, Frame, SampleConfig, VideoDecoder
-from retrieval.crossmodal.moments import Span
+from retrieval.crossmodal.moments import FrameSpan
 
 
 @dataclass(kw_only=True)
 class VideoRead:
-    """What was read of one video so far: `rows` are the embeddings of its frames, `spans` their times. At the end, `failure`
-    says what could not be read, `ending` how it ended, and `heard` whether what is said in it is known."""
+    """What was read of one video so far: `embeddings` are those of its frames, `(d,)` each, `spans` their times. At the end,
+    `failure` says what could not be read, `ending` how it ended, and `heard` whether its speech is transcribed or subtitled."""
 
     source: Source
     content: bytes = b""
-    spans: list[Span] = field(default_factory=list)
-    rows: list[NDArray[np.float32]] = field(default_factory=list)
+    spans: list[FrameSpan] = field(default_factory=list)
+    embeddings: list[NDArray[np.float32]] = field(default_factory=list)
     cues: list[Cue] = field(default_factory=list)
     ending: Ending | None = None
     failure: MediaError | None = None
@@ -43,7 +43,7 @@ class VideoFrame:
     """One frame of a video, preprocessed `(3, s, s)`."""
 
     video: VideoRead
-    span: Span
+    span: FrameSpan
     pixels: NDArray[np.float32]
 
 
@@ -124,7 +124,7 @@ class VideoFeed:
                 if self._stop.is_set():
                     return
                 if isinstance(part, Frame):
-                    span = Span(start=part.start, end=part.end, shot=part.shot)
+                    span = FrameSpan(start=part.start, end=part.end, shot=part.shot)
                     self._ready.put(VideoFrame(video=video, span=span, pixels=self._preprocess(part.rgb)))
                 elif isinstance(part, Cue):
                     video.cues.append(part)
@@ -140,7 +140,7 @@ class VideoFeed:
         self._ready.put(video)
 
     def _hear(self, video: VideoRead) -> None:
-        """Transcribe what nobody has written down."""
+        """Transcribe a video without subtitles."""
         video.heard = any(cue.spoken for cue in video.cues) or bool(subtitle_files(video.source.path))
         if self._recogniser is not None and not video.heard:
             video.cues = mended([*video.cues, *self._recogniser.transcribe(video.source.path)])

@@ -1,7 +1,7 @@
 """One source to its records: a file gives itself; a tar, a table of images or a table of captions gives what it holds.
 
 Names inside a container never become paths of the file system, and a table of captions names only images below the indexed
-roots: what a file says about other files is not to be trusted.
+roots: what a file says about other files is not trusted.
 """
 
 from __future__ import annotations
@@ -200,10 +200,14 @@ def _tar(source: Source) -> Iterator[Record]:
                 elif len(group) >= _MOST_TOGETHER:
                     # One key for all names: then what belongs together has the same stem.
                     stem = os.path.splitext(name)[0]
-                    kept = [one for one in group if one.stem == stem]
-                    kept = kept if len(kept) < _MOST_TOGETHER else []
-                    yield from _tar_group(source, content, [one for one in group if one not in kept])
-                    group = kept
+                    same_stem = [other for other in group if other.stem == stem]
+                    same_stem = same_stem if len(same_stem) < _MOST_TOGETHER else []
+                    yield from _tar_group(
+                        source,
+                        content,
+                        [other for other in group if other not in same_stem],
+                    )
+                    group = same_stem
                 group.append(_Member(name=name, offset=member.offset_data, size=member.size))
             yield from _tar_group(source, content, group)
     except (tarfile.TarError, OSError, EOFError) as error:
@@ -220,7 +224,7 @@ def _not_taken(member: tarfile.TarInfo) -> str | None:
 
 
 def _tar_group(source: Source, content: IO[bytes], group: Sequence[_Member]) -> Iterator[Record]:
-    images = [one for one in group if one.suffix in IMAGE_SUFFIXES]
+    images = [member for member in group if member.suffix in IMAGE_SUFFIXES]
     for image in images:
         path = source.path + MEMBER + image.name
         try:
@@ -247,9 +251,9 @@ def _tar_group(source: Source, content: IO[bytes], group: Sequence[_Member]) -> 
 
 def _image_of(text: _Member, images: Sequence[_Member]) -> _Member | None:
     """The image with the text's stem, or the longest one that its stem continues; else the sample's only or main one."""
-    own = [one for one in images if text.stem == one.stem or text.stem.startswith(one.stem + ".")]
-    if own:
-        return max(own, key=lambda one: len(one.stem))
+    matching = [image for image in images if text.stem == image.stem or text.stem.startswith(image.stem + ".")]
+    if matching:
+        return max(matching, key=lambda image: len(image.stem))
     # `a.txt` describes a sample of several views, `a.left.jpg` and `a.right.jpg`, and `a.cap.txt` the only image
     # `a.img.jpg`; but `trip.2.txt` belongs to `trip.2.jpg` alone.
     _, _, part = os.path.basename(text.stem).partition(".")
@@ -307,7 +311,7 @@ def _row(source: Source, path: str, row: dict[str, object]) -> Iterator[Record]:
         yield Record(path=path, source=source, failure=error)
         return
     captions = row.get("captions") or []
-    lines = [" ".join(str(one).split()) for one in captions] if isinstance(captions, list) else []
+    lines = [" ".join(str(caption).split()) for caption in captions] if isinstance(captions, list) else []
     texts = tuple(Passage(path, line) for line in lines if line)
     if texts:
         yield Record(path=path, source=source, texts=texts)

@@ -22,7 +22,7 @@ from PIL import Image, ImageSequence
 from media.errors import MediaError
 from media.image import MAX_PIXELS, to_rgb
 from media.opening import open_image
-from media.sampling import Kept, Sampler, View
+from media.sampling import SampledView, Sampler, View
 from media.subtitles import Cue
 from media.video import ANIMATED_SUFFIXES, Beat, Ending, Frame, SampleConfig
 
@@ -56,7 +56,7 @@ def sample(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | End
     except (*_FFMPEG_ERRORS, OSError) as error:
         raise MediaError("decode", f"not a video that can be opened: {_reason(error)}") from error
     with opened:
-        yield from _sampled(opened, _film(opened), config)
+        yield from _sampled(opened, _video_stream(opened), config)
 
 
 def frame_at(path: str, time: float, min_side: int) -> Image.Image:
@@ -65,18 +65,18 @@ def frame_at(path: str, time: float, min_side: int) -> Image.Image:
         if os.path.splitext(path)[1].lower() in ANIMATED_SUFFIXES:
             return _animation_at(path, time)
         with av.open(path, metadata_errors="ignore") as opened:
-            stream = _film(opened)
+            stream = _video_stream(opened)
             origin = opened.start_time / av.time_base if opened.start_time is not None else 0.0
             if stream.time_base is not None:
                 opened.seek(max(0, int((time + origin) / stream.time_base)), stream=stream)
-            found = None
+            last = None
             for frame in opened.decode(stream):
-                found = frame
+                last = frame
                 if frame.time is None or frame.time - origin >= time - 0.02:
                     break
-            if found is None:
+            if last is None:
                 raise MediaError("decode", f"no frame at {time:.1f} s")
-            return _Turned(stream, min_side).picture(found)
+            return _Turned(stream, min_side).image(last)
     except (*_FFMPEG_ERRORS, OSError) as error:
         raise MediaError("decode", f"no frame at {time:.1f} s: {_reason(error)}") from error
 
@@ -92,15 +92,17 @@ def _animation_at(path: str, time: float) -> Image.Image:
         return to_rgb(opened)
 
 
-def _shown_for(picture: Image.Image) -> float:
+def _shown_for(image: Image.Image) -> float:
     """Seconds; browsers show a frame that asks for less than 20 ms for 100 ms."""
-    duration = float(picture.info.get("duration") or 0)
+    duration = float(image.info.get("duration") or 0)
     return (duration if duration >= 20 else 100.0) / 1000
 
 
-def _film(opened: av.container.InputContainer) -> av.VideoStream:
-    """The stream that is no cover picture; `MediaError` where there is none that can be decoded."""
-    stream = next((one for one in opened.streams.video if not one.disposition & Disposition.attached_pic), None)
+def _video_stream(opened: av.container.InputContainer) -> av.VideoStream:
+    """The first video stream that is not a cover image. Raises `MediaError` where none can be decoded."""
+    stream = next(
+        (stream for stream in opened.streams.video if not stream.disposition & Disposition.attached_pic), None
+    )
     if stream is None:
         raise MediaError("decode", "holds no video")
     if stream.codec_context is None:
@@ -120,7 +122,7 @@ def _sampled(
     period = 1 / config.fps
     if announced is not None:
         period = max(period, announced / config.max_frames)
-    least_gap = _choose_skipping(stream, period)
+    min_gap = _choose_skipping(stream, period)
     if (os.cpu_count() or 1) >= _MANY_CORES:
         stream.thread_type = "FRAME"
     sampler: Sampler[av.VideoFrame] = Sampler(period, gaps=context.skip_frame == "NONKEY")
@@ -130,7 +132,7 @@ def _sampled(
     clock = _Clock(opened, stream)
     yield from _chapters(opened)
     try:
-        for frame in _decoded(opened, stream, least_gap):
+        for frame in _decoded(opened, stream, min_gap):
             if isinstance(frame, Cue):
                 yield frame
                 continue
@@ -142,16 +144,16 @@ def _sampled(
             if time - last_beat >= 1.0:
                 last_beat = time
                 yield Beat(time=time)
-            for kept in sampler.add(_view(frame, time)):
-                yield turned.frame(kept)
+            for sampled in sampler.add(_view(frame, time)):
+                yield turned.frame(sampled)
                 count += 1
             if count >= config.max_frames:
                 stopped = f"more than {config.max_frames} frames; raise --max-frames or lower --fps"
                 break
     except _Stopped as error:
         stopped = str(error)
-    for kept in sampler.finish(end):
-        yield turned.frame(kept)
+    for sampled in sampler.finish(end):
+        yield turned.frame(sampled)
         count += 1
     if not count:
         raise MediaError(
@@ -167,7 +169,7 @@ class _Stopped(Exception):
 
 
 def _decoded(
-    opened: av.container.InputContainer, stream: av.VideoStream, least_gap: float
+    opened: av.container.InputContainer, stream: av.VideoStream, min_gap: float
 ) -> Iterator[av.VideoFrame | Cue]:
     """Frames in order of time, and subtitles as they come. Damaged ones are passed over; `_Stopped` where nothing more can
     be read."""
@@ -184,9 +186,9 @@ def _decoded(
         if packet.stream.type == "subtitle":
             yield from _cues(packet, origin)
             continue
-        if least_gap and packet.pts is not None and packet.time_base is not None:
+        if min_gap and packet.pts is not None and packet.time_base is not None:
             time = float(packet.pts * packet.time_base)
-            if 0 <= time - taken < least_gap:
+            if 0 <= time - taken < min_gap:
                 continue
             taken = time
         try:
@@ -211,24 +213,24 @@ def _chapters(opened: av.container.InputContainer) -> Iterator[Cue]:
 
 
 def _cues(packet: av.Packet[Any], origin: float) -> Iterator[Cue]:
-    """The text of one packet of a subtitle stream; pictures of text, as discs have them, give none."""
+    """The text of one packet of a subtitle stream; images of text, as on DVDs, give none."""
     if packet.pts is None or packet.time_base is None:
         return
     start = float(packet.pts * packet.time_base) - origin
     length = float((packet.duration or 0) * packet.time_base)
     try:
-        found = packet.decode()
+        subtitles = packet.decode()
     except _FFMPEG_ERRORS:
         return
-    for one in found:
-        words = getattr(one, "dialogue", None)
+    for subtitle in subtitles:
+        words = getattr(subtitle, "dialogue", None)
         if words:
             text = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
             yield Cue(start=start, end=start + length, text=text.replace("\\N", " ").replace("\\n", " "))
 
 
 def _choose_skipping(stream: av.VideoStream, period: float) -> float:
-    """Tell the decoder what it may leave out; returns the least gap in seconds between packets worth decoding, or 0."""
+    """Set which frames the decoder may skip; returns the least gap in seconds between packets worth decoding, or 0."""
     context = stream.codec_context
     if context.codec.intra_only:
         return 0.9 / LOOKS
@@ -245,7 +247,7 @@ def _choose_skipping(stream: av.VideoStream, period: float) -> float:
 
 
 def _announced(opened: av.container.InputContainer, stream: av.VideoStream) -> float | None:
-    """How long the file says that it is, in seconds, if it says anything believable."""
+    """The duration in seconds that the file announces, None where it announces none that can be true."""
     if stream.duration and stream.time_base:
         seconds = float(stream.duration * stream.time_base)
     elif opened.duration:
@@ -265,28 +267,28 @@ class _Clock:
         self._last = -self.step
 
     def time(self, frame: av.VideoFrame) -> float:
-        own = frame.time - self._origin if frame.time is not None else self._last + self.step
+        stamp = frame.time - self._origin if frame.time is not None else self._last + self.step
         # A jump back is a broken clock: time goes on by one frame.
-        self._last = own if own > self._last else self._last + self.step
+        self._last = stamp if stamp > self._last else self._last + self.step
         return max(0.0, self._last)
 
 
 class _Turned:
-    """Turns kept frames to upright RGB of the size that is wanted, in the shape that a player shows."""
+    """Turns sampled frames to upright RGB of the size that is wanted, in the shape that a player shows."""
 
     def __init__(self, stream: av.VideoStream, min_side: int) -> None:
-        self._least_side = min_side
+        self._min_side = min_side
         self._aspect = stream.sample_aspect_ratio or Fraction(1)
         self._reformatter = VideoReformatter()
         self.width = self.height = 0
 
-    def frame(self, kept: Kept[av.VideoFrame]) -> Frame:
-        rgb = self.picture(kept.view.payload)
-        return Frame(time=kept.view.time, start=kept.start, end=kept.end, shot=kept.shot, rgb=rgb)
+    def frame(self, sampled: SampledView[av.VideoFrame]) -> Frame:
+        rgb = self.image(sampled.view.payload)
+        return Frame(time=sampled.view.time, start=sampled.start, end=sampled.end, shot=sampled.shot, rgb=rgb)
 
-    def picture(self, frame: av.VideoFrame) -> Image.Image:
+    def image(self, frame: av.VideoFrame) -> Image.Image:
         wide, high = max(1, round(frame.width * self._aspect)) if self._aspect > 0 else frame.width, frame.height
-        scale = min(1.0, self._least_side / min(wide, high))
+        scale = min(1.0, self._min_side / min(wide, high))
         small = self._reformatter.reformat(
             frame,
             width=max(1, round(wide * scale)),
@@ -336,12 +338,14 @@ def _stepped(plane: NDArray[np.uint8], high: int, wide: int) -> NDArray[np.uint8
 
 
 def _animation(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | Ending]:
-    """An animated picture: its frames at the times that it gives them."""
+    """An animated image: its frames at the times that it gives them."""
     sampler: Sampler[Image.Image] = Sampler(1 / config.fps)
     time, stopped = 0.0, None
 
-    def frame(kept: Kept[Image.Image]) -> Frame:
-        return Frame(time=kept.view.time, start=kept.start, end=kept.end, shot=kept.shot, rgb=kept.view.payload)
+    def frame(sampled: SampledView[Image.Image]) -> Frame:
+        return Frame(
+            time=sampled.view.time, start=sampled.start, end=sampled.end, shot=sampled.shot, rgb=sampled.view.payload
+        )
 
     count = 0
     try:
@@ -349,24 +353,24 @@ def _animation(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat |
             if opened.width * opened.height > MAX_PIXELS:
                 raise MediaError("decode", f"more than {MAX_PIXELS // 1_000_000} million pixels")
             width, height = opened.size
-            for picture in ImageSequence.Iterator(opened):
-                rgb = to_rgb(picture)
+            for image in ImageSequence.Iterator(opened):
+                rgb = to_rgb(image)
                 rgb.thumbnail((4 * config.min_side, 4 * config.min_side))
                 grey = np.asarray(rgb.convert("L"))
                 small = np.asarray(rgb)[..., [1, 0, 2]]
                 small = np.stack([_stepped(small[..., band], *_VIEW) for band in range(3)], -1)
                 sharpness = float(np.abs(np.diff(grey.astype(np.int16), axis=1)).mean()) if rgb.width > 1 else 0.0
-                for kept in sampler.add(View(time=time, small=small, sharpness=sharpness, payload=rgb)):
-                    yield frame(kept)
+                for sampled in sampler.add(View(time=time, small=small, sharpness=sharpness, payload=rgb)):
+                    yield frame(sampled)
                     count += 1
-                time += _shown_for(picture)
+                time += _shown_for(image)
                 yield Beat(time=time)
     except MediaError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them raise
         stopped = _reason(error)
-    for kept in sampler.finish(time):
-        yield frame(kept)
+    for sampled in sampler.finish(time):
+        yield frame(sampled)
         count += 1
     if not count:
         raise MediaError("decode", stopped or "no frame of it shows anything")

@@ -16,18 +16,18 @@ from media.opening import open_image
 _JPEG_AND_WEB = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif")
 _OTHERS = (".heic", ".heif", ".tif", ".tiff", ".bmp", ".dib", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm")
 IMAGE_SUFFIXES = frozenset((*_JPEG_AND_WEB, *_OTHERS))
-# A decoded picture may take this many pixels. JPEG is decoded at a fraction of its size, so its own bound is wider.
+# A decoded image may take this many pixels. JPEG is decoded at a fraction of its size, so its own bound is wider.
 MAX_PIXELS = 120_000_000
 MAX_JPEG_PIXELS = 1_000_000_000
 _LARGE = 20_000_000
 _FRAMES_TRIED = 64
-# Large pictures are decoded one at a time, so that memory does not grow with the number of workers.
+# Large images are decoded one at a time, so that memory does not grow with the number of workers.
 _one_large = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedImage:
-    """`rgb` is upright and 8-bit, and may be smaller than the file's picture, whose upright size is `width`×`height`."""
+    """`rgb` is upright and 8-bit, and may be smaller than the file's image, whose upright size is `width`×`height`."""
 
     rgb: Image.Image
     width: int
@@ -40,9 +40,9 @@ class DecodedImage:
 
 
 def decode_image(data: bytes, min_side: int) -> DecodedImage:
-    """Decode a picture whose shorter side is wanted at `min_side` pixels or more, where the file has that many.
+    """Decode an image whose shorter side is wanted at `min_side` pixels or more, where the file has that many.
 
-    Raises `MediaError("decode", reason)` for anything that is not a whole picture within the bounds.
+    Raises `MediaError("decode", reason)` for anything that is not a whole image within the bounds.
     """
     try:
         with open_image(io.BytesIO(data)) as image:
@@ -79,7 +79,7 @@ def decode_image(data: bytes, min_side: int) -> DecodedImage:
 
 
 def difference_hash(rgb: Image.Image) -> int:
-    """64 bits: whether each of 8×8 cells is darker than its right neighbour. A signed integer; near pictures differ in
+    """64 bits: whether each of 8×8 cells is darker than its right neighbour. A signed integer; near images differ in
     few bits (Krawetz's dHash)."""
     grey = np.asarray(rgb.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
     bits = (grey[:, :-1] < grey[:, 1:]).reshape(-1)
@@ -105,7 +105,7 @@ def _pixels(image: Image.Image, exif: Image.Exif, min_side: int) -> Image.Image:
     frame = _first_opaque(image) if getattr(image, "n_frames", 1) > 1 and image.format == "GIF" else image
     frame.load()
     rgb = to_rgb(frame)
-    # Halve a large picture by boxes first: the model's own resize then costs the same for every file.
+    # Halve a large image by boxes first: the model's own resize then costs the same for every file.
     factor = min(rgb.size) // (2 * min_side)
     if factor >= 2:
         rgb = rgb.reduce(factor)
@@ -149,7 +149,7 @@ def _first_opaque(image: Image.Image) -> Image.Image:
 def _exif(image: Image.Image) -> Image.Exif:
     try:
         return image.getexif()
-    except Exception:  # A broken EXIF block must not cost the picture.
+    except Exception:  # A broken EXIF block must not cost the image.
         return Image.Exif()
 
 
@@ -175,8 +175,8 @@ def _camera(exif: Image.Exif) -> str | None:
 
 
 def _clean(text: str) -> str | None:
-    kept = "".join(char for char in text if char.isprintable()).encode("utf-8", "ignore").decode().strip()
-    return kept[:100] or None
+    printable = "".join(char for char in text if char.isprintable()).encode("utf-8", "ignore").decode().strip()
+    return printable[:100] or None
 
 
 def _position(exif: Image.Exif) -> tuple[float | None, float | None]:

@@ -1,4 +1,4 @@
-"""From an item of an index back to its picture, wherever that lies: a file, or a member of a tar or a table."""
+"""From an item of an index back to its image, wherever that lies: a file, or a member of a tar or a table."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _State = tuple[str, int, int, int]
 class ImageSource(Protocol):
     """Whatever gives the image at a place; called from several threads."""
 
-    def picture(self, place: Place) -> Image:
+    def image(self, place: Place) -> Image:
         """Upright RGB. Raises `MediaError` where it is gone or damaged."""
         ...
 
 
 class ImageReader:
-    """Reads pictures by their items; any thread may call it. The last few containers stay listed, each as long as it is the
+    """Reads images by their places; any thread may call it. The last few containers stay listed, each as long as it is the
     same file."""
 
     def __init__(self, min_side: int = 512) -> None:
@@ -44,10 +44,10 @@ class ImageReader:
         self._containers: OrderedDict[_State, _Find] = OrderedDict()
         self._listing = threading.Lock()
 
-    def picture(self, place: Place) -> Image:
+    def image(self, place: Place) -> Image:
         """The image at a place, upright RGB, its shorter side at `min_side` or more where the file has that many.
 
-        Raises `MediaError` when it is gone or damaged, and for what has no image, without reading it.
+        Raises `MediaError` when it is gone or damaged, and, without reading it, for a file of a kind that has no image.
         """
         if place.start is not None:
             # FFmpeg is loaded where a video is met. This one was read before, so it may be read in this process.
@@ -61,7 +61,7 @@ class ImageReader:
         return decode_image(self.read(place.path), self._min_side).rgb
 
     def read(self, path: str) -> bytes:
-        """The encoded picture at a path, `file` or `file::member`; `MediaError` when it is not there."""
+        """The encoded image at a path, `file` or `file::member`; `MediaError` when it is not there."""
         if not self._is_member(path):
             return read_bytes(path)
         container, _, member = path.partition(MEMBER)
@@ -90,16 +90,16 @@ class ImageReader:
 
 
 def query_media(path: str) -> Image | tuple[Image, ...]:
-    """A file to search by: a picture, upright RGB, or the frames of a video. Raises `MediaError`."""
+    """A file to search by: an image, upright RGB, or the frames of a video. Raises `MediaError`."""
     if not moves(path):
         return decode_image(read_bytes(path), 512).rgb
     with VideoDecoder() as decoder:
         config = SampleConfig(max_frames=_QUERY_FRAMES, min_side=512)
-        return tuple(found.rgb for found in decoder.sample(os.path.abspath(path), config) if isinstance(found, Frame))
+        return tuple(event.rgb for event in decoder.sample(os.path.abspath(path), config) if isinstance(event, Frame))
 
 
 def moves(path: str) -> bool:
-    """Whether a file is a video or an animated picture, by its name and first bytes."""
+    """Whether a file is a video or an animated image, by its name and first bytes."""
     kind = source_kind(path)
     return kind is not None and moving(path, kind) == "video"
 

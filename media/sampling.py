@@ -33,8 +33,8 @@ Payload = TypeVar("Payload")
 
 @dataclass(frozen=True, kw_only=True)
 class View(Generic[Payload]):
-    """One decoded frame: `time` in seconds, a small picture of it `(h, w, c) uint8`, how sharp it is (mean absolute
-    difference of neighbouring pixels; higher is sharper), and whatever the caller wants back when it is kept."""
+    """One decoded frame: `time` in seconds, a small image of it `(h, w, c) uint8`, how sharp it is (mean absolute
+    difference of neighbouring pixels; higher is sharper), and a `payload` that is handed back with it."""
 
     time: float
     small: NDArray[np.uint8]
@@ -48,7 +48,7 @@ class View(Generic[Payload]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept(Generic[Payload]):
+class SampledView(Generic[Payload]):
     """A frame that stands for `start` to `end` seconds of shot number `shot`."""
 
     start: float
@@ -66,14 +66,14 @@ class Sampler(Generic[Payload]):
         self._recent: deque[float] = deque(maxlen=12)
         self._before: View[Payload] | None = None
         self._best: View[Payload] | None = None
-        self._kept: Kept[Payload] | None = None
+        self._pending: SampledView[Payload] | None = None
         self._sharpest = 0.0
         self._shot = 0
         self._shot_start = self._window_start = 0.0
 
-    def add(self, view: View[Payload]) -> list[Kept[Payload]]:
-        """What is settled now that `view` came."""
-        done: list[Kept[Payload]] = []
+    def add(self, view: View[Payload]) -> list[SampledView[Payload]]:
+        """Take the next view; returns the frames that are now decided."""
+        done: list[SampledView[Payload]] = []
         if self._before is None:
             self._shot_start = self._window_start = view.time
         elif self._cuts(self._before, view):
@@ -86,7 +86,7 @@ class Sampler(Generic[Payload]):
         self._before = view
         return done
 
-    def finish(self, end: float) -> list[Kept[Payload]]:
+    def finish(self, end: float) -> list[SampledView[Payload]]:
         """The rest, the video being `end` seconds long."""
         return self._close_shot(max(end, self._before.time)) if self._before is not None else []
 
@@ -94,36 +94,36 @@ class Sampler(Generic[Payload]):
         change = difference(old.small, new.small)
         usual = float(np.mean(self._recent)) if self._recent else 0.0
         sparse = new.time - old.time > SPARSE_SECONDS
-        least, ratio = (SPARSE_LEAST, SPARSE_RATIO) if sparse else (CUT_LEAST, CUT_RATIO)
-        # One difference tells little of what is usual; until there are some, only a large one counts.
-        least = least if len(self._recent) >= 3 else 1.6 * least
-        if change > max(least, ratio * usual) and new.time - self._shot_start >= SHORTEST_SHOT:
+        min_change, ratio = (SPARSE_LEAST, SPARSE_RATIO) if sparse else (CUT_LEAST, CUT_RATIO)
+        # A few differences do not show what is usual: until there are three, only a large one counts.
+        min_change = min_change if len(self._recent) >= 3 else 1.6 * min_change
+        if change > max(min_change, ratio * usual) and new.time - self._shot_start >= SHORTEST_SHOT:
             return True
         self._recent.append(change)
         return False
 
-    def _close_window(self, time: float) -> list[Kept[Payload]]:
-        best, kept, began = self._best, self._kept, self._window_start
+    def _close_window(self, time: float) -> list[SampledView[Payload]]:
+        best, pending, began = self._best, self._pending, self._window_start
         self._best, self._window_start = None, time
         if best is None:
             return []
         self._sharpest = max(self._sharpest, best.sharpness)
-        if kept is None:
-            self._kept = Kept(start=self._shot_start, end=time, shot=self._shot, view=best)
+        if pending is None:
+            self._pending = SampledView(start=self._shot_start, end=time, shot=self._shot, view=best)
             return []
-        if repeats(kept.view.small, best.small) or best.sharpness < BLURRED_SHARE * self._sharpest:
+        if repeats(pending.view.small, best.small) or best.sharpness < BLURRED_SHARE * self._sharpest:
             return []
-        self._kept = Kept(start=began, end=time, shot=self._shot, view=best)
-        return [replace(kept, end=began)]
+        self._pending = SampledView(start=began, end=time, shot=self._shot, view=best)
+        return [replace(pending, end=began)]
 
-    def _close_shot(self, time: float) -> list[Kept[Payload]]:
-        done: list[Kept[Payload]] = []
+    def _close_shot(self, time: float) -> list[SampledView[Payload]]:
+        done: list[SampledView[Payload]] = []
         # A short rest of a shot needs no frame of its own: the one before it stands for it.
-        if self._kept is None or time - self._window_start >= self._period / 2:
+        if self._pending is None or time - self._window_start >= self._period / 2:
             done += self._close_window(time)
-        if self._kept is not None:
-            done.append(replace(self._kept, end=time))
-        self._best = self._kept = None
+        if self._pending is not None:
+            done.append(replace(self._pending, end=time))
+        self._best = self._pending = None
         self._recent.clear()
         self._sharpest = 0.0
         self._shot += 1
@@ -131,12 +131,12 @@ class Sampler(Generic[Payload]):
         return done
 
 
-def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+def difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
     """Mean absolute difference of two views, 0 to 255."""
-    return float(np.abs(one.astype(np.int16) - other).mean())
+    return float(np.abs(first.astype(np.int16) - second).mean())
 
 
-def repeats(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
+def repeats(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> bool:
     """Whether two views show the same, but for noise."""
-    change = np.abs(one.astype(np.int16) - other)
+    change = np.abs(first.astype(np.int16) - second)
     return float(change.mean()) < REPEAT_MEAN and float(np.percentile(change, 99)) < REPEAT_PEAK

@@ -1,4 +1,4 @@
-"""What is said in a video, as cues: from subtitle files of any usual format, mended where they are careless."""
+"""Subtitles as cues: read from files of any usual format, with the usual mistakes in them mended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST = 24 * 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Cue:
-    """Words from `start` to `end`, in seconds; `spoken` but for the title of a chapter."""
+    """Words from `start` to `end`, in seconds; `spoken` is false for the title of a chapter."""
 
     start: float
     end: float
@@ -30,12 +30,12 @@ def read_subtitles(data: bytes, suffix: str) -> list[Cue]:
 
     text = decode_text(data)
     try:
-        found = pysubs2.SSAFile.from_string(text, format_=suffix.lower().lstrip(".") if suffix else None)
+        subtitles = pysubs2.SSAFile.from_string(text, format_=suffix.lower().lstrip(".") if suffix else None)
     except Exception as error:  # Its parsers raise what a malformed line makes them raise
         raise MediaError("decode", f"not subtitles: {' '.join(str(error).split())[:150]}") from error
     cues = mended(
         Cue(start=event.start / 1000, end=event.end / 1000, text=event.plaintext)
-        for event in found.events
+        for event in subtitles.events
         if not event.is_comment and not event.is_drawing
     )
     if not cues:
@@ -54,8 +54,8 @@ def subtitle_files(path: str) -> list[str]:
     pairs = ((other, *os.path.splitext(other)) for other in names)
     return [
         os.path.join(folder, other)
-        for other, own, suffix in pairs
-        if suffix.lower() in SUBTITLE_SUFFIXES and stem in (own, os.path.splitext(own)[0])
+        for other, stem_of_other, suffix in pairs
+        if suffix.lower() in SUBTITLE_SUFFIXES and stem in (stem_of_other, os.path.splitext(stem_of_other)[0])
     ]
 
 

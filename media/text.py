@@ -40,22 +40,22 @@ def decode_text(data: bytes, most: int = MAX_TEXT_BYTES) -> str:
 
 def passages(text: str) -> list[str]:
     """Paragraphs, long ones cut between sentences, each at most about `PASSAGE_CHARS` characters."""
-    found: list[str] = []
+    pieces: list[str] = []
     for paragraph in re.split(r"\n\s*\n", text):
         whole = " ".join(paragraph.split())
         while len(whole) > PASSAGE_CHARS:
             cut = max(whole.rfind(mark, 0, PASSAGE_CHARS) for mark in (". ", "! ", "? ", "; "))
             cut = cut + 1 if cut > PASSAGE_CHARS // 3 else whole.rfind(" ", 0, PASSAGE_CHARS)
             cut = cut if cut > 0 else PASSAGE_CHARS
-            found.append(whole[:cut].strip())
+            pieces.append(whole[:cut].strip())
             whole = whole[cut:].strip()
         if whole:
-            found.append(whole)
-    return found
+            pieces.append(whole)
+    return pieces
 
 
 def caption_lines(text: str) -> list[str]:
-    """The captions in a text beside a picture: one a line, blank lines left out."""
+    """The captions in a text beside an image: one a line, blank lines left out."""
     return [" ".join(line.split()) for line in _lines(text) if line.strip()]
 
 

@@ -1,4 +1,4 @@
-"""The plain values of media: files, their records, and places where an image is to be seen."""
+"""The plain values of media: files, their records, and places of images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONTAINERS: frozenset[SourceKind] = frozenset(("captions", "tar", "parquet"))
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A file on disk. `about` is the picture that a sidecar text describes, or the video that subtitles belong to."""
+    """A file on disk. `about` is the image that a sidecar text describes, or the video that subtitles belong to."""
 
     path: str
     kind: SourceKind
@@ -35,7 +35,7 @@ class Passage(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One picture or text to encode. `data` is there for members of a container and None for a file of its own.
+    """One image or text to encode. `data` is there for members of a container and None for a file of its own.
 
     `texts` holds passages or captions that need no decoding.
     """
@@ -49,7 +49,7 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where an image is to be seen: a file, a member of a container (`file::member`), or, with `start` and `end` in
+    """Where an image is: a file, a member of a container (`file::member`), or, with `start` and `end` in
     seconds, the middle of a stretch of a video."""
 
     path: str
@@ -59,8 +59,8 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """A file or folder that could not be looked at. With `keep`, nothing at or below `path` may count as gone: it may only be
-    out of reach. Without, it is no source, and what was indexed of it goes."""
+    """A file or folder that could not be looked at. With `keep`, nothing at or below `path` counts as gone, since it may only
+    be out of reach. Without, it is not a source, and its rows are removed."""
 
     path: str
     reason: str

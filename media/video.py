@@ -38,7 +38,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 # Suffixes that programs' sources have as well.
 SHARED_SUFFIXES = frozenset((".ts", ".mts"))
-# Images that may move; which do, their first bytes tell.
+# Images that may be animated, which their first bytes show.
 ANIMATED_SUFFIXES = frozenset((".gif", ".webp"))
 PATIENCE_SECONDS = 60.0
 
@@ -203,8 +203,8 @@ def is_transport_stream(head: bytes) -> bool:
 
 
 def is_animated(head: bytes, suffix: str) -> bool:
-    """Whether a `.gif` or `.webp` that begins with `head` moves, as far as that tells: an animated WebP says so, a GIF that
-    repeats does."""
+    """Whether a `.gif` or `.webp` that begins with `head` is animated: a WebP has a flag for it, a GIF is taken to be where it
+    repeats."""
     if suffix == ".webp":
         return head[:4] == b"RIFF" and head[8:12] == b"WEBP" and head[12:16] == b"VP8X" and bool(head[20] & 2)
     return head[:3] == b"GIF" and b"NETSCAPE2.0" in head

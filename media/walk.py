@@ -1,4 +1,4 @@
-"""What there is to index below some paths: files by their kinds, as a stream.
+"""The files that can be indexed below some paths, by their kinds, as a stream.
 
 `walk` lists and stats but opens nothing (except a `.ts`, which may be a program), so an unchanged folder costs only its
 listing.
@@ -23,7 +23,7 @@ def walk(
     paths: Sequence[str], *, sound: bool = False, roots: Sequence[str] = (), links: list[str] | None = None
 ) -> Iterator[Source | Unreadable]:
     """Everything indexable under `paths` (absolute), in name order, one after the other; sound files only
-    where they are asked for, since nothing but a transcript can be found of them.
+    where they are asked for, since only a transcript makes them searchable.
 
     Hidden files and folders, `.mmsearch` among them, are left out; a folder reached twice, by whatever links, is
     walked once. A link that leads out of `roots` and `paths` is not followed, and said to be `Unreadable`; links to
@@ -46,7 +46,8 @@ def look(
     folder: str, names: Collection[str], *, sound: bool = False, roots: Sequence[str] = ()
 ) -> Iterator[Source | Unreadable]:
     """Files of one folder, as `walk` gives them, in name order: those of these `names`, and texts and subtitles that may
-    belong to one of them. The folder is listed, and nothing else in it is looked at; what is not there is left out."""
+    belong to one of them. The folder is listed, and nothing else in it is looked at; names that do not exist
+    are left out."""
     inside = [os.path.realpath(path) for path in (folder, *roots)]
     try:
         listing = _Listing.of(folder, sound, inside, names)
@@ -93,7 +94,7 @@ def source_kind(name: str) -> SourceKind | None:
 
 
 def moving(path: str, kind: SourceKind) -> SourceKind:
-    """`video` for an animated picture, which only its first bytes tell. What cannot be read is left to those who say why."""
+    """`video` for an animated image, recognised by its first bytes; else `kind`, also for a file that cannot be read."""
     suffix = os.path.splitext(path)[1].lower()
     if kind == "image" and suffix in ANIMATED_SUFFIXES and is_animated(_head(path), suffix):
         return "video"
@@ -162,7 +163,7 @@ class _Listing:
         return listing
 
     def _add(self, entry: os.DirEntry[str], sound: bool, inside: Sequence[str]) -> None:
-        # A link that leads nowhere is told by whoever looks at the file.
+        # A broken link is reported when its file is read.
         if entry.is_symlink() and os.path.exists(entry.path) and not below(os.path.realpath(entry.path), inside):
             if entry.is_dir() or source_kind(entry.name) is not None:
                 reason = "a link that leads out of the indexed folders"

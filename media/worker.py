@@ -32,17 +32,17 @@ def _serve(request: dict[str, str | int | float], out: BinaryIO) -> None:
         fps=float(request["fps"]), max_frames=int(request["max_frames"]), min_side=int(request["min_side"])
     )
     try:
-        for found in sample(os.fsdecode(bytes.fromhex(str(request["path"]))), config):
-            if isinstance(found, Frame):
-                width, height = found.rgb.size
-                _answer(out, {"frame": [found.time, found.start, found.end, found.shot, width, height]})
-                out.write(found.rgb.tobytes())
-            elif isinstance(found, Cue):
-                _answer(out, {"cue": [found.start, found.end, found.text, found.spoken]})
-            elif isinstance(found, Beat):
-                _answer(out, {"beat": found.time})
-            elif isinstance(found, Ending):
-                _answer(out, {"ending": [found.width, found.height, found.duration, found.stopped]})
+        for event in sample(os.fsdecode(bytes.fromhex(str(request["path"]))), config):
+            if isinstance(event, Frame):
+                width, height = event.rgb.size
+                _answer(out, {"frame": [event.time, event.start, event.end, event.shot, width, height]})
+                out.write(event.rgb.tobytes())
+            elif isinstance(event, Cue):
+                _answer(out, {"cue": [event.start, event.end, event.text, event.spoken]})
+            elif isinstance(event, Beat):
+                _answer(out, {"beat": event.time})
+            elif isinstance(event, Ending):
+                _answer(out, {"ending": [event.width, event.height, event.duration, event.stopped]})
     except MediaError as error:
         _answer(out, {"error": [error.stage, error.reason]})
     except MemoryError:

@@ -1,4 +1,4 @@
-"""Calling work off: the one who waits says so, and the work stops at its next step."""
+"""Cancellation of work: the waiting thread asks for it, and the work stops at its next step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Cancelled(MmsearchError):
 
 
 class Cancellation:
-    """Shared by the one who waits and the one who works; any thread may call it."""
+    """Shared by the thread that waits and the thread that works; any thread may call it."""
 
     __slots__ = ("_event",)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.crossmodal.readers import Readers
+from retrieval.crossmodal.decoder_models import DecoderModels
 from retrieval.errors import ItemNotFoundError, MediaError
 from retrieval.models.query_encoder import QueryEncoder
 from retrieval.ranking.fitted import Fitted
@@ -49,7 +49,7 @@ class Engine:
             self._device, self._images = device, images
             self._state = IndexState(folder, lease.manifest, device)
             self._queries = QueryEncoder(self._state.manifest.model, device)
-            self._readers = Readers(self._queries, device)
+            self._decoder_models = DecoderModels(self._queries, device)
         except BaseException:
             self._holding.close()
             raise
@@ -88,7 +88,7 @@ class Engine:
         except BaseException:
             fresh.close()
             raise
-        fresh._queries, fresh._readers = self._queries, self._readers
+        fresh._queries, fresh._decoder_models = self._queries, self._decoder_models
         return fresh
 
     @property
@@ -150,10 +150,14 @@ class Engine:
         reading, of_fused = None, None
         if query.rerank is not None:
             by_text = reads_by_text(query, kinds)
-            reading = Reading(reranker=self._readers.reranker(query.rerank), images=self.images, how=query.rerank)
+            reading = Reading(
+                reranker=self._decoder_models.reranker(query.rerank), images=self.images, how=query.rerank
+            )
             # What was fitted holds for words against images, read by the model that made the index.
             fits = by_text and is_pair(query, kinds) and query.rerank.fusion == WEIGHTED
-            of_fused = self._fitted.fused if fits and self._readers.is_own(query.rerank.reranker) else None
+            of_fused = (
+                self._fitted.fused if fits and self._decoder_models.is_index_model(query.rerank.reranker) else None
+            )
         direction = self.embed(query)
         of_cosine = self._fitted.cosine if is_pair(query, kinds) else None
         if of_cosine is None:
@@ -185,7 +189,7 @@ class Engine:
         """The ledger: files that could not be indexed, and why."""
         return read_failures(self.folder, self.manifest)
 
-    def rows(self, kinds: Sequence[Kind]) -> NDArray[np.float16]:
+    def embeddings(self, kinds: Sequence[Kind]) -> NDArray[np.float16]:
         """Every living embedding of some kinds, `(n, d) float16`, unit rows, in index order: for measurements."""
         parts = [np.empty((0, self.model.dim), np.float16)]
         for number, entry in enumerate(self.manifest.shards):
@@ -198,36 +202,36 @@ class Engine:
         shard, row = self._place(identity)
         return self._state.reader.items(np.array([shard]), np.array([row]))[0]
 
-    def reader_name(self, *, offline: bool = False) -> tuple[str, str | None]:
+    def captioner_name(self, *, offline: bool = False) -> tuple[str, str | None]:
         """The model that re-ranks and captions by default, and a line that says which where it is not the index's own. With
         `offline`, none is fetched for it."""
-        return self._readers.default_name(offline=offline)
+        return self._decoder_models.default_name(offline=offline)
 
-    def reader(self, name: str = "auto") -> LoadedModel:
+    def captioner(self, name: str = "auto") -> LoadedModel:
         """A model that re-ranks, captions and explains, loaded once. Raises `ModelError`."""
-        return self._readers.load(name)
+        return self._decoder_models.load(name)
 
     def describe(self, item: Item, captioner: str = "auto") -> Caption | None:
         """A caption of an image or of the middle of a moment; None where it cannot be read. Raises `ModelError`."""
         from retrieval.crossmodal.decoder import CaptionDecoder
 
         try:
-            image = self.images.picture(item.place)
+            image = self.images.image(item.place)
         except MediaError:
             return None
-        return CaptionDecoder(self.reader(captioner)).describe([image])[0]
+        return CaptionDecoder(self.captioner(captioner)).describe([image])[0]
 
     def evidence(
-        self, question: str, k: int = 3, *, min_relevance: float = 0.5, candidates: int = 50, reader: str = "auto"
+        self, question: str, k: int = 3, *, min_relevance: float = 0.5, candidates: int = 50, captioner: str = "auto"
     ) -> list[tuple[Hit, Caption]]:
-        """What speaks to a question: images and moments found by its words and read again, with a caption each; nothing where
-        nothing is relevant. Raises what `answer` raises."""
+        """Evidence on a question: images and moments found by its words and re-ranked by `captioner`, with a caption each;
+        empty where nothing is relevant. Raises what `answer` raises."""
         from retrieval.crossmodal.answer import evidence_query
 
-        query = evidence_query(question, k, min_relevance, Rerank(candidates=candidates, reranker=reader))
+        query = evidence_query(question, k, min_relevance, Rerank(candidates=candidates, reranker=captioner))
         if "text" in self._state.selections.kinds(query.filter):
             return []
-        described = [(hit, self.describe(hit.item, reader)) for hit in self.search(query)]
+        described = [(hit, self.describe(hit.item, captioner)) for hit in self.search(query)]
         # What vanished since it was found cannot be shown, and is no evidence.
         return [(hit, caption) for hit, caption in described if caption is not None]
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrations:
-    """What scores of one query mean: of a cosine, and of a reranker's fused score; None where nothing says it."""
+    """The relevance of one query's cosines and of a reranker's fused scores; None where there is no calibration."""
 
     cosine: Calibration | None
     fused: Calibration | None
@@ -53,21 +53,21 @@ def search(
     reading: Reading | None,
 ) -> Answer:
     """Every stage for one query, whose `direction (d,)` is a unit vector; `reading` where it is re-ranked. Raises `QueryError`
-    where relevance is asked for and cannot be told."""
+    where relevance is asked for and there is no calibration."""
     selection = select(state, query)
-    found = candidates(state, query, direction, selection)
+    nearest = candidates(state, query, direction, selection)
     chosen = np.empty(0, np.int64)
     again = None
     if reading is not None:
-        chosen = shortlist(found.keys, reading.how.candidates)
-        again = rerank(state, query, found.take(chosen), reading)
-    fused, second = scatter(found.scores, chosen, again)
+        chosen = shortlist(nearest.keys, reading.how.candidates)
+        again = rerank(state, query, nearest.take(chosen), reading)
+    fused, second = scatter(nearest.scores, chosen, again)
     order = reorder(fused, chosen)
-    groups = [order[group] for group in collapse(found.keys[order])]
-    relevance = judge(found.scores, fused, np.isfinite(second), calibrations.cosine, calibrations.fused)
+    groups = [order[group] for group in collapse(nearest.keys[order])]
+    relevance = judge(nearest.scores, fused, np.isfinite(second), calibrations.cosine, calibrations.fused)
     if query.min_relevance is not None:
         groups = relevant(groups, relevance, query.min_relevance)
-    hits = read_hits(state, found, fused, second, relevance, groups[: query.k])
+    hits = read_hits(state, nearest, fused, second, relevance, groups[: query.k])
     if again is None:
         return Answer(hits=hits)
     return Answer(
@@ -80,7 +80,7 @@ def search(
 
 
 def asked_filter(query: Query) -> Filter:
-    """What a query lets be found."""
+    """The filter of a query, its `kind` included."""
     return query.filter if query.kind is None else replace(query.filter, kinds=(query.kind,))
 
 
@@ -143,21 +143,21 @@ def reorder(fused: NDArray[np.float32], chosen: NDArray[np.int64]) -> NDArray[np
 
 
 def relevant(
-    groups: Sequence[NDArray[np.int64]], relevance: NDArray[np.float64], least: float
+    groups: Sequence[NDArray[np.int64]], relevance: NDArray[np.float64], min_relevance: float
 ) -> list[NDArray[np.int64]]:
-    """The hits whose first row is relevant enough, with those of their rows that are. Raises `QueryError` where relevance
-    cannot be told."""
+    """The hits whose first row is relevant enough, with those of their rows that are. Raises `QueryError` without a
+    calibration."""
     if np.isnan(relevance).any():
         raise QueryError(
             "relevance cannot be told: nothing was fitted for this model, and the index is too small to judge by itself; "
             "search without a least relevance"
         )
-    return [group[relevance[group] >= least] for group in groups if relevance[group[0]] >= least]
+    return [group[relevance[group] >= min_relevance] for group in groups if relevance[group[0]] >= min_relevance]
 
 
 def read_hits(
     state: IndexState,
-    found: Candidates,
+    nearest: Candidates,
     fused: NDArray[np.float32],
     second: NDArray[np.float32],
     relevance: NDArray[np.float64],
@@ -165,7 +165,7 @@ def read_hits(
 ) -> tuple[Hit, ...]:
     """The hits themselves, the rows of each group best first."""
     groups = [group[:MOST_MOMENTS] for group in groups]
-    wanted = found.take(np.concatenate([np.empty(0, np.int64), *groups]))
+    wanted = nearest.take(np.concatenate([np.empty(0, np.int64), *groups]))
     items = iter(state.reader.items(wanted.shards, wanted.rows))
     hits = []
     for rank, group in enumerate(groups, 1):
@@ -173,13 +173,13 @@ def read_hits(
             Hit(
                 rank=rank,
                 score=float(fused[at]),
-                first_stage_score=float(found.scores[at]),
+                first_stage_score=float(nearest.scores[at]),
                 rerank_score=None if np.isnan(second[at]) else float(second[at]),
                 relevance=None if np.isnan(relevance[at]) else float(relevance[at]),
                 item=next(items),
             )
             for at in group.tolist()
         ]
-        is_video = found.keys[group[0]] >= 0
+        is_video = nearest.keys[group[0]] >= 0
         hits.append(replace(rows[0], moments=tuple(rows)) if is_video else rows[0])
     return tuple(hits)

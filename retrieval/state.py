@@ -45,7 +45,7 @@ class IndexState:
 
 
 def check_device(device: str) -> None:
-    """Raise `QueryError` for a device that is no name of one, or a GPU that is not here."""
+    """Raise `QueryError` for an unknown device name, or a GPU that this machine does not have."""
     kind, colon, number = device.partition(":")
     if device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and colon and number.isdecimal()):
         raise QueryError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N")

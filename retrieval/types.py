@@ -84,11 +84,11 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One searchable row: a photo, a moment of a video, or a passage of text.
+    """One searchable row: an image, a moment of a video, or a passage of text.
 
     `path` is the media that the row is about and `source` the file that carried it: they differ for a member of a
-    tar or Parquet file and for a caption, whose `path` is its picture. Times are seconds from the start of a video.
-    `mtime_ns` belongs to `source`. `dhash` is a 64-bit difference hash of the picture, as a signed integer.
+    tar or Parquet file and for a caption, whose `path` is its image. Times are seconds from the start of a video.
+    `mtime_ns` belongs to `source`. `dhash` is a 64-bit difference hash (dHash) of the image, as a signed integer.
     """
 
     id: str
@@ -111,7 +111,7 @@ class Item:
 
     @property
     def place(self) -> Place:
-        """Where its image is to be seen; for a text, the image or the stretch of video that it is about."""
+        """Where its image is; for a text, the image or the stretch of video that it is about."""
         return Place(path=self.path, start=self.start, end=self.end)
 
 
@@ -155,7 +155,7 @@ class Query:
     again by a model that looks at words and pixels together. `min_relevance`, in 0..1, leaves out what is less likely to be
     relevant. With `group`, a video counts once, by its best moment.
 
-    An entry of `images` is an image, or the frames of a clip, which together count as one; a single image may be given as it
+    An entry of `images` is an image, or the frames of a video, which together count as one; a single image may be given as it
     is. `like` and `unlike` are ids of items of the index itself, whose embeddings count as an image's and as a negative's.
     Raises `QueryError` for values of another type or out of range.
     """
@@ -201,7 +201,7 @@ class Query:
 class Hit:
     """One answer; `rank` starts at 1 and higher scores are better. `first_stage_score` is a cosine similarity, and so is
     `score` unless re-ranked; `rerank_score` is None for a hit that no reranker read, else in nats a token. `relevance` is the
-    probability that the hit is relevant (`retrieval.ranking.relevance`), None where it cannot be told. `moments` are those
+    probability that the hit is relevant (`retrieval.ranking.relevance`), None without a calibration. `moments` are those
     found of the same video, this one first, where a search groups them."""
 
     rank: int
@@ -233,7 +233,7 @@ class Hit:
             "camera": item.camera,
             "latitude": item.latitude,
             "longitude": item.longitude,
-            # Names of places, words and copies are not indexed yet: all that was found was found by its meaning.
+            # Names of places, words and copies are not indexed yet: every hit matches by meaning.
             "place": None,
             "matched": ["meaning"],
             "copies": [],
@@ -254,7 +254,7 @@ class Answer:
 
 
 def check_kind(value: object) -> Kind:
-    """`value` as a kind; `QueryError` with the choices where it is none."""
+    """`value` as a kind. Raises `QueryError`, which lists the choices, for anything else."""
     for kind in KINDS:
         if value == kind:
             return kind

@@ -27,7 +27,7 @@ def add_about(app: FastAPI, service: SearchService, watcher: Watcher | None, pag
     async def status() -> StatusResponse:
         counts = await service.status()
         state = WatchModel(**vars(watcher.state)) if watcher is not None else None
-        return StatusResponse.model_validate({**counts, "reader": service.reader, "watch": state})
+        return StatusResponse.model_validate({**counts, "reader": service.captioner, "watch": state})
 
     @app.get("/healthz", response_model=HealthResponse, responses=ERRORS, summary="Whether the index can be read")
     async def healthz() -> HealthResponse:

@@ -17,7 +17,7 @@ from retrieval.errors import QueryError
 
 SHORTEST = 8
 SIGN_IN = "/sign-in"
-# What a monitor asks, which cannot sign in and learns nothing here.
+# Open to monitors, which cannot sign in; the answer tells nothing about the index.
 OPEN = frozenset(("/healthz", SIGN_IN))
 _MONTH = 30 * 86_400
 _LARGEST_FORM = 10_000
@@ -42,7 +42,7 @@ def check_token(token: str) -> None:
 
 
 class Access:
-    """Lets in who has the token, and signs in who brings it."""
+    """Passes requests that carry the token or its cookie, and sets the cookie for those that bring the token."""
 
     def __init__(self, token: str) -> None:
         check_token(token)

@@ -35,8 +35,8 @@ class ServeConfig:
     """What to serve and to whom.
 
     `roots` are folders that files may be served from, beside the one that holds the index; `token` None asks for none.
-    `watch_poll` are the seconds between two looks at folders that tell no changes, such as network drives; None waits to be
-    told. No cursor leads further than `deepest` hits. `port` is where the server listens, for the documents.
+    `watch_poll` are the seconds between two looks at folders that report no changes, such as network drives; None relies on
+    the system's reports. No cursor leads further than `deepest` hits. `port` is where the server listens, for the documents.
     """
 
     folder: Path
@@ -57,7 +57,7 @@ def create_app(config: ServeConfig) -> FastAPI:
     access = Access(config.token) if config.token is not None else None
     metrics = Metrics()
     service = SearchService(config.folder, config.device, metrics)
-    files = Files(config.folder, config.roots, service.pictures, cache_dir() / "thumbs")
+    files = Files(config.folder, config.roots, service.images, cache_dir() / "thumbs")
     uploads = Uploads(metrics)
     cores = os.cpu_count() or 1
     reads = Lane("file", metrics, threads=4, bound=1024, seconds=30)

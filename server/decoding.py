@@ -1,4 +1,4 @@
-"""`python -m server.decoding`: decodes uploaded pictures in a process of its own, whose memory has a bound and ends with it.
+"""`python -m server.decoding`: decodes uploaded images in a process of its own, whose memory has a bound and ends with it.
 
 A request is the number of bytes in eight bytes and the bytes themselves, on standard input; an answer is a line of JSON on
 standard output, `{"width", "height"}` followed by the RGB bytes, or `{"error"}`.
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def _bound_memory() -> None:
-    """Where the system can, let a picture that needs more than `MEMORY_BYTES` fail instead of the machine."""
+    """Where the system can, let an image that needs more than `MEMORY_BYTES` fail instead of the machine."""
     try:
         import resource
     except ImportError:

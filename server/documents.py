@@ -20,8 +20,8 @@ def documents(document: Mapping[str, Any], nonce: str) -> str:
     """The page of an OpenAPI document: each route with its parameters, its body and its answers."""
     parts = []
     for path, methods in document["paths"].items():
-        for method, one in methods.items():
-            parts.append(_route(path, method, one))
+        for method, operation in methods.items():
+            parts.append(_route(path, method, operation))
     schemas = "".join(
         f'<h2 id="{html.escape(name)}">{html.escape(name)}</h2><pre>{html.escape(json.dumps(value, indent=1))}</pre>'
         for name, value in document.get("components", {}).get("schemas", {}).items()
@@ -34,19 +34,19 @@ def documents(document: Mapping[str, Any], nonce: str) -> str:
     )
 
 
-def _route(path: str, method: str, one: Mapping[str, Any]) -> str:
+def _route(path: str, method: str, operation: Mapping[str, Any]) -> str:
     rows = [
         f"<tr><td><code>{html.escape(p['name'])}</code><td>{html.escape(p['in'])}<td>{html.escape(_kind(p['schema']))}"
-        for p in one.get("parameters", [])
+        for p in operation.get("parameters", [])
     ]
-    for kind, value in one.get("requestBody", {}).get("content", {}).items():
+    for kind, value in operation.get("requestBody", {}).get("content", {}).items():
         rows.append(f"<tr><td>body<td><code>{html.escape(kind)}</code><td>{_kind(value['schema'])}")
-    for status, value in one["responses"].items():
+    for status, value in operation["responses"].items():
         content: list[Mapping[str, Any]] = list(value.get("content", {}).values())
         inner = content[0].get("schema", {}) if content else {}
         rows.append(f"<tr><td>{html.escape(status)}<td>{html.escape(value['description'])}<td>{_kind(inner)}")
     title = f"<h2><b>{method.upper()}</b> <code>{html.escape(path)}</code></h2>"
-    return f"{title}<p>{html.escape(one.get('summary', ''))}</p><table>{''.join(rows)}</table>"
+    return f"{title}<p>{html.escape(operation.get('summary', ''))}</p><table>{''.join(rows)}</table>"
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

@@ -23,14 +23,14 @@ from retrieval.errors import (
 )
 from server.lanes import Busy, ClientGone
 from server.service import ResultsChanged
-from server.uploads import PictureNotFoundError
+from server.uploads import ImageNotFoundError
 
 # Nobody reads it: for the counts alone.
 _GONE = 499
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (QueryError, 400),
     (ItemNotFoundError, 404),
-    (PictureNotFoundError, 404),
+    (ImageNotFoundError, 404),
     (MediaError, 404),
     (ResultsChanged, 409),
     (ModelError, 503),

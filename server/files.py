@@ -1,4 +1,4 @@
-"""`/media` and `/thumb`: the files of items and small pictures of them."""
+"""`/media` and `/thumb`: the files of items and their thumbnails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from retrieval.cancellation import Cancellation
 from retrieval.errors import MediaError
 from server.http import FOR_EVER, REVALIDATE, bytes_response, etag, file_response, not_modified
 from server.lanes import Lane
-from server.media import Files, has_picture, media_type, next_size, version
+from server.media import Files, has_image, media_type, next_size, version
 from server.openapi import FILE, binary
 from server.service import SearchService
 
@@ -60,7 +60,7 @@ def add_files(app: FastAPI, service: SearchService, files: Files, reads: Lane, m
 
     async def small(request: Request, identity: str, wanted: str | None, size: int) -> Response:
         item = await service.item(identity, request)
-        if not has_picture(item):
+        if not has_image(item):
             raise MediaError("read", "a text has no picture")
         now = version(item)
         headers = {
@@ -76,7 +76,7 @@ def add_files(app: FastAPI, service: SearchService, files: Files, reads: Lane, m
             return files.thumb(item, size)
 
         with service.metrics.stage("thumb"):
-            content = await reads.run(lambda _: files.kept(item, size), request)
+            content = await reads.run(lambda _: files.cached_thumb(item, size), request)
             if content is None:
                 content = await makes.run(make, request)
         return Response(content, media_type="image/jpeg", headers=headers)

@@ -124,7 +124,8 @@ class Guard:
         return self._access.response(scope, headers) if self._access is not None else None
 
     def _is_named(self, name: str) -> bool:
-        """Whether the server is called so. One that listens everywhere answers to every address: only names can be rebound."""
+        """Whether `name` is one of the server's. One that listens everywhere accepts every address, since
+        only names can be rebound."""
         return name in self._hosts or (bool(self._hosts & EVERYWHERE) and _is_address(name))
 
     def _bounded(self, receive: Receive) -> Receive:
@@ -152,7 +153,7 @@ class Guard:
         return bounded
 
     def _route(self, path: str) -> str:
-        """The route for the counts: never what a client made up."""
+        """The route to count a request under; `other` for any path that has none."""
         return max(
             (route for route in self._routes if path == route or path.startswith(route + "/")), key=len, default="other"
         )

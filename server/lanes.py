@@ -1,6 +1,6 @@
 """Lanes: threads for one kind of work behind a queue with a bound, so that a burst of one kind starves no other.
 
-What waits in a queue is dropped when its client has gone, and what runs is told so by its `Cancellation`.
+What waits in a queue is dropped when its client has gone, and running work sees it by its `Cancellation`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Lane:
         return job
 
     def do(self, work: Callable[[], Result]) -> Result:
-        """Have something done, and wait for it: for a program's start."""
+        """Run `work` in the lane and wait for its result: for a program's start."""
         return self.submit(lambda _: work()).future.result()
 
     async def run(self, work: Work[Result], request: Request | None = None) -> Result:

@@ -1,4 +1,4 @@
-"""Files of indexed items, by id: the file itself, and small pictures kept on disk.
+"""Files of indexed items, by id: the file itself, and thumbnails cached on disk.
 
 No path comes from a client. A file is served only where it truly lies below a root of the index: a link that leads out of it
 is not followed.
@@ -37,10 +37,10 @@ _SHOWN = ("image/", "video/", "audio/", "text/plain")
 class Files:
     """Finds, and makes thumbnails of, the files of items. Any thread may call it."""
 
-    def __init__(self, folder: Path, roots: Sequence[Path], pictures: ImageReader, cache: Path) -> None:
+    def __init__(self, folder: Path, roots: Sequence[Path], images: ImageReader, cache: Path) -> None:
         inside = [folder.parent] if folder.name == ".mmsearch" else []
         self._roots = [os.path.realpath(root) for root in (*roots, *inside)]
-        self._pictures = pictures
+        self._images = images
         self._cache = DiskCache(cache, CACHE_BYTES)
 
     def place(self, item: Item) -> str:
@@ -58,20 +58,20 @@ class Files:
     def content(self, item: Item) -> bytes | None:
         """The bytes of a member of a container; None for a file of its own. Raises `MediaError`."""
         self.place(item)
-        return self._pictures.read(item.path) if MEMBER in item.path else None
+        return self._images.read(item.path) if MEMBER in item.path else None
 
-    def picture(self, item: Item) -> Image:
-        """The item's picture, the middle of a moment, or what a text is about. Raises `MediaError`."""
+    def image(self, item: Item) -> Image:
+        """The item's image, the middle of a moment, or what a text is about. Raises `MediaError`."""
         self.place(item)
-        return self._pictures.picture(item.place)
+        return self._images.image(item.place)
 
-    def kept(self, item: Item, size: int) -> bytes | None:
+    def cached_thumb(self, item: Item, size: int) -> bytes | None:
         """The item's JPEG, its longer side the next of `SIZES`, if the cache has it."""
         return self._cache.get(_key(item, size))
 
     def thumb(self, item: Item, size: int) -> bytes:
-        """The same, made now and kept. Raises `MediaError`."""
-        rgb = self.picture(item)
+        """The same, made now and cached. Raises `MediaError`."""
+        rgb = self.image(item)
         side = next_size(size)
         rgb.thumbnail((side, side))
         out = io.BytesIO()
@@ -81,12 +81,12 @@ class Files:
 
 
 def version(item: Item) -> str:
-    """What changes whenever the picture of an item does."""
+    """A digest that changes whenever the image of an item does."""
     return hashlib.sha256(f"{item.id}\0{item.sha256}\0{item.mtime_ns}\0{item.size}".encode()).hexdigest()[:32]
 
 
-def has_picture(item: Item) -> bool:
-    """Whether an item shows something: a text does that is about a picture, or about a stretch of a video."""
+def has_image(item: Item) -> bool:
+    """Whether an item shows something: a text does where it is about an image, or about a stretch of a video."""
     if item.kind != "text":
         return True
     container, mark, member = item.path.partition(MEMBER)

@@ -1,4 +1,4 @@
-"""What Prometheus is told: requests, latencies by stage, how many wait, and what the process takes."""
+"""The measurements for Prometheus: requests, latencies by stage, how many wait, and what the process takes."""
 
 from __future__ import annotations
 

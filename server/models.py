@@ -43,7 +43,7 @@ class SearchForm(SearchRequest):
     image: Annotated[bytes | None, Field(json_schema_extra={"type": "string", "format": "binary"})] = None
 
 
-class Span(BaseModel):
+class MomentModel(BaseModel):
     """A moment of a video, in seconds."""
 
     start: float
@@ -97,7 +97,7 @@ class HitModel(BaseModel):
     place: str | None
     matched: list[str]
     copies: list[str]
-    moments: list[Span]
+    moments: list[MomentModel]
 
 
 class SearchResponse(BaseModel):

@@ -60,7 +60,7 @@ UPLOAD_BODY = {
 
 
 def complete(app: FastAPI, *, cookie: str, token: bool) -> None:
-    """Let `app.openapi()` tell the whole truth."""
+    """Add to `app.openapi()` what FastAPI cannot derive."""
     plain = app.openapi
 
     def whole() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What reads pixels and words together: captions, answers, and why a picture matched."""
+"""Routes that read pixels and words together: captions, answers, and why an image matched."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_reading(app: FastAPI, service: SearchService, files: Files) -> None:
         if item.kind == "text":
             raise QueryError("a text needs no description; give the id of a picture or a moment")
         files.place(item)
-        caption = await service.read("describe", lambda engine: engine.describe(item, service.reader), request)
+        caption = await service.read("describe", lambda engine: engine.describe(item, service.captioner), request)
         if caption is None:
             raise MediaError("decode", "the picture cannot be read")
         return DescribeResponse(id=item.id, caption=caption.text, log_probability=round(caption.log_probability, 4))
@@ -37,7 +37,7 @@ def add_reading(app: FastAPI, service: SearchService, files: Files) -> None:
         if not asked.question.strip():
             raise QueryError("the question is empty")
         captioned = await service.read(
-            "ask", lambda engine: engine.evidence(asked.question, asked.k, reader=service.reader), request
+            "ask", lambda engine: engine.evidence(asked.question, asked.k, captioner=service.captioner), request
         )
         evidence = [
             EvidenceModel(
@@ -61,22 +61,22 @@ def add_reading(app: FastAPI, service: SearchService, files: Files) -> None:
         item = await service.item(id, request)
         if item.kind == "text" or not text.strip():
             raise QueryError("give the id of a picture or a moment, and words")
-        headers = {"ETag": etag(version(item), text, service.model, service.reader), "Cache-Control": REVALIDATE}
+        headers = {"ETag": etag(version(item), text, service.model, service.captioner), "Cache-Control": REVALIDATE}
         same = not_modified(request, headers)
         if same is not None:
             return same
         files.place(item)
         drawn = await service.read(
-            "explain", lambda engine: _explained(engine.reader(service.reader), files, item, text), request
+            "explain", lambda engine: _explained(engine.captioner(service.captioner), files, item, text), request
         )
         return Response(drawn, media_type="image/png", headers=headers)
 
 
-def _explained(reader: Any, files: Files, item: Item, text: str) -> bytes:
+def _explained(loaded: Any, files: Files, item: Item, text: str) -> bytes:
     from retrieval.crossmodal.explain import draw, explain
 
-    rgb = files.picture(item)
-    sheet = draw(rgb, explain(reader, rgb, text), reader.spec.resize_mode, width=240)
+    rgb = files.image(item)
+    sheet = draw(rgb, explain(loaded, rgb, text), loaded.spec.resize_mode, width=240)
     out = io.BytesIO()
     sheet.save(out, "PNG")
     return out.getvalue()

@@ -20,17 +20,17 @@ class _TimedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._watch()
+        self._set_alarm()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._watch()
+        self._set_alarm()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._calm()
         super().connection_lost(exc)
 
-    def _watch(self) -> None:
+    def _set_alarm(self) -> None:
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             self._calm()

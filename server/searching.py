@@ -15,7 +15,7 @@ from retrieval.types import Hit, Item, Query, Rerank
 from server.errors import first_finding
 from server.http import FOR_EVER, etag, not_modified
 from server.media import version
-from server.models import HitModel, ItemModel, SearchRequest, SearchResponse, Span, UploadResponse
+from server.models import HitModel, ItemModel, MomentModel, SearchRequest, SearchResponse, UploadResponse
 from server.openapi import ERRORS, SEARCH_BODY, UPLOAD_BODY, binary
 from server.service import SearchService
 from server.uploads import Uploads
@@ -39,23 +39,23 @@ def add_searching(app: FastAPI, service: SearchService, uploads: Uploads, deepes
                 asked, uploaded = _from_form(form)
             else:
                 asked, uploaded = await _from_json(request), None
-            picture = asked.picture
+            upload = asked.picture
             if uploaded is not None:
-                picture = await uploads.take(uploaded.file, request)
+                upload = await uploads.take(uploaded.file, request)
         finally:
             if form is not None:
                 await form.close()
         state, offset = _cursor(asked.cursor, deepest)
-        query = _query(asked, (uploads.picture(picture),) if picture is not None else (), offset, service.reader)
-        found = await service.search(query, request, state)
+        query = _query(asked, (uploads.image(upload),) if upload is not None else (), offset, service.captioner)
+        result = await service.search(query, request, state)
         end = offset + asked.k
-        more = len(found.hits) > end
+        more = len(result.hits) > end
         return SearchResponse(
-            hits=[hit_model(hit) for hit in found.hits[offset:end]],
-            next=f"{found.state}.{end:x}" if more and end + asked.k <= deepest else None,
+            hits=[hit_model(hit) for hit in result.hits[offset:end]],
+            next=f"{result.state}.{end:x}" if more and end + asked.k <= deepest else None,
             more=more,
-            truncated=found.truncated,
-            picture=picture,
+            truncated=result.truncated,
+            picture=upload,
             milliseconds=round(1000 * (time.perf_counter() - began), 2),
             model=service.model,
         )
@@ -93,21 +93,21 @@ def media_url(item: Item) -> str:
 
 
 def thumb_url(item: Item) -> str:
-    """Where its picture is; another address when the picture is another."""
+    """Where its thumbnail is served; the address changes with the image."""
     return f"/thumb/{item.id}/{version(item)}"
 
 
 def item_model(item: Item) -> ItemModel:
-    """An item as the API tells it."""
+    """An item as the API gives it."""
     facts = {name: getattr(item, name) for name in ItemModel.model_fields if not name.endswith("_url")}
     return ItemModel(**facts, media_url=media_url(item), thumb_url=thumb_url(item))
 
 
 def hit_model(hit: Hit) -> HitModel:
-    """A hit as the API tells it."""
+    """A hit as the API gives it."""
     item = hit.item
     moments = [
-        Span(start=moment.item.start, end=moment.item.end, score=moment.score)
+        MomentModel(start=moment.item.start, end=moment.item.end, score=moment.score)
         for moment in hit.moments
         if moment.item.start is not None and moment.item.end is not None
     ]
@@ -176,7 +176,7 @@ def _cursor(cursor: str | None, deepest: int) -> tuple[str | None, int]:
     return state, offset
 
 
-def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reader: str) -> Query:
+def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reranker: str) -> Query:
     words = (asked.text or "").strip()
     if not words and not asked.image_id and not images:
         raise QueryError("give some words, an image_id or an image")
@@ -191,6 +191,6 @@ def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reader:
         kind=asked.kind,
         # One more than is wanted tells whether there is a next page.
         k=offset + asked.k + 1,
-        rerank=Rerank(reranker=reader) if asked.rerank else None,
+        rerank=Rerank(reranker=reranker) if asked.rerank else None,
         min_relevance=asked.min_relevance,
     )

@@ -2,7 +2,7 @@
 
 An engine belongs to one thread. The search lane answers by embeddings; the reading lane re-ranks, describes, answers and
 explains, which takes longer; the lookup lane finds items and counts. Each sees a new state of the index as soon as one is
-committed, between two requests, and what is remembered of a state goes with it.
+committed, between two requests, and items that are cached for a state are dropped with it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ResultsChanged(MmsearchError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class SearchResult:
     """The hits of a search, the state of the index that they are of, and whether the model read less than all the words."""
 
     hits: list[Hit]
@@ -52,24 +52,24 @@ class Found:
 class _Stoppable:
     """Reads the images of an engine's items until the work that wants them is called off."""
 
-    def __init__(self, pictures: ImageReader) -> None:
-        self._pictures = pictures
+    def __init__(self, images: ImageReader) -> None:
+        self._images = images
         self.cancellation = Cancellation()
 
-    def picture(self, place: Place) -> Image.Image:
+    def image(self, place: Place) -> Image.Image:
         """As `ImageReader.picture`. Raises `Cancelled` as well."""
         self.cancellation.check()
-        return self._pictures.picture(place)
+        return self._images.image(place)
 
 
 class _EngineLane:
     """A lane of one thread with an engine of its own, always at the newest state."""
 
-    def __init__(self, lane: Lane, folder: Path, device: str, pictures: ImageReader) -> None:
+    def __init__(self, lane: Lane, folder: Path, device: str, images: ImageReader) -> None:
         self._lane, self._folder = lane, folder
-        self._pictures = _Stoppable(pictures)
+        self._images = _Stoppable(images)
         self._stamp = stamp(folder)
-        self._engine = Engine.open(folder, device=device, images=self._pictures)
+        self._engine = Engine.open(folder, device=device, images=self._images)
 
     def do(self, work: Callable[[Engine], Result]) -> Result:
         """Have something done at the start of the program, and wait for it."""
@@ -80,7 +80,7 @@ class _EngineLane:
 
         def job(cancellation: Cancellation) -> Result:
             cancellation.check()
-            self._pictures.cancellation = cancellation
+            self._images.cancellation = cancellation
             self._refresh()
             return work(self._engine, state_name(self._stamp))
 
@@ -109,12 +109,12 @@ class SearchService:
 
     def __init__(self, folder: Path, device: str, metrics: Metrics) -> None:
         self.folder = folder
-        self.pictures = ImageReader(1024)
+        self.images = ImageReader(1024)
         self.metrics = metrics
 
         def lane(name: str, bound: int, seconds: float) -> _EngineLane:
             return _EngineLane(
-                Lane(name, metrics, threads=1, bound=bound, seconds=seconds), folder, device, self.pictures
+                Lane(name, metrics, threads=1, bound=bound, seconds=seconds), folder, device, self.images
             )
 
         self._searching = lane("search", 256, 60)
@@ -122,7 +122,7 @@ class SearchService:
         self._lookups = lane("lookup", 512, 30)
         self.model = self._searching.do(lambda engine: engine.model.name)
         # No request may set off a download.
-        self.reader = self._searching.do(lambda engine: engine.reader_name(offline=True)[0])
+        self.captioner = self._searching.do(lambda engine: engine.captioner_name(offline=True)[0])
         self._items: OrderedDict[str, Item] = OrderedDict()
         self._items_stamp = stamp(folder)
         self._items_lock = threading.Lock()
@@ -137,35 +137,35 @@ class SearchService:
             lane.close()
 
     def warm(self) -> None:
-        """Load what first queries by words and by a picture need."""
+        """Load what first queries by words and by an image need."""
         self._searching.do(lambda engine: engine.embed_texts(["a photo"]))
         grey = Image.new("RGB", (32, 32), "grey")
         self._searching.do(lambda engine: engine.embed(Query(images=(grey,))))
 
-    async def search(self, query: Query, request: Request | None = None, state: str | None = None) -> Found:
-        """As `Engine.search`; the items of the hits are remembered, since their pictures will be asked for.
+    async def search(self, query: Query, request: Request | None = None, state: str | None = None) -> SearchResult:
+        """As `Engine.search`; the items of the hits are remembered, since their images will be asked for.
 
         Raises `ResultsChanged` where `state` is given and the index has another by now.
         """
         lane = self._reading if query.rerank is not None else self._searching
 
-        def work(engine: Engine, now: str) -> tuple[Found, tuple[int, ...]]:
+        def work(engine: Engine, now: str) -> tuple[SearchResult, tuple[int, ...]]:
             if state is not None and state != now:
                 raise ResultsChanged("the index has changed since these results were found; search again")
             hits = engine.search(query)
             cut = query.text is not None and not engine.reads_whole(query.text)
-            return Found(hits=hits, state=now, truncated=cut), stamp(self.folder)
+            return SearchResult(hits=hits, state=now, truncated=cut), stamp(self.folder)
 
         with self.metrics.stage("rerank" if query.rerank is not None else "search"):
             async with self._admitted(query):
-                found, seen = await lane.run(work, request)
-        if state_name(seen) == found.state:
-            self._remember(seen, [one.item for hit in found.hits for one in (hit, *hit.moments)])
-        return found
+                result, stamped = await lane.run(work, request)
+        if state_name(stamped) == result.state:
+            self._remember(stamped, [each.item for hit in result.hits for each in (hit, *hit.moments)])
+        return result
 
     @asynccontextmanager
     async def _admitted(self, query: Query) -> AsyncIterator[None]:
-        """Only a few pictures at a time are embedded, between the searches by words."""
+        """Only a few images at a time are embedded, between the searches by words."""
         if not query.images:
             yield
             return
@@ -181,17 +181,17 @@ class SearchService:
     async def item(self, identity: str, request: Request | None = None) -> Item:
         """The item of an id, as the index has it now. Raises `ItemNotFoundError` where it has none."""
         with self._items_lock:
-            known = self._items.get(identity) if self._items_stamp == stamp(self.folder) else None
-        if known is not None:
-            return known
+            cached = self._items.get(identity) if self._items_stamp == stamp(self.folder) else None
+        if cached is not None:
+            return cached
 
         def work(engine: Engine, now: str) -> tuple[Item, str]:
             return engine.item(identity), now
 
-        seen = stamp(self.folder)
+        stamped = stamp(self.folder)
         item, state = await self._lookups.run(work, request)
-        if state == state_name(seen):
-            self._remember(seen, [item])
+        if state == state_name(stamped):
+            self._remember(stamped, [item])
         return item
 
     async def read(self, stage: str, work: Callable[[Engine], Result], request: Request | None = None) -> Result:
@@ -213,14 +213,14 @@ class SearchService:
                 self._status = (now, counts)
             return self._status[1]
 
-    def _remember(self, seen: tuple[int, ...], items: list[Item]) -> None:
-        """Keep items of the state that had the stamp `seen`; those of another state go."""
+    def _remember(self, stamped: tuple[int, ...], items: list[Item]) -> None:
+        """Keep items of the state that had the stamp `stamped`; those of another state go."""
         with self._items_lock:
-            if seen != self._items_stamp:
-                if seen != stamp(self.folder):
+            if stamped != self._items_stamp:
+                if stamped != stamp(self.folder):
                     return
                 self._items.clear()
-                self._items_stamp = seen
+                self._items_stamp = stamped
             for item in items:
                 self._items[item.id] = item
                 self._items.move_to_end(item.id)
@@ -237,6 +237,6 @@ def stamp(folder: Path, name: str = "manifest.json") -> tuple[int, int, int]:
     return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
-def state_name(seen: tuple[int, ...]) -> str:
+def state_name(stamped: tuple[int, ...]) -> str:
     """A state of the index in a few letters, the same after a restart."""
-    return hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr(stamped).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Pictures to search by that clients send: decoded small in processes apart, kept for a while under the hash of their bytes."""
+"""Images to search by that clients send: decoded small in processes apart, kept for a while under the hash of their bytes."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ _SECONDS = 30.0
 _ROOT = Path(__file__).parents[1]
 
 
-class PictureNotFoundError(MmsearchError):
-    """No picture of this hash is kept (any more)."""
+class ImageNotFoundError(MmsearchError):
+    """No image of this hash is kept (any more)."""
 
 
 class Uploads:
-    """Takes pictures and gives them back by their hash. Any thread may call it."""
+    """Takes images and gives them back by their hash. Any thread may call it."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._lane = Lane("upload", metrics, threads=PROCESSES, bound=_WAITING, seconds=2 * _SECONDS)
         self._decoders: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
         for _ in range(PROCESSES):
             self._decoders.put(_Decoder())
-        self._kept: OrderedDict[str, Image.Image] = OrderedDict()
+        self._images: OrderedDict[str, Image.Image] = OrderedDict()
         self._lock = threading.Lock()
 
     async def take(self, file: BinaryIO, request: Request | None = None) -> str:
-        """Decode and keep a picture; the SHA-256 of its bytes is its name from now on.
+        """Decode and keep an image; the SHA-256 of its bytes is its name from now on.
 
-        Raises `QueryError` for what is no picture, and what `Lane.run` raises.
+        Raises `QueryError` for anything but an image, and what `Lane.run` raises.
         """
 
         def work(cancellation: Cancellation) -> str:
@@ -57,31 +57,31 @@ class Uploads:
             data = file.read()
             name = hashlib.sha256(data).hexdigest()
             with self._lock:
-                if name in self._kept:
-                    self._kept.move_to_end(name)
+                if name in self._images:
+                    self._images.move_to_end(name)
                     return name
             decoder = self._decoders.get()
             try:
-                picture = decoder.decode(data)
+                decoded = decoder.decode(data)
             finally:
                 self._decoders.put(decoder)
-            self._keep(name, picture)
+            self._keep(name, decoded)
             return name
 
         return await self._lane.run(work, request)
 
-    def picture(self, name: str) -> Image.Image:
-        """The picture of a hash, RGB. Raises `PictureNotFoundError`."""
+    def image(self, name: str) -> Image.Image:
+        """The image of a hash, RGB. Raises `ImageNotFoundError`."""
         with self._lock:
-            picture = self._kept.get(name)
-            if picture is None:
-                raise PictureNotFoundError("that picture is no longer kept here; send it again")
-            self._kept.move_to_end(name)
-            return picture
+            image = self._images.get(name)
+            if image is None:
+                raise ImageNotFoundError("that picture is no longer kept here; send it again")
+            self._images.move_to_end(name)
+            return image
 
     def preview(self, name: str) -> bytes:
-        """A small JPEG of it. Raises `PictureNotFoundError`."""
-        small = self.picture(name).copy()
+        """A small JPEG of it. Raises `ImageNotFoundError`."""
+        small = self.image(name).copy()
         small.thumbnail((128, 128))
         out = io.BytesIO()
         small.save(out, "JPEG", quality=82)
@@ -93,16 +93,16 @@ class Uploads:
         for _ in range(PROCESSES):
             self._decoders.get().close()
 
-    def _keep(self, name: str, picture: Image.Image) -> None:
+    def _keep(self, name: str, image: Image.Image) -> None:
         with self._lock:
-            self._kept[name] = picture
-            while sum(_bytes(one) for one in self._kept.values()) > _KEPT_BYTES:
-                self._kept.popitem(last=False)
+            self._images[name] = image
+            while sum(_bytes(stored) for stored in self._images.values()) > _KEPT_BYTES:
+                self._images.popitem(last=False)
 
 
-def _bytes(picture: Image.Image) -> int:
+def _bytes(image: Image.Image) -> int:
     # Pillow keeps four bytes for each pixel of RGB.
-    return 4 * picture.width * picture.height
+    return 4 * image.width * image.height
 
 
 class _Decoder:
@@ -112,13 +112,13 @@ class _Decoder:
         self._process: subprocess.Popen[bytes] | None = None
 
     def decode(self, data: bytes) -> Image.Image:
-        """RGB, its shorter side at `decoding.SIDE` or more where the picture has that many. Raises `QueryError`."""
+        """RGB, its shorter side at `decoding.SIDE` or more where the image has that many. Raises `QueryError`."""
         process = self._started()
         alarm = threading.Timer(_SECONDS, process.kill)
         alarm.daemon = True
         alarm.start()
         try:
-            picture = self._asked(process, data)
+            rgb = self._asked(process, data)
         except QueryError:
             raise
         except (OSError, ValueError, KeyError) as error:
@@ -126,7 +126,7 @@ class _Decoder:
             raise QueryError("the image cannot be read: it takes too much time or memory to decode") from error
         finally:
             alarm.cancel()
-        return picture
+        return rgb
 
     def _asked(self, process: subprocess.Popen[bytes], data: bytes) -> Image.Image:
         if process.stdin is None or process.stdout is None:

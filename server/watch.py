@@ -1,8 +1,8 @@
 """`serve --watch`: the index follows its folder, and says what it is doing.
 
-One thread hears what changes, from before the first run on; another indexes. What is heard during a run is waiting for the
-next one, so nothing is lost between the two. The first run compares everything, the others just the paths that changed;
-once an hour, and after a run that failed, everything is compared again, since systems do not tell of every change.
+One thread collects changes, from before the first run on; another indexes. Changes during a run wait for the next one, so
+none is lost. The first run compares everything, the others just the paths that changed;
+once an hour, and after a run that failed, everything is compared again, since systems do not report every change.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _MOST_PATHS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class WatchState:
-    """`state` is `watching` or `indexing`; `error` says in one line why the last run ended early, or nothing can be heard."""
+    """`state` is `watching` or `indexing`; `error` says in one line why the last run ended early, or why
+    changes cannot be watched."""
 
     state: str = "watching"
     done: int = 0
@@ -43,7 +44,7 @@ class WatchState:
 class Watcher:
     """Brings the index up to date once, and again after every change below the roots, on threads of its own.
 
-    With `poll`, the roots are looked through every so many seconds, for folders that tell no changes.
+    With `poll`, the roots are looked through every so many seconds, for folders that report no changes.
     """
 
     def __init__(self, folder: Path, roots: Sequence[Path], device: str, poll: float | None = None) -> None:
@@ -52,9 +53,9 @@ class Watcher:
         self._hidden = _Hidden(folder, roots)
         self._stop = threading.Event()
         self._changed: set[str] = set()
-        self._news = threading.Condition()
+        self._change = threading.Condition()
         self._listening = threading.Event()
-        self._deaf: str | None = None
+        self._watch_error: str | None = None
         self.state = WatchState()
         self._encoder: Encoder | None = None
         # Where folders are reached by links, a path that changed does not tell which files it concerns.
@@ -72,8 +73,8 @@ class Watcher:
     def close(self) -> None:
         """End; a run that is under way commits what it has done."""
         self._stop.set()
-        with self._news:
-            self._news.notify_all()
+        with self._change:
+            self._change.notify_all()
         for thread in self._threads:
             thread.join()
 
@@ -93,12 +94,12 @@ class Watcher:
             for batch in changes:
                 self._listening.set()
                 if batch:
-                    with self._news:
+                    with self._change:
                         self._changed |= {self._as_indexed(path) for _, path in batch}
-                        self._news.notify()
+                        self._change.notify()
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            self._deaf = f"changes are not heard ({reason}); start with --watch-poll 30 to look for them instead"
+            self._watch_error = f"changes are not heard ({reason}); start with --watch-poll 30 to look for them instead"
         finally:
             self._listening.set()
 
@@ -106,8 +107,8 @@ class Watcher:
         self._listening.wait()
         due = self._whole()
         while not self._stop.is_set():
-            with self._news:
-                self._news.wait_for(lambda: self._changed or self._stop.is_set(), max(0.0, due - time.monotonic()))
+            with self._change:
+                self._change.wait_for(lambda: self._changed or self._stop.is_set(), max(0.0, due - time.monotonic()))
                 changed, self._changed = frozenset(self._changed), set()
             if self._stop.is_set():
                 return
@@ -136,7 +137,7 @@ class Watcher:
                     return False
             if build.report is not None and changed is None:
                 self._links = build.report.links
-            self.state = WatchState(error=self._deaf)
+            self.state = WatchState(error=self._watch_error)
             return True
         except MmsearchError as error:
             self.state = WatchState(error=str(error))
@@ -145,7 +146,7 @@ class Watcher:
         return False
 
     def _as_indexed(self, path: str) -> str:
-        """A path as the system tells it, in the spelling of the root that holds it."""
+        """A path as the system reports it, in the spelling of the root that holds it."""
         for root in map(str, self._roots):
             real = os.path.realpath(root)
             if not below(path, root) and below(path, real):
@@ -169,5 +170,5 @@ class _Hidden:
 
 
 def _spellings(path: Path) -> set[str]:
-    """A path as it was named and as the system tells it."""
+    """A path as it was named, and its real path."""
     return {os.path.abspath(path), os.path.realpath(path)}

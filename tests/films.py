@@ -10,20 +10,20 @@ from pathlib import Path
 import av
 from PIL import Image
 
-from benchmarks.clips import ClipFormat, Shot, write_clip
+from benchmarks.synthetic_videos import Shot, VideoFormat, write_video
 from tests.conftest import picture
 
-SMALL = ClipFormat(width=160, height=120, rate=20, options={"preset": "ultrafast", "g": "40"})
+SMALL = VideoFormat(width=160, height=120, rate=20, options={"preset": "ultrafast", "g": "40"})
 
 
 def shots(seeds: Sequence[int], seconds: float = 2.0) -> list[Shot]:
-    return [Shot(picture=picture(seed, 320, 240), seconds=seconds) for seed in seeds]
+    return [Shot(image=picture(seed, 320, 240), seconds=seconds) for seed in seeds]
 
 
-def film(file: Path, seeds: Sequence[int], seconds: float = 2.0, how: ClipFormat = SMALL) -> list[float]:
+def film(file: Path, seeds: Sequence[int], seconds: float = 2.0, how: VideoFormat = SMALL) -> list[float]:
     """A film of one shot a seed; returns where shots begin and the last ends."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    return write_clip(file, shots(seeds, seconds), how)
+    return write_video(file, shots(seeds, seconds), how)
 
 
 def with_subtitles(

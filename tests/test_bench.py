@@ -16,7 +16,7 @@ from benchmarks.datasets import from_container, from_folder
 from benchmarks.metrics import recall_both_ways
 from benchmarks.recall import measure_recall
 from media.types import Place
-from retrieval.crossmodal.rerank import Fusion, Reranker
+from retrieval.crossmodal.rerank import Reranker, RerankFusion
 from retrieval.errors import MmsearchError
 from retrieval.models.encoder import Encoder
 from retrieval.models.weights import resolve
@@ -33,7 +33,7 @@ class Shown:
     def __init__(self, photos: list[Image]) -> None:
         self._photos = photos
 
-    def picture(self, place: Place) -> Image:
+    def image(self, place: Place) -> Image:
         return self._photos[int(place.path.removeprefix("/media/image"))]
 
 
@@ -68,7 +68,7 @@ def test_re_ranked_ranks_are_those_that_a_search_gives(table: Path, mini: Encode
     assert (plain.to_json()["rerank"], again.to_json()["rerank"]) == (False, True)
     photos = [picture(n, 80, 60) for n in range(6)]
     rows = mini.encode_images(photos)
-    reranker = Reranker(mini.loaded, Fusion.of(resolve("mini").folder))
+    reranker = Reranker(mini.loaded, RerankFusion.of(resolve("mini").folder))
     ranks = []
     for text, own in [(text, n) for n, word in enumerate(WORDS) for text in (word, f"{word} again")]:
         cosines = rows @ mini.encode_texts([text])[0]

@@ -93,7 +93,7 @@ def test_a_webdataset_is_a_set(photos: Path, tmp_path: Path) -> None:
                 out.addfile(member, io.BytesIO(content))
     data = from_container(tmp_path / "set.tar")
     assert [many[0] for many in data.captions] == WORDS
-    assert [one.size for one in data.pictures(64)] == [one.size for one in from_csv(photos).pictures(64)]
+    assert [one.size for one in data.images(64)] == [one.size for one in from_csv(photos).images(64)]
 
 
 def from_csv(photos: Path) -> CaptionSet:
@@ -141,7 +141,7 @@ def test_every_fusion_is_measured_and_the_worst_are_told(photos: Path, mini: Enc
     plain = reports[0]
     assert [miss.rank for miss in plain.misses] == sorted((r for r in plain.text_to_image.first if r > 1), reverse=True)
     for miss in plain.misses:
-        assert WORDS[miss.right] == miss.text and miss.found != miss.right
+        assert WORDS[miss.right] == miss.text and miss.top != miss.right
 
 
 def test_a_real_index_answers_as_exact_scores_do(photos: Path, mini: Encoder) -> None:
@@ -210,7 +210,7 @@ def test_a_picture_query_does_not_count_itself() -> None:
     rows = rng.standard_normal((400, 8)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     own = np.array([3, 5])
-    work = Workload(name="x", rows=rows.astype(np.float16), texts=rows[:2], images=rows[own], own=own)
+    work = Workload(name="x", rows=rows.astype(np.float16), texts=rows[:2], images=rows[own], own_rows=own)
     assert measure_ann(work, 3)[0].recall_image == 1.0
 
 
@@ -275,7 +275,7 @@ def test_rows_of_the_index_can_be_asked_for(photos: Path, mini: Encoder, tmp_pat
     with Engine.open(folder) as engine:
         identities = [item.id for item in items(4)]
         assert engine.item(identities[2]).id == identities[2]
-        assert engine.rows(("image",)).shape == (4, mini.spec.dim)
+        assert engine.embeddings(("image",)).shape == (4, mini.spec.dim)
         like = engine.search(Query(like=(identities[1],), unlike=(identities[2],), k=4))
         assert like[0].item.id == identities[1] and like[-1].item.id == identities[2]
         with pytest.raises(QueryError, match="no item 'nope'"):

@@ -163,7 +163,7 @@ def test_what_has_no_image_is_told_without_reading_it(tmp_path: Path) -> None:
     (tmp_path / "talk.mp3").write_bytes(b"sound")
     for place in (Place(path=str(tmp_path / "notes.md")), Place(path=str(tmp_path / "talk.mp3"), start=1.0, end=2.0)):
         with pytest.raises(MediaError, match="no image"):
-            ImageReader(32).picture(place)
+            ImageReader(32).image(place)
 
 
 @pytest.mark.parametrize("size", [(1, 30_000), (30_000, 1), (1, 1)])

@@ -18,14 +18,14 @@ from PIL import Image
 import mmsearch
 from benchmarks.samples import copy_samples
 from indexer.build import BuildConfig, BuildReport, IndexBuild
-from media.clips import cut
+from media.cutting import cut
 from media.reader import ImageReader, query_media
 from media.sound import WhisperRecogniser
 from media.subtitles import Cue
 from media.video import Ending, Frame, SampleConfig
-from retrieval.crossmodal.moments import Span, fuse, merge
+from retrieval.crossmodal.moments import FrameSpan, fuse, merge
 from retrieval.crossmodal.summary import Segment, choose, paragraph
-from retrieval.crossmodal.watched import watch
+from retrieval.crossmodal.viewing import view_video
 from retrieval.engine import Engine
 from retrieval.errors import MediaError, ModelError
 from retrieval.models.encoder import Encoder
@@ -149,7 +149,7 @@ def test_an_unchanged_library_is_left_alone(library: Path, mini: Encoder) -> Non
 def test_a_moments_picture_is_from_its_middle(engine: Engine) -> None:
     reader = ImageReader(64)
     hits = engine.search(Query(images=(picture(SEEDS[1], 320, 240),), kind="video", k=1))
-    assert same_picture(reader.picture(hits[0].item.place), picture(SEEDS[1], 320, 240)) < 30
+    assert same_picture(reader.image(hits[0].item.place), picture(SEEDS[1], 320, 240)) < 30
 
 
 def test_moments_are_re_ranked_like_pictures(engine: Engine) -> None:
@@ -193,7 +193,7 @@ def test_a_cut_plays_and_shows_the_moment(engine: Engine, tmp_path: Path) -> Non
 def test_frames_merge_within_a_shot_while_they_look_alike() -> None:
     one, other = np.eye(4, dtype=np.float32)[:2]
     near = np.array([0.98, np.sqrt(1 - 0.98**2), 0, 0], np.float32)
-    spans = [Span(start=n, end=n + 1, shot=shot) for n, shot in enumerate((0, 0, 0, 1, 1))]
+    spans = [FrameSpan(start=n, end=n + 1, shot=shot) for n, shot in enumerate((0, 0, 0, 1, 1))]
     found = merge(spans, np.stack([one, near, other, other, other]))
     assert [(moment.start, moment.end) for moment in found] == [(0, 2), (2, 3), (3, 5)]
     assert found[0].embedding == pytest.approx((one + near) / np.linalg.norm(one + near), abs=1e-6)
@@ -253,7 +253,7 @@ def test_a_missing_speech_model_is_told() -> None:
 
 
 def test_a_summary_covers_every_shot_of_a_short_film(library: Path, mini: Encoder) -> None:
-    seen = watch(os.fspath(library / "film.mp4"), mini)
+    seen = view_video(os.fspath(library / "film.mp4"), mini)
     picked = choose(seen.embeddings, seen.seconds, 8)
     for number, seed in enumerate(SEEDS):
         mine = [n for n in picked if abs(seen.moments[n].start - 2.0 * number) < 0.2]
@@ -292,8 +292,8 @@ def test_a_long_video_leaves_one_small_frame_a_moment_in_memory(monkeypatch: pyt
             rows[np.arange(len(images)), [image.getpixel((0, 0))[0] for image in images]] = 1  # type: ignore[index]
             return rows
 
-    monkeypatch.setattr("retrieval.crossmodal.watched.VideoDecoder", Decoder)
-    seen = watch("/nowhere.mp4", Shots())  # type: ignore[arg-type]
+    monkeypatch.setattr("retrieval.crossmodal.viewing.VideoDecoder", Decoder)
+    seen = view_video("/nowhere.mp4", Shots())  # type: ignore[arg-type]
     assert [(moment.start, moment.end) for moment in seen.moments[:2]] == [(0, 100), (100, 200)]
     assert len(seen.moments) == len(seen.frames) == 37
     assert most <= 64
@@ -367,15 +367,15 @@ def test_texts_alone_are_no_evidence(tmp_path: Path, mini: Encoder) -> None:
 
 def test_a_text_query_finds_the_shot_of_a_photo(tmp_path: Path, mini: Encoder) -> None:
     """Real photos as shots: words find the shot about as well as they find the photo."""
-    from benchmarks.clips import Shot, write_clip
+    from benchmarks.synthetic_videos import Shot, write_video
 
     copy_samples(tmp_path / "photos")
     names = sorted(path for path in (tmp_path / "photos").iterdir() if path.suffix in (".jpg", ".png"))[:6]
-    shots = [Shot(picture=Image.open(name).convert("RGB"), seconds=2) for name in names]
+    shots = [Shot(image=Image.open(name).convert("RGB"), seconds=2) for name in names]
     (tmp_path / "films").mkdir()
-    edges = write_clip(tmp_path / "films" / "all.mp4", shots, replace(SMALL, width=320, height=240))
+    edges = write_video(tmp_path / "films" / "all.mp4", shots, replace(SMALL, width=320, height=240))
     build(tmp_path / "films", mini)
-    photos = mini.encode_images([shot.picture for shot in shots])
+    photos = mini.encode_images([shot.image for shot in shots])
     with mmsearch.open(tmp_path / "films") as engine:
         for words in ("a cat", "a person", "a cup of coffee"):
             order = np.argsort(-(photos @ engine.embed(Query(text=words))))

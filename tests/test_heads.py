@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from benchmarks.encoded import EncodedSet, SecondStage
 from retrieval.crossmodal.decoder import CaptionDecoder
 from retrieval.crossmodal.heads import FILE, AttentionHead, ConcatHead, new_heads
-from retrieval.crossmodal.rerank import Fusion, Reranker
+from retrieval.crossmodal.rerank import Reranker, RerankFusion
 from retrieval.errors import ModelError
 from retrieval.models.weights import MINI
 from retrieval.ranking.fitted import Fitted
@@ -71,13 +71,13 @@ def test_the_concat_head_is_its_formula() -> None:
 def test_a_head_corrects_the_weighted_sum_in_a_search(tmp_path: Path, name: str) -> None:
     loaded = loaded_coca(conv_coca)
     decoder = CaptionDecoder(loaded)
-    photos = [seeded.picture(item.place) for item in items(5)]
+    photos = [seeded.image(item.place) for item in items(5)]
     tokens = decoder.image_tokens(torch.stack([loaded.preprocess(photo) for photo in photos]))
     heads = new_heads(tokens.shape[-1])
     fitted = Fitted(weight=0.3)
-    plain = by_text(Reranker(loaded, Fusion(fitted=fitted)), "a dog runs", 5)
+    plain = by_text(Reranker(loaded, RerankFusion(fitted=fitted)), "a dog runs", 5)
     save_file(heads.state_dict(), tmp_path / FILE)
-    fusion = Fusion(fitted=fitted, name=name, folder=tmp_path)
+    fusion = RerankFusion(fitted=fitted, name=name, folder=tmp_path)
     untrained = by_text(Reranker(loaded, fusion), "a dog runs", 5)
     assert np.array_equal(untrained.fused, plain.fused)
     awake(heads)
@@ -95,10 +95,10 @@ def test_a_head_corrects_the_weighted_sum_in_a_search(tmp_path: Path, name: str)
 
 def test_a_head_that_is_not_there_is_told_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no trained attention head"):
-        Fusion.of(tmp_path, "attention")
+        RerankFusion.of(tmp_path, "attention")
     with pytest.raises(ModelError, match="unknown fusion 'sum'; use weighted, attention or concat"):
-        Fusion.of(MINI, "sum")
-    assert Fusion.of(MINI, "concat").name == "concat"
+        RerankFusion.of(MINI, "sum")
+    assert RerankFusion.of(MINI, "concat").name == "concat"
 
 
 def test_training_learns_to_put_the_right_one_first() -> None:

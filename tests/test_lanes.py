@@ -122,14 +122,14 @@ def test_work_that_takes_longer_than_it_may_ends_with_busy() -> None:
 def slow_pictures(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[str]:
     """Let every picture that re-ranking reads take a while; the list holds those that were read."""
     read: list[str] = []
-    plain = ImageReader.picture
+    plain = ImageReader.image
 
-    def picture(self: ImageReader, place: Place) -> Any:
+    def image(self: ImageReader, place: Place) -> Any:
         read.append(place.path)
         time.sleep(seconds)
         return plain(self, place)
 
-    monkeypatch.setattr(ImageReader, "picture", picture)
+    monkeypatch.setattr(ImageReader, "image", image)
     return read
 
 

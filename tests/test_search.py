@@ -90,7 +90,7 @@ class Scoring:
 
 
 class NoImages:
-    def picture(self, place: Place) -> Image:
+    def image(self, place: Place) -> Image:
         raise AssertionError("the stand-in looks at no image")
 
 

@@ -329,7 +329,7 @@ def test_a_text_shows_what_it_is_about_or_nothing_at_once(
         assert abs(shown).mean() < 20, "the frame in the middle of the cue"
         caption = web.get(texts["a caption of the photo"]["thumb_url"])
         assert Image.open(io.BytesIO(caption.content)).size == (80, 40)
-        monkeypatch.setattr("media.reader.ImageReader.picture", lambda *_: pytest.fail("nothing is to be read"))
+        monkeypatch.setattr("media.reader.ImageReader.image", lambda *_: pytest.fail("nothing is to be read"))
         for text in ("a note about nothing", "words without a video"):
             assert web.get(texts[text]["thumb_url"]).json() == {"error": "a text has no picture"}
 

@@ -16,9 +16,9 @@ from retrieval.store.manifest import Manifest, SourceSegment
 from retrieval.store.rewrite import merge_sources
 from retrieval.store.roots import Roots
 from retrieval.store.sources import (
+    RowSpan,
     SourceLine,
     SourceTable,
-    Span,
     folder_key,
     key_of,
     place_of,
@@ -56,7 +56,7 @@ def line(path: str, number: int) -> SourceLine:
         size=number,
         mtime_ns=number,
         content=bytes([number % 256]) * 32,
-        spans=(Span(kind="image", start=number, count=1), Span(kind="text", start=2 * number, count=2)),
+        spans=(RowSpan(kind="image", start=number, count=1), RowSpan(kind="text", start=2 * number, count=2)),
         failures=(("caf\udce9.jpg", "read", "no"),) if number % 5 == 0 else (),
     )
 

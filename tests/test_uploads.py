@@ -17,7 +17,7 @@ from PIL import Image
 from retrieval.errors import QueryError
 from server.decoding import MEMORY_BYTES
 from server.metrics import Metrics
-from server.uploads import PictureNotFoundError, Uploads
+from server.uploads import ImageNotFoundError, Uploads
 from tests.conftest import picture
 
 
@@ -109,7 +109,7 @@ def test_the_decoding_process_is_bounded_and_replaced_when_it_dies() -> None:
     uploads = Uploads(Metrics())
     try:
         name = take(uploads, png(1))
-        assert uploads.picture(name).size == (320, 240)
+        assert uploads.image(name).size == (320, 240)
         for _ in range(2):
             decoder = uploads._decoders.get()
             if decoder._process is not None:
@@ -118,10 +118,10 @@ def test_the_decoding_process_is_bounded_and_replaced_when_it_dies() -> None:
                 decoder._process.kill()
                 decoder._process.wait()
             uploads._decoders.put(decoder)
-        assert uploads.picture(take(uploads, png(2))).size == (320, 240)
+        assert uploads.image(take(uploads, png(2))).size == (320, 240)
         with pytest.raises(QueryError, match="cannot be read"):
             take(uploads, b"no picture")
-        strip = uploads.picture(take(uploads, png(4, 6000, 20)))
+        strip = uploads.image(take(uploads, png(4, 6000, 20)))
         assert strip.width <= 4096
     finally:
         uploads.close()
@@ -132,10 +132,10 @@ def test_what_is_kept_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     uploads = Uploads(Metrics())
     try:
         names = [take(uploads, png(seed)) for seed in range(3)]
-        uploads.picture(names[0])
+        uploads.image(names[0])
         take(uploads, png(9))
-        assert uploads.picture(names[0]).width == 320, "what was used last stays"
-        with pytest.raises(PictureNotFoundError):
-            uploads.picture(names[1])
+        assert uploads.image(names[0]).width == 320, "what was used last stays"
+        with pytest.raises(ImageNotFoundError):
+            uploads.image(names[1])
     finally:
         uploads.close()

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.clips import ClipFormat
+from benchmarks.synthetic_videos import VideoFormat
 from media.frames import frame_at, sample
-from media.sampling import Kept, Sampler, View
+from media.sampling import SampledView, Sampler, View
 from media.subtitles import Cue, mended, read_subtitles
 from media.video import Beat, Ending, Frame, SampleConfig, VideoDecoder, is_animated
 from retrieval.errors import MediaError
@@ -63,7 +63,7 @@ def check_shots(frames: list[Frame], edges: list[float], slack: float = 0.16) ->
 
 
 @pytest.mark.parametrize(("name", "how"), FORMATS, ids=[name for name, _ in FORMATS])
-def test_shots_are_found_in_every_format(tmp_path: Path, name: str, how: ClipFormat) -> None:
+def test_shots_are_found_in_every_format(tmp_path: Path, name: str, how: VideoFormat) -> None:
     edges = film(tmp_path / name, SEEDS, how=how)
     frames, ending = read(tmp_path / name)
     # MPEG-2 has a key frame every half second, and is read by those alone.
@@ -147,17 +147,17 @@ def test_more_frames_a_second_are_taken_where_they_are_asked_for(tmp_path: Path)
 
 
 def test_what_shows_nothing_or_nothing_new_is_left_out(tmp_path: Path) -> None:
-    from benchmarks.clips import Shot, write_clip
+    from benchmarks.synthetic_videos import Shot, write_video
 
     black = Image.new("RGB", (160, 120))
-    still = Shot(picture=picture(1, 160, 120), seconds=6, drift=0)
+    still = Shot(image=picture(1, 160, 120), seconds=6, drift=0)
     how = replace(SMALL, grain=0)
-    write_clip(tmp_path / "a.mp4", [Shot(picture=black, seconds=2), still, Shot(picture=black, seconds=2)], how)
+    write_video(tmp_path / "a.mp4", [Shot(image=black, seconds=2), still, Shot(image=black, seconds=2)], how)
     frames, _ = read(tmp_path / "a.mp4")
     assert len(frames) == 1
     assert frames[0].start == pytest.approx(2, abs=0.2)
     assert frames[0].end == pytest.approx(8, abs=0.2)
-    write_clip(tmp_path / "black.mp4", [Shot(picture=black, seconds=3)], how)
+    write_video(tmp_path / "black.mp4", [Shot(image=black, seconds=3)], how)
     with pytest.raises(MediaError, match="shows anything"):
         read(tmp_path / "black.mp4")
 
@@ -166,7 +166,7 @@ def test_the_sampler_takes_the_sharpest_of_each_window_and_no_blurred_one() -> N
     rng = np.random.default_rng(0)
     scene = rng.integers(0, 255, (36, 64, 3)).astype(np.uint8)
     sampler: Sampler[int] = Sampler(1.0)
-    kept: list[Kept[int]] = []
+    kept: list[SampledView[int]] = []
     for number in range(40):
         # The scene changes slowly; the third second is blurred throughout.
         scene = np.clip(scene.astype(int) + 2, 0, 255).astype(np.uint8)

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What a model takes off its pixels, and divides by: per channel, of pixels in 0..1. By default those of `mini`."""
+    """Mean and standard deviation that pixels are normalised with, per channel, of pixels in 0..1; by default
+    those of `mini`."""
 
     mean: tuple[float, float, float] = (0.4815, 0.4578, 0.4082)
     std: tuple[float, float, float] = (0.2686, 0.2613, 0.2758)
@@ -55,7 +56,7 @@ class CaptionedImages:
 
 def read_columns(files: Sequence[Path], columns: Sequence[str]) -> dict[str, list[object]]:
     """The named columns of some Parquet files, one after the other; `DataError` names what is missing."""
-    found: dict[str, list[object]] = {name: [] for name in columns}
+    values: dict[str, list[object]] = {name: [] for name in columns}
     for file in files:
         if not file.is_file():
             raise DataError(f"{file}: no such file; expected a Parquet table with the columns {', '.join(columns)}")
@@ -66,16 +67,16 @@ def read_columns(files: Sequence[Path], columns: Sequence[str]) -> dict[str, lis
         for name in columns:
             if name not in table.column_names:
                 raise DataError(f"{file}: has no column {name}; expected {', '.join(columns)}")
-            found[name].extend(table.column(name).to_pylist())
-    return found
+            values[name].extend(table.column(name).to_pylist())
+    return values
 
 
-def read_pictures(file: Path) -> tuple[list[Image.Image], list[list[str]]]:
-    """The pictures of a captioned table as they are, and each picture's captions."""
+def read_images(file: Path) -> tuple[list[Image.Image], list[list[str]]]:
+    """The images of a captioned table at their own size, and each image's captions."""
     columns = read_columns([file], ("image", "captions"))
-    pictures = [Image.open(io.BytesIO(blob)).convert("RGB") for blob in columns["image"] if isinstance(blob, bytes)]
-    captions = [[str(one) for one in many] for many in columns["captions"] if isinstance(many, list)]
-    return pictures, captions
+    images = [Image.open(io.BytesIO(blob)).convert("RGB") for blob in columns["image"] if isinstance(blob, bytes)]
+    captions = [[str(caption) for caption in many] for many in columns["captions"] if isinstance(many, list)]
+    return images, captions
 
 
 def decode_square(blobs: Sequence[bytes], side: int) -> NDArray[np.uint8]:
@@ -108,7 +109,7 @@ def load_captioned(file: Path, side: int) -> CaptionedImages:
     """Images with their lists of captions."""
     columns = read_columns([file], ("image", "captions"))
     blobs = [blob for blob in columns["image"] if isinstance(blob, bytes)]
-    captions = tuple(tuple(str(one) for one in many) for many in columns["captions"] if isinstance(many, list))
+    captions = tuple(tuple(str(caption) for caption in many) for many in columns["captions"] if isinstance(many, list))
     return CaptionedImages(images=decode_square(blobs, side), captions=captions)
 
 
@@ -125,15 +126,15 @@ def augment(
     images: NDArray[np.uint8],
     side: int,
     rng: torch.Generator,
-    smallest: float = 0.35,
+    min_area: float = 0.35,
     erase: float = 0.25,
     statistics: Statistics = MINI,
     device: str = "cpu",
 ) -> Tensor:
     """Random resized crop, flip, light rotation, colour and erasing: `(n, 3, side, side) float32`, normalised.
 
-    `smallest` is the least share of the picture's area that a crop keeps, `erase` the chance of a blanked rectangle.
-    Chance is drawn on the CPU, so that a seed gives the same pictures on every device.
+    `min_area` is the least share of the image's area that a crop keeps, `erase` the chance of a blanked rectangle.
+    Chance is drawn on the CPU, so that a seed gives the same images on every device.
     """
     pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().div_(255)
     count = pixels.shape[0]
@@ -144,7 +145,7 @@ def augment(
     def uniform(low: float, high: float) -> Tensor:
         return draw(count) * (high - low) + low
 
-    area, aspect = uniform(smallest, 1.0), torch.exp(uniform(-0.25, 0.25))
+    area, aspect = uniform(min_area, 1.0), torch.exp(uniform(-0.25, 0.25))
     half_w = torch.clamp(torch.sqrt(area * aspect), max=1.0)
     half_h = torch.clamp(torch.sqrt(area / aspect), max=1.0)
     flip = torch.where(draw(count) < 0.5, -1.0, 1.0)

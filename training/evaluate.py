@@ -1,6 +1,6 @@
 """How good a model is on captioned images: recall and captions. `python -m training.evaluate --help`.
 
-Everything goes the way that a user's pictures go: the model is loaded by NAME, with its own preprocessing.
+Everything goes the way that a user's images go: the model is loaded by NAME, with its own preprocessing.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--show", type=int, default=0, help="print this many captions")
     given = parser.parse_args(arguments)
     keep_freed_memory()
-    pictures = from_container(given.parquet)
+    dataset = from_container(given.parquet)
     began = time.monotonic()
     encoder = Encoder.load(given.model, given.device, given.precision)
     decoder = CaptionDecoder(encoder.loaded) if given.captions else None
-    data = encode_set(pictures, encoder, decoder)
+    data = encode_set(dataset, encoder, decoder)
     to_image, to_text = recall_both_ways(data.images, data.texts, data.owner)
     report: dict[str, object] = {
         "model": given.model,
@@ -48,13 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "image_to_text": percent(to_text),
     }
     if decoder is not None and given.captions:
-        found = [
+        captions = [
             caption.text
             for at in range(0, len(data.tokens), 50)
             for caption in decoder.decode(data.tokens[at : at + 50], DecodeConfig())
         ]
-        report["captions"] = score_captions(found, pictures.captions)
-        for line in found[: given.show]:
+        report["captions"] = score_captions(captions, dataset.captions)
+        for line in captions[: given.show]:
             print(line)
     report["seconds"] = round(time.monotonic() - began, 1)
     print(json.dumps(report))
@@ -71,19 +71,21 @@ def percent(recall: Recall) -> dict[str, float]:
     }
 
 
-def score_captions(found: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, object]:
+def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, object]:
     """Corpus BLEU (Papineni et al., 2002) of words in lower case without punctuation, against all references."""
     import sacrebleu
 
     most = max(len(many) for many in references)
     # An image with fewer captions than another repeats its first, which changes no n-gram's largest count.
     turned = [[_words(many[n] if n < len(many) else many[0]) for many in references] for n in range(most)]
-    bleu = sacrebleu.corpus_bleu([_words(one) for one in found], turned, tokenize="none", smooth_method="none")
+    bleu = sacrebleu.corpus_bleu(
+        [_words(caption) for caption in captions], turned, tokenize="none", smooth_method="none"
+    )
     return {
         "BLEU-4": round(bleu.score / 100, 4),
         "BLEU-1": round(bleu.precisions[0] / 100 * bleu.bp, 4),
-        "different": len(set(found)),
-        "mean_words": round(float(np.mean([len(one.split()) for one in found])), 2),
+        "different": len(set(captions)),
+        "mean_words": round(float(np.mean([len(caption.split()) for caption in captions])), 2),
     }
 
 

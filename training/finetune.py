@@ -1,6 +1,6 @@
-"""Fine-tune any model on captioned pictures of your own: `python -m training.finetune --images DIR --captions FILE`.
+"""Fine-tune any model on captioned images of your own: `python -m training.finetune --images DIR --captions FILE`.
 
-A tenth of the pictures is held out; recall on them is told before and after, and the epoch that did best on them is
+A tenth of the images is held out; recall on them is printed before and after, and the epoch that did best on them is
 what is written. The result is a folder for `--model local-dir:DIR`.
 """
 
@@ -76,13 +76,13 @@ def finetune(
     device: str = "auto",
     seed: int = 1,
 ) -> None:
-    """Train `model` on the pictures and write it to `output`; run again to resume from `work`.
+    """Train `model` on the images and write it to `output`; run again to resume from `work`.
 
     Raises `DataError` for captions that cannot be used and `ModelError` for a model that cannot be loaded.
     """
     keep_freed_memory()
-    found = resolve(model)
-    loaded = load_model(found, device, "fp32")
+    files = resolve(model)
+    loaded = load_model(files, device, "fp32")
     spec = loaded.spec
     train, dev = load_folder(images, captions, spec, work, seed)
     statistics = Statistics(mean=spec.mean, std=spec.std)
@@ -101,7 +101,7 @@ def finetune(
     state = fit(loaded.model, loaded.tokenizer, config, train, dev, work, statistics=statistics, device=loaded.device)
     loaded.model.load_state_dict(state)
     after = evaluate(loaded.model, loaded.tokenizer, dev, spec.image_size, statistics, loaded.device)
-    write_folder(found, loaded, output)
+    write_folder(files, loaded, output)
     for name, old, new in (("text to image", before[0], after[0]), ("image to text", before[1], after[1])):
         print(f"{name} R@1/5/10 on {len(dev.captions)} held-out pictures: "
               f"{old.r1:.3f}/{old.r5:.3f}/{old.r10:.3f} before, {new.r1:.3f}/{new.r5:.3f}/{new.r10:.3f} after")  # fmt: skip
@@ -111,7 +111,7 @@ def finetune(
 def load_folder(
     images: Path, captions: Path, spec: ModelSpec, work: Path, seed: int
 ) -> tuple[CaptionedImages, CaptionedImages]:
-    """Training and held-out pictures with their captions. Pixels lie in a mapped file in `work`, not in memory.
+    """Training and held-out images with their captions. Pixels lie in a mapped file in `work`, not in memory.
 
     Images that are missing or damaged are counted on standard error and left out; `DataError` when too few are left.
     """
@@ -127,20 +127,20 @@ def load_folder(
     side = round(spec.image_size * MARGIN)
     work.mkdir(parents=True, exist_ok=True)
     pixels = np.lib.format.open_memmap(work / "pixels.npy", "w+", np.uint8, (max(1, len(texts)), side, side, 3))
-    kept: list[tuple[str, ...]] = []
+    usable: list[tuple[str, ...]] = []
     for name, many in texts.items():
         try:
             rgb = decode_image(read_bytes(str(images / name)), side).rgb
         except MediaError as error:
             print(f"left out: {name}: {error.reason}", file=sys.stderr)
             continue
-        pixels[len(kept)] = _square(rgb, side, spec.resize_mode)
-        kept.append(tuple(many))
-    if len(kept) < 4:
-        raise DataError(f"{captions}: {len(kept)} of {len(texts)} pictures can be used; at least 4 are needed")
-    order = np.random.default_rng(seed).permutation(len(kept))
-    held = max(1, len(kept) // 10)
-    return _part(pixels, kept, np.sort(order[held:])), _part(pixels, kept, np.sort(order[:held]))
+        pixels[len(usable)] = _square(rgb, side, spec.resize_mode)
+        usable.append(tuple(many))
+    if len(usable) < 4:
+        raise DataError(f"{captions}: {len(usable)} of {len(texts)} pictures can be used; at least 4 are needed")
+    order = np.random.default_rng(seed).permutation(len(usable))
+    held = max(1, len(usable) // 10)
+    return _part(pixels, usable, np.sort(order[held:])), _part(pixels, usable, np.sort(order[:held]))
 
 
 def _part(pixels: NDArray[np.uint8], captions: Sequence[tuple[str, ...]], rows: NDArray[np.int64]) -> CaptionedImages:
@@ -148,7 +148,7 @@ def _part(pixels: NDArray[np.uint8], captions: Sequence[tuple[str, ...]], rows: 
 
 
 def _square(rgb: Image.Image, side: int, mode: str) -> NDArray[np.uint8]:
-    """The square that the model would see, a little larger: the middle of the picture, or all of it where it squashes."""
+    """The square that the model would see, a little larger: the middle of the image, or all of it where it squashes."""
     if mode == "shortest":
         edge = min(rgb.size)
         left, top = (rgb.width - edge) // 2, (rgb.height - edge) // 2
@@ -156,18 +156,18 @@ def _square(rgb: Image.Image, side: int, mode: str) -> NDArray[np.uint8]:
     return np.asarray(rgb.resize((side, side), Image.Resampling.BICUBIC), np.uint8)
 
 
-def write_folder(found: ModelFiles, loaded: LoadedModel, output: Path) -> None:
+def write_folder(files: ModelFiles, loaded: LoadedModel, output: Path) -> None:
     """The model in the format that it came in: `mini`'s own, or open_clip's folder with its configuration."""
     output.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in loaded.model.state_dict().items()}
-    if found.architecture == "ConvCoCa":
-        folder = found.folder or found.weights.parent
+    if files.architecture == "ConvCoCa":
+        folder = files.folder or files.weights.parent
         shutil.copyfile(folder / "config.json", output / "config.json")
         loaded.tokenizer.save(output)
         save_file(state, output / "model.safetensors")
         return
-    if found.folder is not None:
-        for file in found.folder.iterdir():
+    if files.folder is not None:
+        for file in files.folder.iterdir():
             if file.suffix in (".json", ".txt", ".model"):
                 shutil.copyfile(file, output / file.name)
     else:
@@ -176,7 +176,7 @@ def write_folder(found: ModelFiles, loaded: LoadedModel, output: Path) -> None:
         spec = loaded.spec
         pixels = {"size": spec.image_size, "mean": spec.mean, "std": spec.std,
                   "interpolation": spec.interpolation, "resize_mode": spec.resize_mode}  # fmt: skip
-        config = {"model_cfg": open_clip.get_model_config(found.architecture), "preprocess_cfg": pixels}
+        config = {"model_cfg": open_clip.get_model_config(files.architecture), "preprocess_cfg": pixels}
         (output / "open_clip_config.json").write_text(json.dumps(config, indent=1), "utf-8")
     save_file(state, output / "open_clip_model.safetensors")
 

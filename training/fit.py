@@ -2,7 +2,7 @@
 
 The loss is that of CoCa (Yu et al., 2022): the symmetric cross-entropy over a batch (Radford et al., CLIP, 2021) plus
 the cross-entropy of each next caption token given the image. With a teacher, the targets of the first are softened by
-how alike the captions of a batch are, since several pictures often deserve the same words, and both towers predict the
+how alike the captions of a batch are, since several images often deserve the same words, and both towers predict the
 teacher's embedding through a linear head each, which training drops afterwards.
 """
 
@@ -32,7 +32,7 @@ from training.teacher import Teacher
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """`sides` gives the resolution of each epoch. `labelled` rows of each batch are class pictures.
+    """`sides` gives the resolution of each epoch. `labelled` rows of each batch are class images.
 
     `tower_share` is the image tower's learning rate as a share of `peak_rate`. `soft` is the share of the contrastive
     target that the teacher spreads over the batch, at temperature `teacher_heat`; `distil` weighs the two heads that
@@ -62,8 +62,8 @@ class FitConfig:
     seed: int = 21
 
 
-class Fitted(nn.Module):
-    """The model in training, with the heads that it will not keep."""
+class TrainedModel(nn.Module):
+    """The model in training, with the heads that predict the teacher's embeddings and are dropped at the end."""
 
     def __init__(self, model: Any, teacher_dim: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Batch:
 
 
 class _Feed:
-    """Batches of captioned pictures, each drawn from the seed and its step alone, so that a resumed run sees the same."""
+    """Batches of captioned images, each drawn from the seed and its step alone, so that a resumed run sees the same."""
 
     def __init__(
         self,
@@ -113,9 +113,9 @@ class _Feed:
         draw = np.random.default_rng((config.seed, epoch, position))
         which = [int(draw.integers(len(train.captions[row]))) for row in rows]
         rng = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        how = {"smallest": config.smallest_crop, "statistics": self._statistics, "device": self._device}
+        how = {"min_area": config.smallest_crop, "statistics": self._statistics, "device": self._device}
         pixels = [augment(train.take(rows), side, rng, **how)]  # type: ignore[arg-type]
-        ids = [self._ids[row][one][None] for row, one in zip(rows, which, strict=True)]
+        ids = [self._ids[row][which_caption][None] for row, which_caption in zip(rows, which, strict=True)]
         labels = np.empty(0, np.int64)
         if extra is not None and self._class_ids is not None and config.labelled:
             others = draw.choice(len(extra.labels), config.labelled, replace=False)
@@ -124,7 +124,7 @@ class _Feed:
             ids.append(self._class_ids[labels])
         image_goal = text_goal = None
         if teacher is not None and self._means is not None:
-            texts = [teacher.captions[row][one] for row, one in zip(rows, which, strict=True)]
+            texts = [teacher.captions[row][which_caption] for row, which_caption in zip(rows, which, strict=True)]
             image_goal = torch.from_numpy(np.stack([*self._means[rows], *teacher.classes[labels]])).to(self._device)
             text_goal = torch.from_numpy(np.stack([*texts, *teacher.classes[labels]])).to(self._device)
         return Batch(
@@ -137,7 +137,7 @@ class _Feed:
 
 
 def class_phrases(extra: LabelledImages) -> list[str]:
-    """The caption that a class picture gets."""
+    """The captions of class images."""
     return [f"a photo of a {name}" for name in extra.names]
 
 
@@ -161,7 +161,7 @@ def fit(
     """
     torch.manual_seed(config.seed)
     feed = _Feed(config, tokenizer, train, extra, teacher, statistics, device)
-    whole = Fitted(model, teacher.dim if teacher is not None else 0)
+    whole = TrainedModel(model, teacher.dim if teacher is not None else 0)
     whole.to(device).to(memory_format=torch.channels_last)
     average = copy.deepcopy(whole.model).requires_grad_(False)
     both = nn.ModuleDict({"whole": whole, "average": average})
@@ -216,7 +216,7 @@ def fit(
     return load_file(result)
 
 
-def _optimiser(whole: Fitted, config: FitConfig) -> torch.optim.AdamW:
+def _optimiser(whole: TrainedModel, config: FitConfig) -> torch.optim.AdamW:
     """Weight decay on matrices only, and the image tower at its own share of the rate."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in whole.named_parameters():
@@ -245,7 +245,7 @@ def _best_so_far(log: Path | None) -> float:
     return max((e["text_to_image"][2] + e["image_to_text"][2] for e in entries if "text_to_image" in e), default=0.0)
 
 
-def _losses(whole: Fitted, batch: Batch, config: FitConfig) -> dict[str, Tensor]:
+def _losses(whole: TrainedModel, batch: Batch, config: FitConfig) -> dict[str, Tensor]:
     model = whole.model
     decoder = getattr(model, "text_decoder", None)
     if decoder is None:
@@ -264,9 +264,9 @@ def _losses(whole: Fitted, batch: Batch, config: FitConfig) -> dict[str, Tensor]
         by_image = (1 - config.soft) * by_image + config.soft * alike.softmax(-1)
         by_text = (1 - config.soft) * by_text + config.soft * alike.T.softmax(-1)
         if whole.image_head is not None and whole.text_head is not None:
-            seen = F.cosine_similarity(whole.image_head(image_raw).float(), batch.image_goal)
-            read = F.cosine_similarity(whole.text_head(text_raw).float(), batch.text_goal)
-            parts["distil"] = config.distil * (2 - seen.mean() - read.mean())
+            image_agreement = F.cosine_similarity(whole.image_head(image_raw).float(), batch.image_goal)
+            text_agreement = F.cosine_similarity(whole.text_head(text_raw).float(), batch.text_goal)
+            parts["distil"] = config.distil * (2 - image_agreement.mean() - text_agreement.mean())
     parts["contrast"] = (F.cross_entropy(logits, by_image) + F.cross_entropy(logits.T, by_text)) / 2
     if decoder is not None and config.caption:
         rows = slice(0, batch.captioned)

@@ -1,7 +1,7 @@
-"""Train the fusion heads of a reader: `python -m training.heads --help`.
+"""Train the fusion heads of a reranker: `python -m training.heads --help`.
 
-On captioned images that the model was not trained on, for a model knows its own training pictures by heart and its
-scores of them say nothing of others. Each text is shown with the images nearest to it, and the head learns to put the right one
+It needs captioned images that the model was not trained on, because scores of its training images do not carry over to
+others. Each text is shown with the images nearest to it, and the head learns to put the right one
 first: cross-entropy over the list (Cao et al., *Learning to Rank: From Pairwise Approach to Listwise Approach*, 2007).
 """
 
@@ -97,12 +97,12 @@ def _lists(
     second: Tensor,
 ) -> Tensor:
     """The head's corrections `(rows, c)` of some texts with their first images."""
-    words, real = (one.clone() for one in decoder.words(data.ids[rows]))
-    found = []
+    words, real = (this.clone() for this in decoder.words(data.ids[rows]))
+    corrections = []
     for at, row in enumerate(rows.tolist()):
-        one = slice(at, at + 1)
-        found.append(head(words[one], real[one], tokens[stage.answers[row]], cosine[row], second[row]))
-    return torch.stack(found)
+        this = slice(at, at + 1)
+        corrections.append(head(words[this], real[this], tokens[stage.answers[row]], cosine[row], second[row]))
+    return torch.stack(corrections)
 
 
 if __name__ == "__main__":

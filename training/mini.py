@@ -2,7 +2,7 @@
 
 Stage one teaches the image tower to name classes (`training.pretrain`), stage two teaches everything together on
 captioned images (`training.fit`). Run it again with the same folders to resume; `--install` then writes the model, and
-fits what its reader needs (`training.reader`, `training.heads`).
+fits what re-ranking needs (`training.reader`, `training.heads`).
 """
 
 from __future__ import annotations

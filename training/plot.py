@@ -1,4 +1,4 @@
-"""The learning curve of a run as a picture: loss and dev recall over the epochs."""
+"""The learning curve of a run as an image: loss and dev recall over the epochs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 
-def plot_log(log: Path, picture: Path) -> None:
+def plot_log(log: Path, file: Path) -> None:
     """Draw `log.jsonl`, whose entries carry a `stage`, an `epoch`, a `loss`, and now and then a recall or top-1 share."""
     import matplotlib
 
@@ -25,15 +25,15 @@ def plot_log(log: Path, picture: Path) -> None:
         if stage == "pretrain":
             right.plot([e["epoch"] for e in mine], [e["top1"] for e in mine], color="tab:blue", label="top-1")
         for key, colour in (("text_to_image", "tab:blue"), ("image_to_text", "tab:orange")):
-            known = [e for e in mine if key in e]
-            if known:
+            measured = [e for e in mine if key in e]
+            if measured:
                 label = f"{key.replace('_', ' ')} R@10"
                 right.plot(
-                    [e["epoch"] for e in known], [e[key][2] for e in known], color=colour, marker=".", label=label
+                    [e["epoch"] for e in measured], [e[key][2] for e in measured], color=colour, marker=".", label=label
                 )
         handles = axis.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
         right.set_ylim(0, 1.1 * right.get_ylim()[1])
         # Below the plot, where it can hide no curve.
         axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
-    figure.savefig(picture, dpi=110)
+    figure.savefig(file, dpi=110)
     pyplot.close(figure)

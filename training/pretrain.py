@@ -1,7 +1,7 @@
 """Stage one: the image tower learns to name the classes of a labelled set, at growing resolution.
 
 Classification is the cheapest way to a useful small image tower on a CPU: the loss needs no large batch, and small
-pictures carry it far. Resolution grows over the run (Touvron et al., *Fixing the train-test resolution discrepancy*,
+images carry it far. Resolution grows over the run (Touvron et al., *Fixing the train-test resolution discrepancy*,
 2019), so the first epochs cost a quarter of the last.
 """
 
@@ -96,7 +96,7 @@ def pretrain(
     step = load_checkpoint(file, settings, model, optimiser) if file.exists() else 0
     per_epoch = len(train.labels) // config.batch
     total = per_epoch * len(config.sides)
-    began, seen, mean_loss = time.monotonic(), 0, 0.0
+    began, images_seen, mean_loss = time.monotonic(), 0, 0.0
     while step < total:
         epoch = step // per_epoch
         order = np.random.default_rng((config.seed, epoch)).permutation(len(train.labels))
@@ -116,10 +116,10 @@ def pretrain(
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimiser.step()
-            step, seen, mean_loss = step + 1, seen + len(rows), 0.98 * mean_loss + 0.02 * loss.item()
+            step, images_seen, mean_loss = step + 1, images_seen + len(rows), 0.98 * mean_loss + 0.02 * loss.item()
             if step % config.save_every == 0:
                 save_checkpoint(file, settings, step, model, optimiser)
-                rate = seen / (time.monotonic() - began)
+                rate = images_seen / (time.monotonic() - began)
                 print(f"pretrain step {step}/{total} side {side} loss {mean_loss:.3f} {rate:.0f} images/s", flush=True)
         save_checkpoint(file, settings, step, model, optimiser)
         top1 = accuracy(model, dev, 64, device)

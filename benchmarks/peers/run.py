@@ -31,12 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.run", description=__doc__)
     commands = parser.add_subparsers(dest="what", required=True)
     for name in ("prepare", "run"):
-        one = commands.add_parser(name)
-        one.add_argument("work", type=Path, help="folder for environments, weights and indexes")
+        subcommand = commands.add_parser(name)
+        subcommand.add_argument("work", type=Path, help="folder for environments, weights and indexes")
         if name == "run":
-            one.add_argument("photos", type=Path)
-            one.add_argument("--rounds", type=int, default=3)
-            one.add_argument("--without", action="append", default=[], choices=sorted(PACKAGES))
+            subcommand.add_argument("photos", type=Path)
+            subcommand.add_argument("--rounds", type=int, default=3)
+            subcommand.add_argument("--without", action="append", default=[], choices=sorted(PACKAGES))
     given = parser.parse_args(arguments)
     if given.what == "prepare":
         prepare(given.work)
@@ -115,11 +115,11 @@ def measure(work: Path, photos: Path, rounds: int, peers: Sequence[str]) -> dict
             **({"query_seconds": spread(query[name])} if query[name] else {}),
         }
         if name != "mmsearch":
-            ratios = [peer / own for peer, own in zip(index[name], index["mmsearch"], strict=True)]
+            ratios = [peer / our for peer, our in zip(index[name], index["mmsearch"], strict=True)]
             out[f"index_ratio_{name}"] = spread(ratios)
             if query[name]:
                 both = zip(query[name], query["mmsearch"], strict=True)
-                out[f"query_ratio_{name}"] = spread([peer / own for peer, own in both])
+                out[f"query_ratio_{name}"] = spread([peer / our for peer, our in both])
     return out
 
 

@@ -1,4 +1,4 @@
-"""Answers with evidence: captions of what was found become a short answer that cites them.
+"""Answers with evidence: captions of the hits become a short answer that cites them.
 
 The built-in answer says only what the captions say, and cites each as [1], [2]. A language model behind an
 OpenAI-compatible server may write it instead; citations of evidence that does not exist are taken out of what it says.
@@ -28,7 +28,8 @@ _LARGEST_REPLY = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """One thing found: what it shows, where it is (`start` and `end` in seconds of a video), and how well it matched."""
+    """An image or moment that was found: what it shows, where it is (`start` and `end` in seconds of a video), and its
+    score."""
 
     path: str
     start: float | None
@@ -38,13 +39,13 @@ class Evidence:
 
 
 def search_words(question: str) -> str:
-    """What to look for: the question without its question words, for an encoder knows captions, not questions."""
+    """The question without its question words: encoders are trained on captions, not on questions."""
     words = _LEAD.sub("", question.strip().rstrip("?!. ")).strip()
     return words or question.strip()
 
 
 def evidence_query(question: str, k: int, min_relevance: float, how: Rerank) -> Query:
-    """The search for what speaks to a question: single moments rather than whole videos, each relevant enough."""
+    """The search for evidence on a question: single moments rather than whole videos, each relevant enough."""
     return Query(text=search_words(question), k=k, group=False, min_relevance=min_relevance, rerank=how)
 
 
@@ -53,8 +54,8 @@ def compose(evidence: Sequence[Evidence]) -> str:
     if not evidence:
         return NOTHING
     cited: dict[str, list[int]] = {}
-    for number, one in enumerate(evidence, 1):
-        cited.setdefault(one.caption.strip().rstrip(". "), []).append(number)
+    for number, entry in enumerate(evidence, 1):
+        cited.setdefault(entry.caption.strip().rstrip(". "), []).append(number)
     parts = [f"{text[:1].upper()}{text[1:]} {''.join(f'[{n}]' for n in numbers)}." for text, numbers in cited.items()]
     return " ".join(parts)
 
@@ -63,7 +64,7 @@ def compose(evidence: Sequence[Evidence]) -> str:
 class Answerer:
     """A language model at `url`, the base address of an OpenAI-compatible API such as `http://127.0.0.1:8080/v1`.
 
-    Raises `QueryError` for an address that is none.
+    `of` raises `QueryError` for a name that is not `openai:` and an http or https address.
     """
 
     url: str
@@ -86,7 +87,7 @@ class Answerer:
         """
         if not evidence:
             return NOTHING
-        listed = "\n".join(f"[{number}] {one.caption}" for number, one in enumerate(evidence, 1))
+        listed = "\n".join(f"[{number}] {entry.caption}" for number, entry in enumerate(evidence, 1))
         messages = [
             {
                 "role": "system",
@@ -113,7 +114,7 @@ class Answerer:
             raise ModelError(f"the answerer at {self.url} gave no answer: {error or type(error).__name__}") from error
         if not isinstance(text, str) or not text.strip():
             raise ModelError(f"the answerer at {self.url} gave an empty answer")
-        return _known_citations(" ".join(text.split()), len(evidence))
+        return _valid_citations(" ".join(text.split()), len(evidence))
 
 
 def _bounded(reply: httpx.Response) -> bytes:
@@ -126,8 +127,8 @@ def _bounded(reply: httpx.Response) -> bytes:
     return body
 
 
-def _known_citations(text: str, count: int) -> str:
-    def keep(found: re.Match[str]) -> str:
-        return found.group(0) if 1 <= int(found.group(1)) <= count else ""
+def _valid_citations(text: str, count: int) -> str:
+    def keep(match: re.Match[str]) -> str:
+        return match.group(0) if 1 <= int(match.group(1)) <= count else ""
 
     return re.sub(r"\[(\d{1,6})\]", keep, text)

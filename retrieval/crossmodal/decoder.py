@@ -115,10 +115,10 @@ class CaptionDecoder:
             return []
         with torch.inference_mode():
             search = self._beam if config.method == "beam" else self._single
-            found = search(tokens, prefix, config)
+            decoded = search(tokens, prefix, config)
         return [
             Caption(text=self._loaded.tokenizer.decode(ids), ids=tuple(ids), log_probability=score)
-            for ids, score in found
+            for ids, score in decoded
         ]
 
     def log_probabilities(self, tokens: Tensor, ids: Tensor) -> Tensor:
@@ -141,8 +141,8 @@ class CaptionDecoder:
         return mean
 
     def words(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """What the text tower makes of token ids `(n, length)`, `(n, length, w)`, and which are not padding behind a text,
-        `(n, length)`."""
+        """The text tower's states `(n, length, w)` of token ids `(n, length)`, and a mask `(n, length)` of those that are not
+        padding."""
         weight = next(self._model.parameters())
         with torch.inference_mode():
             ids = ids.to(weight.device)
@@ -161,7 +161,7 @@ class CaptionDecoder:
         if not config.prefix.strip():
             return []
         row = self._loaded.tokenizer.encode([config.prefix])[0].tolist()
-        ids = [one for one in row if one not in (self._start, self._end, self._pad)]
+        ids = [token for token in row if token not in (self._start, self._end, self._pad)]
         if len(ids) > self._context - 3:
             raise QueryError(f"the prefix has {len(ids)} tokens; this model reads up to {self._context - 3}")
         return ids
@@ -172,8 +172,8 @@ class CaptionDecoder:
     def _begin(self, tokens: Tensor, rows: int, prefix: Sequence[int], config: DecodeConfig) -> tuple[_Cache, Tensor]:
         """A cache that has read start mark and prefix, and the log-probabilities `(n·rows, vocabulary)` of what follows."""
         cache = _Cache(self._text, self._decoder, tokens, rows, len(prefix) + 1 + self._room(prefix, config))
-        for one in (self._start, *prefix):
-            logits = cache.step(torch.full((len(tokens) * rows,), one, device=tokens.device))
+        for token in (self._start, *prefix):
+            logits = cache.step(torch.full((len(tokens) * rows,), token, device=tokens.device))
         return cache, self._scores(logits)
 
     def _scores(self, logits: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ class CaptionDecoder:
             total += torch.where(open_, scores[:, self._end], 0.0)
         marks = (self._end, self._pad)
         return [
-            ([*prefix, *(one for one in ids if one not in marks)], score)
+            ([*prefix, *(token for token in ids if token not in marks)], score)
             for ids, score in zip(written.tolist(), total.tolist(), strict=True)
         ]
 
@@ -273,24 +273,24 @@ class CaptionDecoder:
 
 
 class _Cache:
-    """Keys and values of what was read, `(rows, heads, length, head width)` a layer, and the step that extends them."""
+    """Keys and values of the tokens read so far, `(rows, heads, length, head width)` a layer, and a step that adds one."""
 
     def __init__(self, text: Any, decoder: Any, tokens: Tensor, rows: int, length: int) -> None:
         self._text, self._decoder, self._rows = text, decoder, rows
         self._position = 0
         self._self_layers = [*text.transformer.resblocks, *decoder.resblocks]
-        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._past: list[tuple[Tensor, Tensor]] = []
         for layer in self._self_layers:
             heads, width = layer.attn.num_heads, layer.attn.embed_dim
             shape = (len(tokens) * rows, heads, length, width // heads)
-            self._kept.append((tokens.new_empty(shape), tokens.new_empty(shape)))
-        self._seen = [image_keys_values(layer, tokens) for layer in decoder.cross_attn]
+            self._past.append((tokens.new_empty(shape), tokens.new_empty(shape)))
+        self._image_keys_values = [image_keys_values(layer, tokens) for layer in decoder.cross_attn]
 
     def step(self, ids: Tensor) -> Tensor:
         """Read one token a row, `(rows,)`; logits of the next, `(rows, vocabulary)`."""
         text, decoder, at = self._text, self._decoder, self._position
         x = text.token_embedding(ids)[:, None] + text.positional_embedding[at]
-        x = x.to(self._seen[0][0].dtype)
+        x = x.to(self._image_keys_values[0][0].dtype)
         depth = len(text.transformer.resblocks)
         for number, layer in enumerate(self._self_layers):
             x = self._attend_self(number, layer, x)
@@ -303,12 +303,12 @@ class _Cache:
     def reorder(self, parents: Tensor) -> None:
         """Let row i go on from row `parents[i]`."""
         upto = self._position
-        for keys, values in self._kept:
+        for keys, values in self._past:
             keys[:, :, :upto] = keys[parents, :, :upto]
             values[:, :, :upto] = values[parents, :, :upto]
 
     def _attend_self(self, number: int, layer: Any, x: Tensor) -> Tensor:
-        keys, values = self._kept[number]
+        keys, values = self._past[number]
         at = self._position
         query, key, value = self_projections(layer, x)
         keys[:, :, at], values[:, :, at] = key[:, :, 0], value[:, :, 0]
@@ -316,7 +316,7 @@ class _Cache:
         return finish_block(layer, x, join_heads(mixed))
 
     def _attend_image(self, number: int, layer: Any, x: Tensor) -> Tensor:
-        keys, values = self._seen[number]
+        keys, values = self._image_keys_values[number]
         # The hypotheses of an image stand as its queries, so its keys and values are not copied for each.
         query = cross_query(layer, x).view(len(keys), self._rows, layer.attn.embed_dim)
         mixed = F.scaled_dot_product_attention(split_heads(query, layer.attn.num_heads), keys, values)

@@ -1,4 +1,4 @@
-"""Why a picture matched: for each word of a text, which parts of the picture its likelihood rests on.
+"""Why an image matched: for each word of a text, which parts of the image its likelihood rests on.
 
 For every cross-attention layer of the decoder, A are its weights, softmax(QKᵀ/√d), and G the gradient of the word's
 log-probability with respect to them; the relevance of an image token is the sum over layers and positions, averaged over
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """`relevance (words, h, w) float32` over the part of the picture that the model sees, rows from the top, each map
+    """`relevance (words, h, w) float32` over the part of the image that the model sees, rows from the top, each map
     with sum 1, or 0 where a word rests on nothing; `whole (h, w)` is their mean. `attention` are the plain weights, averaged
     over layers and heads, each map with sum 1. `log_probabilities (words,)` are nats, summed over a word's tokens.
     """
@@ -96,7 +96,7 @@ def _forward(decoder: Any, tokens: Tensor, states: Tensor, labels: Tensor) -> tu
 
 
 class _places:
-    """From one number for each image token to a grid over the picture."""
+    """From one number for each image token to a grid over the image."""
 
     def __init__(self, model: Any, pixels: Tensor, count: int) -> None:
         self._pool: Tensor | None = None
@@ -104,10 +104,10 @@ class _places:
         if pooler is None:
             self._side = math.isqrt(count)
             return
-        kept: list[Tensor] = []
+        inputs: list[Tensor] = []
 
         def keep(_: object, given: tuple[Tensor, ...]) -> None:
-            kept.append(given[0])
+            inputs.append(given[0])
 
         # What the pooler is given is not an output of the tower, so it is taken where it goes in.
         handle = pooler.register_forward_pre_hook(keep)
@@ -115,7 +115,7 @@ class _places:
             weight = next(model.parameters())
             with torch.inference_mode():
                 model._encode_image(pixels.to(weight.device, weight.dtype))
-                x = pooler.ln_k(kept[0])
+                x = pooler.ln_k(inputs[0])
                 query = pooler.ln_q(pooler.query)[None]
                 self._pool = pooler.attn(query, x, x, need_weights=True)[1][0].float().clone()
         finally:
@@ -138,11 +138,11 @@ def _normal(grid: Tensor) -> NDArray[np.float32]:
 
 
 def draw(image: Image, explanation: Explanation, resize_mode: str, width: int = 320) -> Image:
-    """The picture as the model saw it: once with the relevance of the whole text, then once for each word."""
+    """The image as the model saw it: once with the relevance of the whole text, then once for each word."""
     from PIL import Image as pillow
     from PIL import ImageDraw, ImageFont
 
-    view = _seen_part(image, resize_mode)
+    view = _model_view(image, resize_mode)
     height = max(1, round(view.height * width / view.width))
     view = view.resize((width, height), pillow.Resampling.BICUBIC)
     panels = [("all words", explanation.whole), *zip(explanation.words, explanation.relevance, strict=True)]
@@ -159,7 +159,7 @@ def draw(image: Image, explanation: Explanation, resize_mode: str, width: int = 
     return sheet
 
 
-def _seen_part(image: Image, resize_mode: str) -> Image:
+def _model_view(image: Image, resize_mode: str) -> Image:
     if resize_mode != "shortest":
         return image
     edge = min(image.size)
@@ -168,7 +168,7 @@ def _seen_part(image: Image, resize_mode: str) -> Image:
 
 
 def _heat(view: Image, grid: NDArray[np.float32]) -> Image:
-    """A picture greyed where a word rests on nothing, and red to yellow where it rests on most."""
+    """An image greyed where a word rests on nothing, and red to yellow where it rests on most."""
     from PIL import Image as pillow
 
     level = grid / grid.max() if grid.max() > 0 else grid

@@ -1,6 +1,6 @@
 """Small trained heads that correct the weighted sum of re-ranking: `attention` and `concat`.
 
-Both judge one text and one picture from the text tower's words, the image's tokens, the cosine c and the reader's score r
+Both judge one text and one image from the text tower's words, the image's tokens, the cosine c and the reranker's score r
 (`retrieval.crossmodal.rerank`), and give a correction h in units of cosine: the fused score is then s = c + v·r + h.
 
     attention   m = mean over words w of softmax(QKᵀ/√d)V ⊙ (O w),  Q from words, K and V from image tokens
@@ -32,6 +32,7 @@ class AttentionHead(nn.Module):
 
     def __init__(self, width: int, inner: int = 16, dropout: float = 0.5) -> None:
         super().__init__()
+        # The names of the layers are those in the stored file of heads.
         self.query, self.own = nn.Linear(width, inner, bias=False), nn.Linear(width, inner, bias=False)
         self.key, self.value = nn.Linear(width, inner, bias=False), nn.Linear(width, inner, bias=False)
         self.dropout = nn.Dropout(dropout)
@@ -40,16 +41,16 @@ class AttentionHead(nn.Module):
     def forward(self, words: Tensor, real: Tensor, tokens: Tensor, cosine: Tensor, second: Tensor) -> Tensor:
         """The correction of each pair; words may be one text against all tokens."""
         words, tokens = _normal(words), _normal(tokens)
-        seen = F.scaled_dot_product_attention(
+        attended = F.scaled_dot_product_attention(
             self.query(words).expand(len(tokens), -1, -1), self.key(tokens), self.value(tokens)
         )
         weight = real.to(words.dtype)[..., None]
-        met = (self.dropout(seen * self.own(words)) * weight).sum(1) / weight.sum(1)
+        met = (self.dropout(attended * self.own(words)) * weight).sum(1) / weight.sum(1)
         return _correction(self.judge, met, cosine, second)
 
 
 class ConcatHead(nn.Module):
-    """The same signature."""
+    """The same inputs and output as `AttentionHead`."""
 
     def __init__(self, width: int, inner: int = 16, dropout: float = 0.5) -> None:
         super().__init__()
@@ -61,8 +62,8 @@ class ConcatHead(nn.Module):
         """The correction of each pair; words may be one text against all tokens."""
         weight = real.to(words.dtype)[..., None]
         text = self.dropout(self.text(_normal((words * weight).sum(1) / weight.sum(1)))).expand(len(tokens), -1)
-        picture = self.dropout(self.picture(_normal(tokens.mean(1))))
-        return _correction(self.judge, torch.cat([text, picture, text * picture], -1), cosine, second)
+        image = self.dropout(self.picture(_normal(tokens.mean(1))))
+        return _correction(self.judge, torch.cat([text, image, text * image], -1), cosine, second)
 
 
 def new_heads(width: int) -> nn.ModuleDict:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-Fusion = Literal["mean", "attention"]
-FUSIONS: tuple[Fusion, ...] = ("mean", "attention")
+MomentFusion = Literal["mean", "attention"]
+MOMENT_FUSIONS: tuple[MomentFusion, ...] = ("mean", "attention")
 # Cosine to the moment so far from which a frame still belongs to it.
 ALIKE = 0.85
 # How sharply attention prefers the frames that agree with the rest.
@@ -19,7 +19,7 @@ _SHARPNESS = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
+class FrameSpan:
     """What one sampled frame stands for: `start` to `end` seconds of shot number `shot`."""
 
     start: float
@@ -29,7 +29,7 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """`start` to `end` seconds, and the embedding of what is seen there, `(d,) float32`, unit length."""
+    """`start` to `end` seconds, and the embedding of its frames, `(d,) float32`, unit length."""
 
     start: float
     end: float
@@ -37,7 +37,7 @@ class Moment:
 
 
 class Grouping:
-    """Which frames make one moment, told frame by frame in order of time: `groups` are their numbers.
+    """Groups frames into moments, one frame at a time in order of time: `groups` holds the numbers of each one's frames.
 
     A frame joins the moment before it when both are of one shot and its cosine to the moment's mean is `alike` or more.
     """
@@ -49,7 +49,7 @@ class Grouping:
         self._total = np.empty(0, np.float32)
         self._count = 0
 
-    def add(self, span: Span, row: Floats) -> bool:
+    def add(self, span: FrameSpan, row: Floats) -> bool:
         """Take the next frame, whose embedding `row (d,)` has unit length; whether a new moment begins with it."""
         joins = bool(self.groups) and span.shot == self._shot
         if joins and float(row @ self._total) >= self._alike * float(np.linalg.norm(self._total)):
@@ -65,7 +65,9 @@ class Grouping:
         return begins
 
 
-def merge(spans: Sequence[Span], rows: Floats, fusion: Fusion = "mean", alike: float = ALIKE) -> list[Moment]:
+def merge(
+    spans: Sequence[FrameSpan], rows: Floats, fusion: MomentFusion = "mean", alike: float = ALIKE
+) -> list[Moment]:
     """Moments from frames in order of time. `rows (n, d)` are the frames' embeddings, unit length."""
     grouping = Grouping(alike)
     for span, row in zip(spans, rows, strict=True):
@@ -76,7 +78,7 @@ def merge(spans: Sequence[Span], rows: Floats, fusion: Fusion = "mean", alike: f
     ]
 
 
-def fuse(rows: Floats, fusion: Fusion = "mean") -> Floats:
+def fuse(rows: Floats, fusion: MomentFusion = "mean") -> Floats:
     """One unit vector `(d,)` for frames `(n, d)`: their mean, or with `attention` their sum weighted by
     softmax(20 · fᵢ·m), m being the mean: frames that agree with the rest count for more, a stray one for less."""
     mean = rows.mean(0)

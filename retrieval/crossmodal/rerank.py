@@ -1,4 +1,4 @@
-"""Re-ranking: a model that looks at words and pixels together orders again what the dual encoders found.
+"""Re-ranking: a model that looks at words and pixels together orders the hits of the dual encoders again.
 
 A CoCa's decoder reads the words and attends from each to the image's tokens, softmax(QKᵀ/√d)V; how likely it then finds
 those words is the second score, g(text, image) = log P(text | image) / tokens, in nats.
@@ -10,10 +10,10 @@ It joins the first stage's cosine c in a weighted sum, less a share of what the 
 
 The null image is a plain one of the mean colour. Images are ordered by a text with λ = 1: r is then 0 for an image that
 says nothing of the text, so one that could not be read keeps its cosine as a neutral score, and no score depends on which
-other candidates there were. Texts are ordered by a picture with a λ and a v of their own: with λ = 0 a decoder prefers
+other candidates there were. Texts are ordered by an image with a λ and a v of their own: with λ = 0 a decoder prefers
 common sentences to fitting ones. All three are fitted on held-out pairs and stored with the model.
 
-The fusions `attention` and `concat` add a trained head's correction to the sum when pictures are ordered by a text
+The fusions `attention` and `concat` add a trained head's correction to the sum when images are ordered by a text
 (`retrieval.crossmodal.heads`).
 """
 
@@ -53,7 +53,7 @@ _BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fusion:
+class RerankFusion:
     """How both scores join: by what was `fitted` for the model in `folder`, and by the head called `name` where that is not
     `weighted`."""
 
@@ -62,11 +62,11 @@ class Fusion:
     folder: Path | None = None
 
     @staticmethod
-    def of(folder: Path | None, name: str = WEIGHTED) -> Fusion:
+    def of(folder: Path | None, name: str = WEIGHTED) -> RerankFusion:
         """What was fitted for the model in `folder`. Raises `ModelError` for a fusion that this model has no head for."""
         if name != WEIGHTED:
             check_head(folder, name)
-        return Fusion(fitted=Fitted.of(folder), name=name, folder=folder)
+        return RerankFusion(fitted=Fitted.of(folder), name=name, folder=folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Reranked:
 class Reranker:
     """Scores candidates again, images by a text or texts by an image. Raises `ModelError` for a model without a decoder."""
 
-    def __init__(self, loaded: LoadedModel, fusion: Fusion, cache: Path | None = None) -> None:
+    def __init__(self, loaded: LoadedModel, fusion: RerankFusion, cache: Path | None = None) -> None:
         self.loaded = loaded
         self._decoder = CaptionDecoder(loaded)
         self._fusion = fusion
@@ -144,7 +144,9 @@ class Reranker:
             part = slice(start, start + 4 * _BATCH)
             ids = torch.from_numpy(self.loaded.tokenizer.encode([item.text or "" for item in items[part]]))
             priors = self._decoder.log_probabilities(self._null_tokens(), ids)
-            likely = torch.stack([self._decoder.log_probabilities(one[None], ids) for one in tokens]).mean(0)
+            likely = torch.stack(
+                [self._decoder.log_probabilities(image_tokens[None], ids) for image_tokens in tokens]
+            ).mean(0)
             second[part] = (likely - self._fusion.fitted.null_share * priors).float().cpu().numpy()
             done += len(items[part])
             if _spent(began, milliseconds):
@@ -168,11 +170,11 @@ class Reranker:
         the others. Images are decoded on threads, one part ahead of the model."""
 
         def prepare(item: Item) -> Tensor | MediaError:
-            kept = self._cache.get(item.sha256) if self._cache is not None else None
-            if kept is not None:
-                return kept
+            cached = self._cache.get(item.sha256) if self._cache is not None else None
+            if cached is not None:
+                return cached
             try:
-                return self.loaded.preprocess(images.picture(item.place))
+                return self.loaded.preprocess(images.image(item.place))
             except MediaError as error:
                 return error
 
@@ -191,7 +193,7 @@ class Reranker:
     def _tokens(
         self, items: Sequence[Item], start: int, ready: Sequence[Tensor | MediaError]
     ) -> tuple[list[int], Tensor, list[tuple[str, str]]]:
-        """Image tokens of the items from `start` on, from what was kept of them or from their pixels."""
+        """Image tokens of the items from `start` on, from the cache or from their pixels."""
         tokens: dict[int, Tensor] = {}
         fresh: list[tuple[int, Tensor]] = []
         errors: list[tuple[str, str]] = []
@@ -237,7 +239,7 @@ class TokenCache:
         return tokens
 
     def put(self, sha256: str, tokens: Tensor) -> None:
-        """Keep `(t, w)`."""
+        """Cache the tokens `(t, w)` of an image."""
         self._files.put(sha256, save({"tokens": tokens.half().cpu().contiguous()}))
 
 

@@ -51,5 +51,5 @@ def paragraph(segments: Sequence[Segment]) -> str:
     if not lines:
         return ""
     starts = ["First", *["then"] * (len(lines) - 2), "at the end"] if len(lines) > 1 else [""]
-    told = [f"{start} {line}".strip() for start, line in zip(starts, lines, strict=False)]
-    return " ".join(f"{one[:1].upper()}{one[1:]}." for one in told)
+    sentences = [f"{start} {line}".strip() for start, line in zip(starts, lines, strict=False)]
+    return " ".join(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in sentences)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CAPTIONER", "CURATED", "DEFAULT", "READER", "CuratedModel"]
+__all__ = ["CAPTIONER", "CURATED", "DEFAULT", "RERANKER", "CuratedModel"]
 
-# What `auto` means for search and for captions, and what re-ranks best.
+# What `auto` means for search and for captions, and the best reranker.
 DEFAULT = "ViT-B-32-256/datacomp_s34b_b86k"
 CAPTIONER = "coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k"
-READER = "coca_ViT-L-14/laion2b_s13b_b90k"
+RERANKER = "coca_ViT-L-14/laion2b_s13b_b90k"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ CURATED: tuple[CuratedModel, ...] = (
         notes="queries in about a hundred languages",
     ),
     CuratedModel(
-        name=READER,
+        name=RERANKER,
         role="captions",
         parameters=638_000_000,
         license="MIT",

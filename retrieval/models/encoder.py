@@ -21,34 +21,34 @@ if TYPE_CHECKING:
 class Encoder:
     """One model. `preprocess` may run on any thread once `warm` was called; the encode calls belong to one thread."""
 
-    def __init__(self, found: ModelFiles, spec: ModelSpec, device: str, precision: str) -> None:
+    def __init__(self, files: ModelFiles, spec: ModelSpec, device: str, precision: str) -> None:
         self.spec = spec
-        self._found = found
+        self._files = files
         self._wanted = (device, precision)
         self._model: LoadedModel | None = None
 
     @staticmethod
     def load(name: str | ModelFiles, device: str = "auto", precision: str = "auto") -> Encoder:
         """Load a model by NAME; raises `ModelError` as `load_model` does."""
-        found = resolve(name) if isinstance(name, str) else name
-        loaded = load_model(found, device, precision)
-        encoder = Encoder(found, loaded.spec, device, precision)
+        files = resolve(name) if isinstance(name, str) else name
+        loaded = load_model(files, device, precision)
+        encoder = Encoder(files, loaded.spec, device, precision)
         encoder._model = loaded
         return encoder
 
     @staticmethod
-    def deferred(found: ModelFiles, made_with: ModelSpec, device: str, precision: str) -> Encoder:
+    def deferred(files: ModelFiles, made_with: ModelSpec, device: str, precision: str) -> Encoder:
         """The model that an index was made with, loaded when first needed: an unchanged folder then costs only a look.
 
         Raises `ModelError` now when the weights are not those, and later as `load_model` does.
         """
-        digest = weights_sha256(found.weights)
-        return Encoder(found, replace(made_with, name=found.name, weights_sha256=digest), device, precision)
+        digest = weights_sha256(files.weights)
+        return Encoder(files, replace(made_with, name=files.name, weights_sha256=digest), device, precision)
 
     def warm(self) -> None:
         """Load the model if it is not loaded yet; `ModelError` when it is not what `spec` says."""
         if self._model is None:
-            loaded = load_model(self._found, *self._wanted)
+            loaded = load_model(self._files, *self._wanted)
             check_model(self.spec, loaded.spec)
             self._model = loaded
 

@@ -43,21 +43,21 @@ def load_model(name: str | ModelFiles, device: str = "auto", precision: str = "a
 
     Raises `ModelError` when it is not here, does not fit its architecture, or the device is absent.
     """
-    found = resolve(name) if isinstance(name, str) else name
+    files = resolve(name) if isinstance(name, str) else name
     place = choose_device(device)
-    load = _load_mini if found.architecture == "ConvCoCa" else _load_open_clip
+    load = _load_mini if files.architecture == "ConvCoCa" else _load_open_clip
     with _quiet():
         try:
-            loaded = load(found)
+            loaded = load(files)
         except ModelError:
             raise
         except _MULTI_WEIGHTS as error:
-            raise ModelError(f"cannot load {found.name} from {found.weights}: {_line(error)}") from error
+            raise ModelError(f"cannot load {files.name} from {files.weights}: {_line(error)}") from error
         except Exception as error:
             # What unpickling and safetensors raise has no common parent; all of it means the file is not plain weights.
-            raise ModelError(f"{found.weights} is not a file of plain weights: {_line(error)}") from error
+            raise ModelError(f"{files.weights} is not a file of plain weights: {_line(error)}") from error
     model = loaded.model.eval()
-    chosen = _apply_precision(model, loaded.spec, place, precision, lambda: load(found).model.state_dict())
+    chosen = _apply_precision(model, loaded.spec, place, precision, lambda: load(files).model.state_dict())
     return LoadedModel(loaded.spec, model, loaded.preprocess, loaded.tokenizer, place, chosen)
 
 
@@ -124,32 +124,32 @@ def cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def _load_open_clip(found: ModelFiles) -> LoadedModel:
+def _load_open_clip(files: ModelFiles) -> LoadedModel:
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
     from open_clip.transform import PreprocessCfg
 
-    if found.folder is not None:
-        model = _build(open_clip.create_model, f"local-dir:{found.folder}", load_weights=False)
-        config = json.loads((found.folder / "open_clip_config.json").read_text("utf-8"))["model_cfg"]
-        own = open_clip.get_tokenizer(f"local-dir:{found.folder}")
+    if files.folder is not None:
+        model = _build(open_clip.create_model, f"local-dir:{files.folder}", load_weights=False)
+        config = json.loads((files.folder / "open_clip_config.json").read_text("utf-8"))["model_cfg"]
+        original = open_clip.get_tokenizer(f"local-dir:{files.folder}")
     else:
-        tag = get_pretrained_cfg(found.architecture, found.tag) if found.tag else {}
+        tag = get_pretrained_cfg(files.architecture, files.tag) if files.tag else {}
         pixels = {key: tag[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in tag}
         model = _build(
             open_clip.create_model,
-            found.architecture,
+            files.architecture,
             force_quick_gelu=bool(tag.get("quick_gelu", False)),
             force_preprocess_cfg=pixels,
             pretrained_text=False,
         )
-        config = open_clip.get_model_config(found.architecture) or {}
-        own = open_clip.get_tokenizer(found.architecture)
-    _fill(model, found.weights)
+        config = open_clip.get_model_config(files.architecture) or {}
+        original = open_clip.get_tokenizer(files.architecture)
+    _fill(model, files.weights)
     pre = PreprocessCfg(**model.visual.preprocess_cfg)
     size = pre.size if isinstance(pre.size, int) else pre.size[0]
-    tokenizer = tokenizer_of(own, str(config.get("text_cfg", {}).get("hf_tokenizer_name", "")) or "clip-bpe")
-    spec = _spec(found, int(config["embed_dim"]), size, pre, tokenizer.rules)
+    tokenizer = tokenizer_of(original, str(config.get("text_cfg", {}).get("hf_tokenizer_name", "")) or "clip-bpe")
+    spec = _spec(files, int(config["embed_dim"]), size, pre, tokenizer.rules)
     return LoadedModel(spec, model, preprocessing(pre), tokenizer, "cpu", "fp32")
 
 
@@ -195,28 +195,28 @@ def _as_float(state: dict[str, Any]) -> dict[str, Any]:
     return {name: value.float() if value.dtype in half else value for name, value in state.items()}
 
 
-def _load_mini(found: ModelFiles) -> LoadedModel:
+def _load_mini(files: ModelFiles) -> LoadedModel:
     from open_clip.transform import PreprocessCfg
     from safetensors.torch import load_file
 
     from retrieval.models.convcoca import ConvCoCa, ConvCoCaConfig
 
-    folder = found.folder or found.weights.parent
+    folder = files.folder or files.weights.parent
     config = json.loads((folder / "config.json").read_text("utf-8"))
     sizes = ConvCoCaConfig(**{**config["model"], "blocks": tuple(config["model"]["blocks"])})
     model = ConvCoCa(sizes)
-    model.load_state_dict({name: value.float() for name, value in load_file(found.weights).items()})
+    model.load_state_dict({name: value.float() for name, value in load_file(files.weights).items()})
     pre = PreprocessCfg(size=sizes.image_size, **config["preprocessing"])
     tokenizer = TextTokenizer.open(folder)
-    spec = _spec(found, sizes.embed_dim, sizes.image_size, pre, tokenizer.rules)
+    spec = _spec(files, sizes.embed_dim, sizes.image_size, pre, tokenizer.rules)
     return LoadedModel(spec, model, preprocessing(pre), tokenizer, "cpu", "fp32")
 
 
-def _spec(found: ModelFiles, dim: int, size: int, pre: Any, rules: TokenRules) -> ModelSpec:
+def _spec(files: ModelFiles, dim: int, size: int, pre: Any, rules: TokenRules) -> ModelSpec:
     return ModelSpec(
-        name=found.name,
-        architecture=found.architecture,
-        weights_sha256=weights_sha256(found.weights),
+        name=files.name,
+        architecture=files.architecture,
+        weights_sha256=weights_sha256(files.weights),
         dim=dim,
         image_size=size,
         mean=tuple(round(float(value), 8) for value in pre.mean),  # type: ignore[arg-type]
@@ -229,36 +229,38 @@ def _spec(found: ModelFiles, dim: int, size: int, pre: Any, rules: TokenRules) -
     )
 
 
-def tokenizer_of(own: Any, name: str) -> TextTokenizer:
+def tokenizer_of(original: Any, name: str) -> TextTokenizer:
     """open_clip's tokenizer as a `TextTokenizer` that gives the same ids (a test holds the two side by side)."""
     import tokenizers
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, _clean_canonicalize, _clean_whitespace
 
-    known = {_clean_canonicalize: "canonicalize", _clean_whitespace: "whitespace"}
-    how = known.get(own.clean_fn, "lower")
-    if isinstance(own, SimpleTokenizer):
+    cleaners = {_clean_canonicalize: "canonicalize", _clean_whitespace: "whitespace"}
+    how = cleaners.get(original.clean_fn, "lower")
+    if isinstance(original, SimpleTokenizer):
         from tokenizers import Regex, decoders, models, pre_tokenizers
 
-        merges = sorted(own.bpe_ranks, key=own.bpe_ranks.__getitem__)
-        bpe = models.BPE(vocab=own.encoder, merges=merges, end_of_word_suffix="</w>", fuse_unk=False)
+        merges = sorted(original.bpe_ranks, key=original.bpe_ranks.__getitem__)
+        bpe = models.BPE(vocab=original.encoder, merges=merges, end_of_word_suffix="</w>", fuse_unk=False)
         built = tokenizers.Tokenizer(bpe)
         words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
         built.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Split(words, "removed", invert=True), pre_tokenizers.ByteLevel(False, use_regex=False)]
         )
         built.decoder = decoders.ByteLevel()
-        start, end = own.sot_token_id, own.eot_token_id
-        rules = TokenRules(name=name, clean=how, length=own.context_length, prefix=(start,), suffix=(end,))
+        start, end = original.sot_token_id, original.eot_token_id
+        rules = TokenRules(name=name, clean=how, length=original.context_length, prefix=(start,), suffix=(end,))
         return TextTokenizer(rules, built)
-    if isinstance(own, HFTokenizer) and own.tokenizer.is_fast and not own.tokenizer_mode:
-        inner = own.tokenizer
+    if isinstance(original, HFTokenizer) and original.tokenizer.is_fast and not original.tokenizer_mode:
+        inner = original.tokenizer
         built = tokenizers.Tokenizer.from_str(inner.backend_tokenizer.to_str())
-        erase = inner.sep_token_id if own.strip_sep_token and inner.sep_token_id is not None else -1
+        erase = inner.sep_token_id if original.strip_sep_token and inner.sep_token_id is not None else -1
         rules = TokenRules(
-            name=name, clean=how, length=own.context_length, pad=inner.pad_token_id or 0, added=True, erase=erase
+            name=name, clean=how, length=original.context_length, pad=inner.pad_token_id or 0, added=True, erase=erase
         )
         return TextTokenizer(rules, built)
-    raise ModelError(f"the tokenizer of {name} is of a kind that mmsearch does not read yet ({type(own).__name__})")
+    raise ModelError(
+        f"the tokenizer of {name} is of a kind that mmsearch does not read yet ({type(original).__name__})"
+    )
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A model's preprocessing in Pillow and numpy: the pixels of open_clip's own transform, bit for bit, at a fifth of its cost.
 
-torchvision's ToTensor and Normalize start a team of threads for each picture; on decoding threads beside a busy model those
+torchvision's ToTensor and Normalize start a team of threads for each image; on decoding threads beside a busy model those
 teams fight for the same cores.
 """
 

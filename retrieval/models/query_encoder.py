@@ -72,7 +72,7 @@ class QueryEncoder:
         return np.stack([rows[text] for text in texts]) if texts else np.empty((0, self.spec.dim), np.float32)
 
     def embed_image(self, entry: Image | tuple[Image, ...]) -> Floats:
-        """The unit vector `(d,)` of an image, or of a clip's frames together."""
+        """The unit vector `(d,)` of an image, or of a video's frames together."""
         total = self.encoder.encode_images(entry if isinstance(entry, tuple) else (entry,)).sum(0)
         return np.asarray(total / max(1e-9, float(np.linalg.norm(total))), np.float32)
 

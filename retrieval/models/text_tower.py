@@ -176,9 +176,9 @@ def main(name: str) -> int:
     from retrieval.models.loading import load_model
 
     try:
-        found = resolve(name)
-        if not (tower_folder(weights_sha256(found.weights)) / "tower.json").is_file():
-            export_text_tower(load_model(found, "cpu", "fp32"))
+        files = resolve(name)
+        if not (tower_folder(weights_sha256(files.weights)) / "tower.json").is_file():
+            export_text_tower(load_model(files, "cpu", "fp32"))
     except (MmsearchError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -95,23 +95,23 @@ class TextTokenizer:
         """The words of a text, as far as `encode` keeps them, each with the positions of its tokens in the row."""
         encoded = self._model.encode(clean(text, self.rules.clean), add_special_tokens=False)
         first, room = len(self.rules.prefix), self.rules.length - len(self.rules.prefix) - len(self.rules.suffix)
-        found: dict[int, list[int]] = {}
+        places_of_word: dict[int, list[int]] = {}
         for place, word in enumerate(encoded.word_ids[:room]):
             if word is not None:
-                found.setdefault(word, []).append(place)
+                places_of_word.setdefault(word, []).append(place)
         return [
             (
                 str(self._model.decode([encoded.ids[place] for place in places])).strip(),
                 [first + place for place in places],
             )
-            for places in found.values()
+            for places in places_of_word.values()
         ]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids back to text, special tokens left out, and no space before a full stop or comma."""
         special = {*self.rules.prefix, *self.rules.suffix, self.rules.pad}
-        kept = [one for one in ids if one not in special]
-        return re.sub(r"\s+([.,;:!?])", r"\1", str(self._model.decode(kept)).strip())
+        shown_ids = [token for token in ids if token not in special]
+        return re.sub(r"\s+([.,;:!?])", r"\1", str(self._model.decode(shown_ids)).strip())
 
 
 def clean(text: str, how: str) -> str:

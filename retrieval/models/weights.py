@@ -67,10 +67,10 @@ def resolve(name: str, default: str = DEFAULT) -> ModelFiles:
     if name.startswith("local-dir:"):
         return _resolve_folder(name, Path(name.removeprefix("local-dir:")).expanduser())
     if name.startswith("hf-hub:"):
-        found = _cached_weights(name.removeprefix("hf-hub:"))
-        if found is None:
+        weights_file = _cached_weights(name.removeprefix("hf-hub:"))
+        if weights_file is None:
             raise ModelError(f"{name} is not in the cache; fetch it with: mmsearch models pull {name}")
-        return _resolve_folder(name, found.parent)
+        return _resolve_folder(name, weights_file.parent)
     if "@" in name:
         architecture, _, file = name.partition("@")
         weights = Path(file).expanduser()
@@ -88,20 +88,20 @@ def resolve(name: str, default: str = DEFAULT) -> ModelFiles:
     return ModelFiles(name=name, architecture=architecture, weights=weights_file, tag=tag)
 
 
-def has_decoder(found: ModelFiles) -> bool:
-    """Whether a model can read pictures and write captions; looks at its configuration only."""
-    if found.folder is None:
-        return found.architecture.startswith("coca_")
-    file, key = ("config.json", "model") if found.architecture == "ConvCoCa" else ("open_clip_config.json", "model_cfg")
+def has_decoder(files: ModelFiles) -> bool:
+    """Whether a model can re-rank and write captions; looks at its configuration only."""
+    if files.folder is None:
+        return files.architecture.startswith("coca_")
+    file, key = ("config.json", "model") if files.architecture == "ConvCoCa" else ("open_clip_config.json", "model_cfg")
     try:
-        config = json.loads((found.folder / file).read_text("utf-8"))[key]
+        config = json.loads((files.folder / file).read_text("utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{found.folder / file} cannot be read: {error}") from error
+        raise ModelError(f"{files.folder / file} cannot be read: {error}") from error
     return bool(config.get("decoder_layers") or config.get("multimodal_cfg"))
 
 
 def is_cached(name: str) -> bool:
-    """Whether a catalogued model's weights are here; looks at files only."""
+    """Whether a catalog model's weights are here; looks at files only."""
     entry = curated(name)
     return entry is not None and (entry.repo is None or _cached_weights(entry.repo) is not None)
 
@@ -139,9 +139,9 @@ def check_architecture(name: str) -> None:
 
     import open_clip
 
-    known = open_clip.list_models()
-    if name not in known:
-        near = ", ".join(difflib.get_close_matches(name, known, 3)) or "see open_clip.list_models()"
+    architectures = open_clip.list_models()
+    if name not in architectures:
+        near = ", ".join(difflib.get_close_matches(name, architectures, 3)) or "see open_clip.list_models()"
         raise ModelError(f"open_clip has no architecture {name!r}; near it: {near}")
 
 
@@ -203,16 +203,16 @@ def weights_sha256(file: Path) -> str:
     key = f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
     memory = cache_dir() / "weights.json"
     try:
-        known = json.loads(memory.read_text("utf-8"))
+        digests = json.loads(memory.read_text("utf-8"))
     except (OSError, ValueError):
-        known = {}
-    if key in known:
-        return str(known[key])
+        digests = {}
+    if key in digests:
+        return str(digests[key])
     with open(file, "rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(memory, json.dumps({**known, key: digest}, indent=1).encode())
+        write_atomically(memory, json.dumps({**digests, key: digest}, indent=1).encode())
     except OSError:
         pass  # Only a shortcut: without it the next run hashes again.
     return digest
@@ -266,7 +266,7 @@ def _cached_weights(repo: str) -> Path | None:
     import huggingface_hub
 
     for file in _WEIGHT_FILES:
-        found = huggingface_hub.try_to_load_from_cache(repo, file)
-        if isinstance(found, str):
-            return Path(found)
+        cached = huggingface_hub.try_to_load_from_cache(repo, file)
+        if isinstance(cached, str):
+            return Path(cached)
     return None

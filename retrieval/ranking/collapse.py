@@ -50,7 +50,7 @@ class Videos:
     @cached_property
     def numbers(self) -> dict[int, NDArray[np.int64]]:
         """For each shard of moments, the number of each row's video, `(rows,) int64`, from 0 in order of appearance."""
-        seen: dict[tuple[int, str, bytes | None], int] = {}
+        number_of_path: dict[tuple[int, str, bytes | None], int] = {}
         numbers: dict[int, NDArray[np.int64]] = {}
         for shard, entry in enumerate(self._manifest.shards):
             if entry.kind != "video":
@@ -65,11 +65,11 @@ class Videos:
                 changes[:] = True
             firsts = np.concatenate([every[:1], 1 + np.flatnonzero(changes)])
             names = table.take(firsts).to_pydict()
-            known = [
-                seen.setdefault(name, len(seen))
+            video_numbers = [
+                number_of_path.setdefault(name, len(number_of_path))
                 for name in zip(names["root"], names["path"], names["path_raw"], strict=True)
             ]
-            numbers[shard] = np.repeat(np.array(known, np.int64), np.diff([*firsts, entry.rows]))
+            numbers[shard] = np.repeat(np.array(video_numbers, np.int64), np.diff([*firsts, entry.rows]))
         return numbers
 
     def keys(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -105,8 +105,8 @@ def grouped_candidates(
 ) -> Candidates:
     """The best selected rows, of `k` hits at least where there are so many.
 
-    It searches in rounds, each among the rows that belong to no hit yet. A video with thousands of good moments so costs one
-    round, and what a search looks at goes by the hits that it gives.
+    It searches in rounds, each among the rows that belong to no hit yet. So a video with thousands of good
+    moments costs one round, and the cost of a search follows the number of its hits.
     """
     size, hits = FIRST_ROUND, 0
     rounds: list[Candidates] = []

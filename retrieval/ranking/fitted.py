@@ -17,7 +17,7 @@ UNFITTED_WEIGHT = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """The weights of re-ranking and the meaning of scores; by default those of a model of which nothing is known.
+    """The weights of re-ranking and the meaning of scores; the defaults are for a model for which nothing was fitted.
 
     `weight` is v for images by a text; `text_weight` is v, and `null_share` λ, for texts by an image
     (`retrieval.crossmodal.rerank`). `cosine` and `fused` are the relevance of a cosine and of the fused score of an image by a

@@ -1,9 +1,9 @@
 """What a score means: a probability of relevance, so that one cut-off serves every model.
 
-`relevance` is the probability that text and picture belong together, were a true and a random pair equally likely:
+`relevance` is the probability that text and image belong together, if true and random pairs were equally likely:
 σ(slope · score + intercept), fitted by logistic regression (Platt, 1999) on held-out pairs and stored with the model. For
-a model of which nothing is known, the collection itself is the measure: most of its pictures have nothing to do with a
-query, so the query's scores over a sample of them say what chance looks like.
+a model without a fit the collection is used instead: most of its images are not relevant to a query, so the query's scores
+over a sample of them estimate the scores of random pairs.
 """
 
 from __future__ import annotations

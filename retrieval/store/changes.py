@@ -1,4 +1,4 @@
-"""What a publication does, told from the journal and the table of sources: plain values, and nothing written."""
+"""What a publication does, computed from the journal and the table of sources as plain values; nothing is written here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from retrieval.store.journal import Part, joined
 from retrieval.store.keys import hash_of
 from retrieval.store.manifest import Manifest, ShardEntry, with_tombstones
-from retrieval.store.sources import SourceLine, SourceTable, Span
+from retrieval.store.sources import RowSpan, SourceLine, SourceTable
 from retrieval.types import KINDS, Kind
 
 Parts = Mapping[int, Part]
@@ -20,12 +20,12 @@ Parts = Mapping[int, Part]
 
 @dataclass
 class Change:
-    """What one publication does. `rows` are, by part, the lines whose rows are adopted; `replaced` spans become
-    tombstones, `held` are the numbers of parts that wait, and `before` the lines that are replaced."""
+    """What one publication does. `adopted` are, by part, the positions of the lines whose rows enter the index; the
+    `replaced` spans become tombstones, `held` are the numbers of parts that wait, and `before` the lines that are replaced."""
 
     lines: dict[bytes, SourceLine] = field(default_factory=dict)
-    rows: dict[int, set[int]] = field(default_factory=dict)
-    replaced: list[Span] = field(default_factory=list)
+    adopted: dict[int, set[int]] = field(default_factory=dict)
+    replaced: list[RowSpan] = field(default_factory=list)
     held: set[int] = field(default_factory=set)
     before: list[SourceLine] = field(default_factory=list)
 
@@ -40,21 +40,21 @@ def winners_of(parts: Parts) -> dict[bytes, list[tuple[Part, SourceLine]]]:
             if part.slice is None or not same or before[0][0].slice is None:
                 winners[line.key] = [(part, line)]
             else:
-                kept = [(other, one) for other, one in before if other.slice != part.slice]
-                winners[line.key] = sorted([*kept, (part, line)], key=lambda pair: pair[0].slice or 0)
+                others = [(other, line_of_other) for other, line_of_other in before if other.slice != part.slice]
+                winners[line.key] = sorted([*others, (part, line)], key=lambda pair: pair[0].slice or 0)
     return winners
 
 
 def change_of(parts: Parts, table: SourceTable, removed: Iterable[bytes] = ()) -> Change:
-    """What publishing these parts means for a state, given by its sources. A container whose last slice is not there keeps its
-    old rows, and its parts are held. Of the sources `removed` nothing is taken."""
+    """What publishing these parts changes in a state, given by its table of sources. A container keeps its old rows until its
+    last slice is there; until then its parts are held. Parts of the sources `removed` are ignored."""
     change = Change()
     winners = winners_of(parts)
     for key in removed:
         winners.pop(key, None)
-    known = table.find(list(winners))
+    lines_before = table.find(list(winners))
     for key, pairs in winners.items():
-        before = known.get(key)
+        before = lines_before.get(key)
         line = pairs[-1][1]
         if pairs[0][0].slice is not None:
             version = (line.size, line.mtime_ns)
@@ -77,48 +77,48 @@ def change_of(parts: Parts, table: SourceTable, removed: Iterable[bytes] = ()) -
             change.before.append(before)
             if not goes_on:
                 change.replaced += before.spans
-        for part, own in pairs:
-            change.rows.setdefault(part.number, set()).add(part.places[own.key])
+        for part, line in pairs:
+            change.adopted.setdefault(part.number, set()).add(part.places[line.key])
     return change
 
 
 def spans_of(
     change: Change, parts: Parts, state: Manifest
-) -> tuple[dict[bytes, list[Span]], dict[Kind, list[tuple[int, int]]]]:
+) -> tuple[dict[bytes, list[RowSpan]], dict[Kind, list[tuple[int, int]]]]:
     """Where the adopted rows will lie: spans by source, and by kind, the rows among the new ones where a content begins,
     with its hash."""
-    spans: dict[bytes, list[Span]] = {}
+    spans: dict[bytes, list[RowSpan]] = {}
     contents: dict[Kind, list[tuple[int, int]]] = {kind: [] for kind in KINDS}
     for kind in KINDS:
         first = position = sum(shard.rows for shard in state.of_kind(kind))
-        for number in sorted(change.rows):
+        for number in sorted(change.adopted):
             part = parts[number]
-            for place, count in enumerate(part.rows[kind]):
-                if not count or place not in change.rows[number]:
+            for place, count in enumerate(part.row_counts[kind]):
+                if not count or place not in change.adopted[number]:
                     continue
                 line = part.lines[place]
                 if line.content:
                     contents[kind].append((position - first, hash_of(line.content)))
-                spans.setdefault(line.key, []).append(Span(kind=kind, start=position, count=count))
+                spans.setdefault(line.key, []).append(RowSpan(kind=kind, start=position, count=count))
                 position += count
     return spans, contents
 
 
 def adopted_rows(kind: Kind, change: Change, parts: Parts) -> Iterator[pa.Table]:
     """The rows of one kind that are published now, part by part."""
-    for number in sorted(change.rows):
+    for number in sorted(change.adopted):
         part = parts[number]
-        counts = np.array(part.rows[kind], np.int64)
+        counts = np.array(part.row_counts[kind], np.int64)
         if not counts.sum():
             continue
         table = part.table()
-        before = sum(sum(part.rows[other]) for other in KINDS[: KINDS.index(kind)])
+        before = sum(sum(part.row_counts[other]) for other in KINDS[: KINDS.index(kind)])
         table = table.slice(before, int(counts.sum())).replace_schema_metadata(None)
-        keep = np.repeat(np.isin(np.arange(len(counts)), sorted(change.rows[number])), counts)
+        keep = np.repeat(np.isin(np.arange(len(counts)), sorted(change.adopted[number])), counts)
         yield table if keep.all() else table.filter(pa.array(keep))
 
 
-def entombed(state: Manifest, spans: Sequence[Span]) -> list[ShardEntry]:
+def with_all_tombstones(state: Manifest, spans: Sequence[RowSpan]) -> list[ShardEntry]:
     """The shards of a state, with these rows as tombstones."""
     rows: dict[str, list[NDArray[np.int64]]] = {}
     for kind in KINDS:

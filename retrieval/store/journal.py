@@ -1,7 +1,7 @@
 """The journal: results of units, each durable in a Parquet file of its own before the next is begun.
 
 A part says everything that its publication needs: rows, the new line of each source that they replace, and failures. So
-whoever publishes it, in this run or a later one, comes to the same state.
+its publication, in this run or a later one, gives the same state.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class UnitResult:
 
     @staticmethod
     def of_rows(items: Sequence[Item], embeddings: NDArray[np.float32], roots: Roots) -> UnitResult:
-        """Rows whose sources nobody has to read: measurements index what they have embedded themselves."""
+        """A result from items that are embedded already, without reading their sources: used by measurements."""
         lines = {
             item.source: SourceLine(
                 key=key_of(*roots.split(item.source)), kind=item.kind, size=item.size, mtime_ns=item.mtime_ns
@@ -55,13 +55,13 @@ class UnitResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One file of the journal, without its rows. Those are ordered by kind, and within it by line; `rows[kind]` says how many
-    each line has."""
+    """One file of the journal, without its rows. Those are ordered by kind, and within it by line; `row_counts[kind]` says
+    how many each line has."""
 
     file: Path
     number: int
     lines: tuple[SourceLine, ...]
-    rows: dict[Kind, tuple[int, ...]]
+    row_counts: dict[Kind, tuple[int, ...]]
     slice: int | None
     last: bool
 
@@ -86,23 +86,25 @@ def write_part(folder: Path, number: int, result: UnitResult, roots: Roots) -> P
     owners = [places[key_of(*roots.split(item.source))] for item in result.items]
     kinds = [KINDS.index(item.kind) for item in result.items]
     order = sorted(range(len(owners)), key=lambda row: (kinds[row], owners[row]))
-    rows: dict[Kind, tuple[int, ...]] = {}
+    row_counts: dict[Kind, tuple[int, ...]] = {}
     for number_of_kind, kind in enumerate(KINDS):
         counts = [0] * len(result.lines)
         for row in order:
             if kinds[row] == number_of_kind:
                 counts[owners[row]] += 1
-        rows[kind] = tuple(counts)
+        row_counts[kind] = tuple(counts)
     table = sh.to_table([result.items[row] for row in order], result.embeddings[order], roots)
     meta = {
         "lines": [_to_json(line) for line in result.lines],
-        "rows": rows,
+        "rows": row_counts,
         "slice": result.slice,
         "last": result.last,
     }
     file = part_file(folder, number)
     sh.write_shard(file, table.replace_schema_metadata({_META: json.dumps(meta).encode()}))
-    return Part(file=file, number=number, lines=result.lines, rows=rows, slice=result.slice, last=result.last)
+    return Part(
+        file=file, number=number, lines=result.lines, row_counts=row_counts, slice=result.slice, last=result.last
+    )
 
 
 def read_part(folder: Path, number: int) -> Part:
@@ -114,7 +116,7 @@ def read_part(folder: Path, number: int) -> Part:
             file=file,
             number=number,
             lines=tuple(_from_json(line) for line in meta["lines"]),
-            rows={kind: tuple(int(count) for count in meta["rows"][kind]) for kind in KINDS},
+            row_counts={kind: tuple(int(count) for count in meta["rows"][kind]) for kind in KINDS},
             slice=meta["slice"],
             last=bool(meta["last"]),
         )
@@ -129,11 +131,11 @@ def part_numbers(folder: Path) -> list[int]:
 
 def joined(parts: Sequence[tuple[Part, SourceLine]], before: SourceLine | None) -> SourceLine:
     """The line of a container from its slices in order, after what the index has of it already."""
-    last_part, last = parts[-1]
+    last_part, last_line = parts[-1]
     lines = [line for _, line in parts]
     earlier = [before] if before is not None else []
     return replace(
-        last,
+        last_line,
         media=sum(line.media for line in [*earlier, *lines]),
         slices=0 if last_part.last else (last_part.slice or 0) + 1,
         failures=tuple(failure for line in [*earlier, *lines] for failure in line.failures),

@@ -1,6 +1,6 @@
 """Beside each shard, its keys: sorted 64-bit hashes of ids and of contents, mapped, so that a look-up reads a few pages.
 
-A hash only says where to look: whoever finds a row by it compares the row itself.
+A hash only says where to look: callers compare the row itself.
 """
 
 from __future__ import annotations
@@ -75,16 +75,16 @@ class ShardKeys:
             np.asarray(data[at[3] : at[4]]).view(_ROW),
         )
 
-    def rows_of_id(self, hashed: int) -> list[int]:
+    def rows_of_id(self, key_hash: int) -> list[int]:
         """Rows whose id has this hash."""
-        return _rows(self.ids, self.id_rows, hashed)
+        return _rows(self.ids, self.id_rows, key_hash)
 
-    def rows_of_content(self, hashed: int) -> list[int]:
+    def rows_of_content(self, key_hash: int) -> list[int]:
         """First rows of sources whose content has this hash."""
-        return _rows(self.contents, self.content_rows, hashed)
+        return _rows(self.contents, self.content_rows, key_hash)
 
 
-def _rows(hashes: NDArray[np.uint64], rows: NDArray[np.uint32], hashed: int) -> list[int]:
-    wanted = np.uint64(hashed)
+def _rows(hashes: NDArray[np.uint64], rows: NDArray[np.uint32], key_hash: int) -> list[int]:
+    wanted = np.uint64(key_hash)
     low, high = np.searchsorted(hashes, wanted, "left"), np.searchsorted(hashes, wanted, "right")
     return [int(row) for row in rows[low:high]]

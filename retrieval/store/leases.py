@@ -41,7 +41,7 @@ class Lease:
 def open_state(folder: Path) -> Lease:
     """The state of an index as it is now, and a lease on it. Raises what `read_manifest` raises.
 
-    A copy of an index on read-only media has nobody who deletes, and may do without the lease.
+    An index on read-only media may be opened without a lease, because nothing is deleted there.
     """
     for _ in range(_ATTEMPTS):
         manifest = read_manifest(folder)

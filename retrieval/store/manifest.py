@@ -80,7 +80,7 @@ class SourceSegment:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What `status` tells without opening a shard: media files with something searchable, videos, lines of the ledger."""
+    """What `status` reports without opening a shard: media files with something searchable, videos, lines of the ledger."""
 
     files: int = 0
     videos: int = 0
@@ -138,7 +138,7 @@ def to_ranges(rows: NDArray[np.int64]) -> Ranges:
 
 
 def with_tombstones(shard: ShardEntry, rows: NDArray[np.int64]) -> ShardEntry:
-    """The same shard with these rows dead as well."""
+    """The same shard with these rows as tombstones too."""
     return replace(shard, tombstones=to_ranges(np.union1d(shard.tombstone_rows(), rows)))
 
 
@@ -265,7 +265,7 @@ def check_model(made_with: ModelSpec, given: ModelSpec) -> None:
 
 
 def _policy(value: object) -> VectorPolicy:
-    """As written; an index from before there was a choice has none."""
+    """The policy as it is written; the default for an index that was written before there was a choice."""
     if value is None:
         return VectorPolicy()
     if not isinstance(value, Mapping):

@@ -26,7 +26,7 @@ from retrieval.store.manifest import Counts, Manifest, read_manifest, write_mani
 from retrieval.store.rewrite import write_shards
 from retrieval.store.roots import Roots, below
 from retrieval.store.shards import join_name, schema, split_name
-from retrieval.store.sources import SourceLine, SourceTable, Span, key_of, to_table, write_segment
+from retrieval.store.sources import RowSpan, SourceLine, SourceTable, key_of, to_table, write_segment
 from retrieval.store.vector_files import make_vector_files
 from retrieval.store.writer import take_lock
 from retrieval.types import KINDS, Kind, ModelSpec
@@ -34,14 +34,14 @@ from retrieval.types import KINDS, Kind, ModelSpec
 
 @dataclass
 class _Source:
-    """What the rows of one source said."""
+    """What the rows of one source say about it."""
 
     size: int
     mtime: int
     about: str | None = None
     content: str = ""
     media: set[str] = field(default_factory=set)
-    spans: list[Span] = field(default_factory=list)
+    spans: list[RowSpan] = field(default_factory=list)
     failures: list[tuple[str, str, str]] = field(default_factory=list)
 
 
@@ -86,8 +86,8 @@ def _migrate(folder: Path, old: Mapping[str, Any]) -> None:
         moved = _moved(tables[kind], kind, roots, sources, contents)
         shards += write_shards(folder, kind, moved, generation, contents, "v2")
     for failure in failures:
-        own = sources.setdefault(failure["source"], _Source(int(failure["size"]), int(failure["mtime"])))
-        own.failures.append((roots.split(failure["path"])[1], failure["stage"], failure["reason"]))
+        source = sources.setdefault(failure["source"], _Source(int(failure["size"]), int(failure["mtime"])))
+        source.failures.append((roots.split(failure["path"])[1], failure["stage"], failure["reason"]))
     lines = [_line(name, source, roots, _half_read(folder)) for name, source in sources.items()]
     counts = Counts()
     for line in lines:
@@ -134,7 +134,7 @@ def _living(folder: Path, old: Mapping[str, Any], kind: Kind, parts: list[Path],
     tables = [pq.read_table(file) for file in parts]
     for number, table in enumerate(tables):
         rows = zip(table.column("id").to_pylist(), table.column("kind").to_pylist(), strict=True)
-        newest.update((identity, (number, row)) for row, (identity, own) in enumerate(rows) if own == kind)
+        newest.update((identity, (number, row)) for row, (identity, row_kind) in enumerate(rows) if row_kind == kind)
     for number, table in enumerate(tables):
         rows_here = sorted(row for part, row in newest.values() if part == number)
         if rows_here:
@@ -157,7 +157,7 @@ def _names(table: pa.Table, column: str) -> list[str]:
 def _moved(
     tables: Iterator[pa.Table], kind: Kind, roots: Roots, sources: dict[str, _Source], contents: list[tuple[int, int]]
 ) -> Iterator[pa.Table]:
-    """Tables with places below roots; what they say of their sources is noted on the way, and where contents begin."""
+    """Tables with paths below roots. Fills `sources` from the rows, and `contents` with where each begins."""
     first = 0
     for table in tables:
         owners, paths = _names(table, "source"), _names(table, "path")
@@ -182,15 +182,18 @@ def _moved(
                 source.about = path
             last = source.spans[-1] if source.spans else None
             if last is not None and last.kind == kind and last.start + last.count == row:
-                source.spans[-1] = Span(kind=kind, start=last.start, count=last.count + 1)
+                source.spans[-1] = RowSpan(kind=kind, start=last.start, count=last.count + 1)
             else:
-                source.spans.append(Span(kind=kind, start=row, count=1))
+                source.spans.append(RowSpan(kind=kind, start=row, count=1))
         first += table.num_rows
         shape = schema(table.schema.field("embedding").type.list_size)
         yield pa.Table.from_arrays([columns[name].cast(shape.field(name).type) for name in shape.names], schema=shape)
     if kind == "image":
         contents += [
-            (span.start, hash_of(own.content)) for own in sources.values() for span in own.spans[:1] if own.content
+            (span.start, hash_of(source.content))
+            for source in sources.values()
+            for span in source.spans[:1]
+            if source.content
         ]
 
 
@@ -226,7 +229,7 @@ def _half_read(folder: Path) -> set[str]:
 
 
 def _failures(folder: Path) -> list[dict[str, Any]]:
-    """The old ledger; one that is damaged costs only that its files are tried again."""
+    """The old ledger; empty where it is damaged, and then the files in it are tried again."""
     try:
         table = pq.read_table(folder / LEDGER)
         paths, sources = _names(table, "path"), _names(table, "source")

@@ -29,7 +29,7 @@ def write_shards(
     tag: str = "",
 ) -> list[ShardEntry]:
     """Tables one after the other, cut into shards of at most `SHARD_ROWS` rows, each with its keys; `contents` are rows where
-    a content begins, with its hash; of images, every row's own digest says it."""
+    a content begins, with its hash; of images the digest column is used instead."""
     entries: list[ShardEntry] = []
     held: list[pa.Table] = []
     count = written = 0
@@ -86,12 +86,12 @@ def merge_small(folder: Path, state: Manifest) -> Manifest:
             for row, content in reader.contents(numbers[shard.file])
         ]
         merged = write_shards(folder, kind, tables, state.generation, contents, tag="m")
-        dead = np.concatenate(
+        tombstones = np.concatenate(
             [shard.tombstone_rows() + start for shard, start in zip(small, ends, strict=False)]
         ).astype(np.int64)
         first = 0
         for place, entry in enumerate(merged):
-            here = dead[(dead >= first) & (dead < first + entry.rows)] - first
+            here = tombstones[(tombstones >= first) & (tombstones < first + entry.rows)] - first
             merged[place] = with_tombstones(entry, here)
             first += entry.rows
         files = {shard.file for shard in small}
@@ -143,19 +143,19 @@ def _living(reader: sh.ShardReader, state: Manifest, kind: Kind) -> Iterator[pa.
 
 def _living_contents(reader: sh.ShardReader, state: Manifest, kind: Kind) -> list[tuple[int, int]]:
     """Where each content begins among the living rows of a kind, with its hash."""
-    found: list[tuple[int, int]] = []
+    contents: list[tuple[int, int]] = []
     first = 0
     for number, shard in enumerate(state.shards):
         if shard.kind == kind:
-            dead = shard.tombstones
-            found += [
+            tombstones = shard.tombstones
+            contents += [
                 (first + row, content)
                 for row, content in reader.contents(number)
-                if not any(start <= row < stop for start, stop in dead)
+                if not any(start <= row < stop for start, stop in tombstones)
             ]
             first += shard.rows
-    places = _Moves.of(state, kind).new_place(np.array([row for row, _ in found], np.int64))
-    return [(int(place), content) for place, (_, content) in zip(places, found, strict=True)]
+    places = _Moves.of(state, kind).new_place(np.array([row for row, _ in contents], np.int64))
+    return [(int(place), content) for place, (_, content) in zip(places, contents, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -185,11 +185,11 @@ def _moved(table: pa.Table, state: Manifest) -> pa.Table:
     spans = [spans or b"" for spans in table.column("spans").to_pylist()]
     flat = np.frombuffer(b"".join(spans), SPAN).copy()
     for number, kind in enumerate(KINDS):
-        own = flat["kind"] == number
-        flat["start"][own] = _Moves.of(state, kind).new_place(flat["start"][own])
+        of_kind = flat["kind"] == number
+        flat["start"][of_kind] = _Moves.of(state, kind).new_place(flat["start"][of_kind])
     data, at, out = flat.tobytes(), 0, []
-    for one in spans:
-        out.append(data[at : at + len(one)])
-        at += len(one)
+    for span_bytes in spans:
+        out.append(data[at : at + len(span_bytes)])
+        at += len(span_bytes)
     place = table.schema.get_field_index("spans")
     return table.set_column(place, "spans", pa.array(out, pa.binary()))

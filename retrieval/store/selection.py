@@ -1,4 +1,4 @@
-"""Selections: which rows of a state a search may return, made from a `Filter` once and kept."""
+"""Selections: which rows of a state a search may return, made from a `Filter` once and cached."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from retrieval.store.manifest import Manifest
 from retrieval.types import Filter, Kind
 
 # A selection takes an eighth of a byte a row.
-_KEPT = 16
+_CACHED = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """One bitmap a shard, in the order of the manifest; what is tombstoned is never in it.
+    """One bitmap a shard, in the order of the manifest; tombstones are never in it.
 
     `bits[s]` is `(⌈rows / 8⌉,) uint8`, row r being bit r % 8 of byte r // 8; `sizes` are the rows of the shards and `counts`
-    how many of them are selected. Two selections are equal only where they are one: what is computed for a selection is
-    kept by its identity. `root` is the selection that this one was cut from, itself if from none.
+    how many of them are selected. Selections compare by identity, because results computed for one are cached under it.
+    `root` is the selection that this one was cut from, itself if from none.
     """
 
     bits: tuple[NDArray[np.uint8], ...]
@@ -84,7 +84,7 @@ def living(manifest: Manifest, shard: int, kinds: Sequence[str]) -> NDArray[np.b
 
 
 class Selections:
-    """The selections of one state by their filters; those used last are kept."""
+    """The selections of one state by their filters; the most recently used are cached."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
@@ -103,6 +103,6 @@ class Selections:
         if selection is None:
             selection = Selection.of_kinds(self._manifest, self.kinds(wanted))
         self._made[wanted] = selection
-        while len(self._made) > _KEPT:
+        while len(self._made) > _CACHED:
             self._made.popitem(last=False)
         return selection

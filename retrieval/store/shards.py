@@ -199,16 +199,16 @@ class ShardReader:
 
     def items(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> list[Item]:
         """Metadata of `(shard, row)` pairs, in their order."""
-        found: dict[tuple[int, int], Item] = {}
+        by_place: dict[tuple[int, int], Item] = {}
         for shard in np.unique(shards).tolist():
             wanted = rows[shards == shard]
             for group in np.unique(wanted // ROW_GROUP).tolist():
                 here = wanted[wanted // ROW_GROUP == group]
                 table = self._facts(shard, group).take(pa.array(here % ROW_GROUP))
                 for row, item in zip(here.tolist(), to_items(table, self.manifest.roots), strict=True):
-                    found[shard, row] = item
-        self.touched.items += len(found)
-        return [found[shard, row] for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)]
+                    by_place[shard, row] = item
+        self.touched.items += len(by_place)
+        return [by_place[shard, row] for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)]
 
     def find(self, identity: str) -> tuple[int, int] | None:
         """The shard and row of the living item with this id; None where there is none."""
@@ -221,7 +221,7 @@ class ShardReader:
 
     def find_content(self, digest: str | bytes) -> list[tuple[int, int]]:
         """Shard and row where a content may be: of images by their SHA-256 in hexadecimal, of videos by the digest in their
-        line. Whoever asks compares the row or the line."""
+        line. The caller compares the row or the line."""
         hashed = hash_of(digest)
         return [
             (number, row)
@@ -252,7 +252,7 @@ class ShardReader:
         return out
 
     def all_embeddings(self, shard: int) -> NDArray[np.float16]:
-        """`(rows, d) float16`: every row of a shard, dead ones included."""
+        """`(rows, d) float16`: every row of a shard, tombstones included."""
         return embeddings_of(self._open(shard).read(columns=["embedding"]))
 
     def sample(self, kinds: Sequence[Kind], groups: int = 4) -> NDArray[np.float16]:
@@ -288,7 +288,7 @@ def _tombstoned(entry: ShardEntry, row: int) -> bool:
 
 
 def split_name(name: str) -> tuple[str, bytes | None]:
-    """A file name as text that Parquet can hold, and its raw bytes where that text is not the whole truth."""
+    """A file name as text that Parquet can hold, and its raw bytes where the text cannot hold them exactly."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -298,6 +298,7 @@ def split_name(name: str) -> tuple[str, bytes | None]:
 
 
 def join_name(shown: str, raw: bytes | None) -> str:
+    """The inverse of `split_name`."""
     return shown if raw is None else os.fsdecode(raw)
 
 

@@ -1,4 +1,4 @@
-"""The table of sources: one line a file that was read, so that what changed can be told without looking at a row.
+"""The table of sources: one line a file that was read, so that changes are detected without reading a row.
 
 It is sorted by key, and lies in a few segments, the newest of which says what holds for a key (a log-structured merge:
 O'Neil et al., 1996). A publication writes one small segment; neighbours are merged once the newer has a quarter of the
@@ -63,7 +63,7 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
+class RowSpan:
     """Rows of one kind that came from a source: `start` counts from the first row of that kind in the index."""
 
     kind: Kind
@@ -78,7 +78,7 @@ class SourceLine:
     `kind` is what the walk called it, `about` the key of the media that a sidecar or subtitle belongs to. `content` is the
     SHA-256 of what it holds, where that was computed. `media` is the number of media files that it stands for, `slices`
     how many slices of a container are in the index while the rest is not, and 0 for a source that was read to its end.
-    `heard` says that what is said in it is known. `failures` hold `(path below the root, stage, reason)`.
+    `heard` says that its speech has been transcribed or has subtitles. `failures` hold `(path below the root, stage, reason)`.
     """
 
     key: bytes
@@ -90,7 +90,7 @@ class SourceLine:
     media: int = 1
     slices: int = 0
     heard: bool = False
-    spans: tuple[Span, ...] = ()
+    spans: tuple[RowSpan, ...] = ()
     failures: tuple[tuple[str, str, str], ...] = ()
 
     def counts(self) -> Counts:
@@ -163,7 +163,9 @@ def to_lines(table: pa.Table) -> list[SourceLine]:
             media=media,
             slices=slices,
             heard=heard,
-            spans=tuple(Span(kind=KINDS[k], start=start, count=count) for k, start, count in _SPAN.iter_unpack(spans)),
+            spans=tuple(
+                RowSpan(kind=KINDS[k], start=start, count=count) for k, start, count in _SPAN.iter_unpack(spans)
+            ),
             failures=tuple((path, stage, reason) for path, stage, reason in json.loads(failures)) if failures else (),
         )
         for key, removed, kind, size, mtime, about, content, media, slices, heard, spans, failures in zip(
@@ -205,9 +207,9 @@ class SourceTable:
     def find(self, keys: Sequence[bytes]) -> dict[bytes, SourceLine]:
         """The lines of some keys; a key that is not there is left out."""
         wanted = sorted(set(keys))
-        found: dict[bytes, SourceLine] = {}
+        lines: dict[bytes, SourceLine] = {}
         for entry in reversed(self.manifest.sources):
-            left = [key for key in wanted if key not in found]
+            left = [key for key in wanted if key not in lines]
             segment = self._open(entry)
             groups: dict[int, list[bytes]] = {}
             for key in left:
@@ -219,13 +221,13 @@ class SourceTable:
                 places = {key: row for row, key in enumerate(table.column("key").to_pylist())}
                 rows = [places[key] for key in here if key in places]
                 taken = table.take(pa.array(rows, pa.int64()))
-                found.update((line.key, line) for line in to_lines(taken))
+                lines.update((line.key, line) for line in to_lines(taken))
                 for key, removed in zip(
                     taken.column("key").to_pylist(), taken.column("removed").to_pylist(), strict=True
                 ):
                     if removed:
                         wanted.remove(key)
-        return found
+        return lines
 
     def merged(self, entries: Sequence[SourceSegment], *, whole: bool) -> Iterator[pa.Table]:
         """Segments, oldest first, as one; `whole` leaves out what was removed, since nothing older can hold it."""

@@ -25,7 +25,7 @@ from retrieval.types import KINDS
 EXACT_WORK = 160_000_000
 # Multiply-adds of scanning what is outside of an inverted file, from which on it joins lists: a few milliseconds.
 TAIL_WORK = 16_000_000
-# Fewer rows than this make no lists worth the name.
+# With fewer rows than this an inverted file gains nothing.
 LEAST_IVF = 256
 # Inverted files without training of their own are made again together with what comes after them while they are at most
 # this large: there are never many, and nobody who adds an image waits for the making of a large one.
@@ -57,8 +57,7 @@ def make_vector_files(folder: Path, state: Manifest, *, retrain: bool = False) -
 
 
 def outgrown(state: Manifest) -> bool:
-    """Whether the rows of some kind are so many more than its lists were trained for that training anew makes searches
-    faster."""
+    """Whether some kind has over `OUTGROWN` times the rows that its lists were trained for, so that training anew pays."""
     for kind in KINDS:
         shards = state.of_kind(kind)
         lists = _inverted(state, shards)

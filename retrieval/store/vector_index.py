@@ -32,7 +32,7 @@ SMALL_WORK = 8_000_000
 # Bytes of copied rows that are kept for the selections used last.
 _COPIES = 128 * 1024**2
 _BLOCK = 8192
-# What float32 may round away of an inner product of unit vectors.
+# The largest rounding error of an inner product of unit vectors in float32.
 _ROUNDING = 1e-6
 
 
@@ -138,10 +138,10 @@ class VectorIndex:
 
         Returns scores `(m,) float32` (inner products with the stored rows, exact to float32; higher is closer), shard numbers
         `(m,)` and rows `(m,)`, best first, ties by shard and row. Flat files, and inverted files of which at most `EXACT_ROWS`
-        rows are selected, are searched exactly. Of another inverted file, the lists nearest to the query are, and every row of
-        them takes part, so the first rows of a search for many are those of a search for few. How many lists: a
-        twenty-fourth of them and at least 32, or what the index's policy says, and the more the fewer rows are selected;
-        where they hold fewer than `k` selected rows, all are. `nprobe` visits exactly so many instead, whatever they hold.
+        rows are selected, are searched exactly. Of any other inverted file the lists nearest to the query are scanned whole, so
+        the first rows of a search for many are those of a search for few. Their number is a twenty-fourth of `nlist` and at
+        least 32, or what the index's policy says, more where fewer rows are selected; every selected row is scanned where
+        these lists hold fewer than `k` of them. `nprobe` visits exactly so many lists instead.
         """
         if query.shape != (self._manifest.model.dim,):
             raise ValueError(f"a query of shape {query.shape} for embeddings of {self._manifest.model.dim}")
@@ -162,11 +162,11 @@ class VectorIndex:
     def _search_part(
         self, part: _Part, query: NDArray[np.float32], k: int, selection: Selection, nprobe: int | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The best `k` of the selected rows of one file, and there are that many: scores and labels, best first."""
+        """The best `k` of the selected rows of one file, of which at least `k` are selected: scores and labels, best first."""
         if part.gpu is not None:
-            found = self._search_gpu(part, query, k, selection, nprobe)
-            if found is not None:
-                return found
+            nearest = self._search_gpu(part, query, k, selection, nprobe)
+            if nearest is not None:
+                return nearest
         # The root of a selection decides, so that what is left of one is searched like the whole.
         if not part.flat and nprobe is None and _selected(part, selection.root) <= EXACT_ROWS:
             return self._search_copy(part, query, k, selection)
@@ -190,8 +190,8 @@ class VectorIndex:
     def _search_gpu(
         self, part: _Part, query: NDArray[np.float32], k: int, selection: Selection, nprobe: int | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
-        """The same on a GPU, which takes no selector and gives `GPU_MOST` rows at most: asked for more until enough of them are
-        selected. None where that is never so."""
+        """The same on a GPU, which takes no selector and gives `GPU_MOST` rows at most: it is asked for more until enough of
+        them are selected. None where that does not suffice."""
         settings = self._settings(part, selection, None, nprobe)
         bitmap = self._bitmap(part, selection)
         asked = min(part.entry.rows, GPU_MOST, _first_guess(k, part.flat))
@@ -243,12 +243,12 @@ class VectorIndex:
         """Faiss's parameters of one search."""
         if part.flat:
             return self._faiss.SearchParameters(sel=selector) if selector is not None else None
-        lists = part.index.nlist
+        nlist = part.index.nlist
         if nprobe is None:
             chosen = self._manifest.policy.nprobe
-            usual = chosen if chosen is not None else max(32, round(lists * PROBE_SHARE))
+            usual = chosen if chosen is not None else max(32, round(nlist * PROBE_SHARE))
             nprobe = math.ceil(usual * part.entry.rows / max(1, _selected(part, selection.root)))
-        return self._faiss.SearchParametersIVF(sel=selector, nprobe=min(lists, nprobe))
+        return self._faiss.SearchParametersIVF(sel=selector, nprobe=min(nlist, nprobe))
 
     def _ask(
         self, index: Any, query: NDArray[np.float32], k: int, settings: Any
@@ -295,7 +295,7 @@ class VectorIndex:
             copy = _Copy(_flat(rows), labels)
         self._copies[key] = copy
         row_bytes = 2 * self._manifest.model.dim
-        while len(self._copies) > 1 and sum(len(kept.labels) for kept in self._copies.values()) * row_bytes > _COPIES:
+        while len(self._copies) > 1 and sum(len(other.labels) for other in self._copies.values()) * row_bytes > _COPIES:
             self._copies.popitem(last=False)
         return copy
 

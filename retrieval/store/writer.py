@@ -22,7 +22,7 @@ import portalocker
 from retrieval.errors import FormatError, IndexLockedError, IndexNotFoundError, MmsearchError
 from retrieval.files import PARTIAL
 from retrieval.store import shards as sh
-from retrieval.store.changes import adopted_rows, change_of, entombed, spans_of, winners_of
+from retrieval.store.changes import adopted_rows, change_of, spans_of, winners_of, with_all_tombstones
 from retrieval.store.journal import Part, UnitResult, part_file, part_numbers, read_part, write_part
 from retrieval.store.leases import sweep, write_lease
 from retrieval.store.ledger import keep_ledger, ledger_generation
@@ -102,7 +102,7 @@ class IndexWriter:
     @property
     def pending(self) -> int:
         """Rows in the journal that no shard holds yet."""
-        return sum(sum(counts) for part in self._parts.values() for counts in part.rows.values())
+        return sum(sum(counts) for part in self._parts.values() for counts in part.row_counts.values())
 
     def waiting(self) -> dict[bytes, tuple[SourceLine, int]]:
         """Of containers of which only some slices were read: the line of the last slice in the journal, and how many slices
@@ -150,7 +150,10 @@ class IndexWriter:
             lines = [replace(line, spans=(*line.spans, *spans.get(key, ()))) for key, line in change.lines.items()]
             state = replace(
                 old,
-                shards=(*entombed(old, [*change.replaced, *(s for line in gone.values() for s in line.spans)]), *fresh),
+                shards=(
+                    *with_all_tombstones(old, [*change.replaced, *(s for line in gone.values() for s in line.spans)]),
+                    *fresh,
+                ),
                 counts=_counted(old.counts, lines, [*change.before, *gone.values()]),
                 journal=max([old.journal, *self._parts]),
                 held=tuple(sorted(change.held)),
@@ -162,7 +165,7 @@ class IndexWriter:
             if merge:
                 state = merge_small(self.folder, state)
             self._adopted += sum(entry.rows for entry in fresh)
-            # Whoever brought most of the rows waits for the training that they deserve; who adds a little never does.
+            # A run that brought most of the rows waits for training at its end; one that adds a few never does.
             retrain = merge and 2 * self._adopted > sum(entry.rows for entry in state.shards)
             state = replace(state, vectors=make_vector_files(self.folder, state, retrain=retrain))
             if replace(state, generation=old.generation, journal=old.journal) != old:

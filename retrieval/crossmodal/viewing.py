@@ -1,4 +1,4 @@
-"""One video seen from beginning to end: its moments with an image and embedding each, and what is said.
+"""One video read from beginning to end: its moments with an image and embedding each, and its subtitles.
 
 Memory is bounded: of each moment one small frame is kept, compressed, and of the moment that goes on a handful.
 """
@@ -18,7 +18,7 @@ from PIL.Image import open as open_image
 from media.containers import read_bytes
 from media.subtitles import Cue, mended, read_subtitles, subtitle_files
 from media.video import Beat, Ending, Frame, SampleConfig, VideoDecoder
-from retrieval.crossmodal.moments import Grouping, Moment, Span, merge
+from retrieval.crossmodal.moments import FrameSpan, Grouping, Moment, merge
 from retrieval.errors import MediaError
 from retrieval.models.encoder import Encoder
 
@@ -29,7 +29,7 @@ _MOST_OPEN = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watched:
+class ViewedVideo:
     """`frames` are JPEG files, one from the middle of each of `moments`. `stopped` says why the video was not read to its
     end."""
 
@@ -55,15 +55,18 @@ class Watched:
         return np.array([moment.end - moment.start for moment in self.moments])
 
     def transcript(self, number: int) -> str | None:
-        """What is said in a moment, a cue belonging where its middle lies; None where nothing is."""
+        """The spoken cues whose middle lies in a moment, as one text; None without any."""
         moment = self.moments[number]
-        said = [cue.text for cue in self.cues if cue.spoken and moment.start <= (cue.start + cue.end) / 2 < moment.end]
-        return " ".join(said) or None
+        lines = [cue.text for cue in self.cues if cue.spoken and moment.start <= (cue.start + cue.end) / 2 < moment.end]
+        return " ".join(lines) or None
 
 
-def watch(path: str, encoder: Encoder, fps: float = 1.0, tell: Callable[[float], None] = lambda _: None) -> Watched:
-    """See a video; `tell` hears the time that was reached. Raises `MediaError` where nothing of it can be read."""
-    spans: list[Span] = []
+def view_video(
+    path: str, encoder: Encoder, fps: float = 1.0, on_progress: Callable[[float], None] = lambda _: None
+) -> ViewedVideo:
+    """Read a video; `on_progress` is called with the seconds read so far. Raises `MediaError` where it
+    holds no readable frame."""
+    spans: list[FrameSpan] = []
     rows: list[NDArray[np.float32]] = []
     waiting: list[Image] = []
     middles = _Middles()
@@ -79,20 +82,20 @@ def watch(path: str, encoder: Encoder, fps: float = 1.0, tell: Callable[[float],
     with VideoDecoder() as decoder:
         for event in decoder.sample(os.path.abspath(path), SampleConfig(fps=fps, min_side=_MIN_SIDE)):
             if isinstance(event, Frame):
-                spans.append(Span(start=event.start, end=event.end, shot=event.shot))
+                spans.append(FrameSpan(start=event.start, end=event.end, shot=event.shot))
                 waiting.append(event.rgb)
                 if len(waiting) >= _BATCH:
                     encode()
             elif isinstance(event, Cue):
                 cues.append(event)
             elif isinstance(event, Beat):
-                tell(event.time)
+                on_progress(event.time)
             else:
                 ending = event
     encode()
     if ending is None or not rows:
         raise MediaError("decode", "holds no frame")
-    return Watched(
+    return ViewedVideo(
         moments=merge(spans, np.stack(rows)),
         frames=middles.close(),
         cues=mended(cues),
@@ -111,19 +114,19 @@ class _Middles:
     def __init__(self) -> None:
         self._grouping = Grouping()
         self._done: list[bytes] = []
-        self._open: list[tuple[Span, Image]] = []
-        self._seen, self._stride = 0, 1
+        self._open: list[tuple[FrameSpan, Image]] = []
+        self._count, self._stride = 0, 1
         self._start, self._end = 0.0, 0.0
 
-    def add(self, span: Span, row: NDArray[np.float32], frame: Image) -> None:
+    def add(self, span: FrameSpan, row: NDArray[np.float32], frame: Image) -> None:
         if self._grouping.add(span, row):
             self._finish()
-            self._open, self._seen, self._stride, self._start = [], 0, 1, span.start
-        if self._seen % self._stride == 0:
+            self._open, self._count, self._stride, self._start = [], 0, 1, span.start
+        if self._count % self._stride == 0:
             self._open.append((span, frame))
         if len(self._open) > _MOST_OPEN:
             self._open, self._stride = self._open[::2], 2 * self._stride
-        self._seen, self._end = self._seen + 1, span.end
+        self._count, self._end = self._count + 1, span.end
 
     def close(self) -> list[bytes]:
         """One JPEG file a moment."""
@@ -134,14 +137,14 @@ class _Middles:
     def _finish(self) -> None:
         if not self._open:
             return
-        _, frame = min(self._open, key=lambda kept: abs(kept[0].start + kept[0].end - self._start - self._end))
+        _, frame = min(self._open, key=lambda entry: abs(entry[0].start + entry[0].end - self._start - self._end))
         out = io.BytesIO()
         frame.save(out, "JPEG", quality=_QUALITY)
         self._done.append(out.getvalue())
 
 
 def _beside(path: str) -> list[Cue]:
-    """The cues of subtitle files that are named like the video; those that cannot be read are none."""
+    """The cues of subtitle files that are named like the video; empty where none can be read."""
     for file in subtitle_files(path):
         try:
             return read_subtitles(read_bytes(file), os.path.splitext(file)[1])

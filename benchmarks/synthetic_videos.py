@@ -1,4 +1,4 @@
-"""Videos of known pictures at known times, to measure and test with: made with PyAV, in any codec that it brings."""
+"""Videos of known images at known times, to measure and test with: made with PyAV, in any codec that it brings."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from PIL import Image
 
 @dataclass(frozen=True, kw_only=True)
 class Shot:
-    """A picture shown for some seconds while the view drifts over it: by `drift` of its width, from left to right."""
+    """An image shown for some seconds while the view drifts over it: by `drift` of its width, from left to right."""
 
-    picture: Image.Image
+    image: Image.Image
     seconds: float
     drift: float = 0.08
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipFormat:
-    """How a clip is written; `grain` is the standard deviation of its noise, of 255."""
+class VideoFormat:
+    """How a video is written; `grain` is the standard deviation of its noise, of 255."""
 
     width: int = 320
     height: int = 240
@@ -36,7 +36,7 @@ class ClipFormat:
     container: str | None = None
 
 
-def write_clip(file: str | os.PathLike[str], shots: Sequence[Shot], how: ClipFormat = ClipFormat()) -> list[float]:
+def write_video(file: str | os.PathLike[str], shots: Sequence[Shot], how: VideoFormat = VideoFormat()) -> list[float]:
     """Write the shots one after the other; returns where each begins and the last ends, in seconds, `(len(shots) + 1,)`."""
     edges, count = [0.0], 0
     rng = np.random.default_rng(0)
@@ -56,16 +56,16 @@ def write_clip(file: str | os.PathLike[str], shots: Sequence[Shot], how: ClipFor
     return edges
 
 
-def _views(shot: Shot, how: ClipFormat, rng: np.random.Generator) -> Iterator[NDArray[np.uint8]]:
+def _views(shot: Shot, how: VideoFormat, rng: np.random.Generator) -> Iterator[NDArray[np.uint8]]:
     total = round(shot.seconds * how.rate)
     wide = round(how.width * (1 + shot.drift))
-    canvas = np.asarray(shot.picture.convert("RGB").resize((wide, how.height), Image.Resampling.BICUBIC))
+    canvas = np.asarray(shot.image.convert("RGB").resize((wide, how.height), Image.Resampling.BICUBIC))
     noise = rng.normal(0, how.grain, (how.height, wide, 1)) if how.grain else None
     for number in range(total):
         left = round((wide - how.width) * number / max(1, total - 1))
         view = canvas[:, left : left + how.width]
         if noise is not None:
-            # The grain moves against the picture, so that no frame repeats another.
+            # The grain moves against the image, so that no frame repeats another.
             moved = np.roll(noise, (number * 7, number * 13), (0, 1))[:, : how.width]
             view = np.clip(view + moved, 0, 255).astype(np.uint8)
         yield np.ascontiguousarray(view)

@@ -1,11 +1,11 @@
-"""Which models read words and pixels together: one that re-ranks and one that captions, by name, each loaded once."""
+"""The models with a caption decoder, which re-rank and write captions: found by name, each loaded once."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from retrieval.errors import ModelError
-from retrieval.models.catalog import CAPTIONER, READER
+from retrieval.models.catalog import CAPTIONER, RERANKER
 from retrieval.models.query_encoder import QueryEncoder
 from retrieval.models.weights import ModelFiles, cache_dir, has_decoder, is_cached, resolve
 from retrieval.types import Rerank
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from retrieval.models.loading import LoadedModel
 
 
-class Readers:
+class DecoderModels:
     """The models with a decoder that searches over one index use; `auto` is the index's own model, shared with its queries."""
 
     def __init__(self, queries: QueryEncoder, device: str) -> None:
@@ -34,17 +34,17 @@ class Readers:
         return files.name, files.notice
 
     def find(self, name: str) -> ModelFiles:
-        """The files of a model that can read. Raises `ModelError` for one that has no decoder."""
+        """The files of a model with a decoder. Raises `ModelError` for one that has no decoder."""
         files = resolve(self._queries.spec.name if name == "auto" else name)
         if not has_decoder(files):
             raise ModelError(
                 f"{files.name} has no decoder to re-rank with; name a reranker that has one: mini, or after "
-                f"`mmsearch models pull {READER}` {READER}"
+                f"`mmsearch models pull {RERANKER}` {RERANKER}"
             )
         return files
 
     def load(self, name: str) -> LoadedModel:
-        """A model that can read. Raises `ModelError`."""
+        """A model with a decoder. Raises `ModelError`."""
         return self._load(self.find(name))
 
     def reranker(self, how: Rerank) -> Reranker:
@@ -52,13 +52,13 @@ class Readers:
         files = self.find(how.reranker)
         key = (files.name, how.fusion)
         if self._reranker is None or self._reranker[0] != key:
-            from retrieval.crossmodal.rerank import Fusion, Reranker
+            from retrieval.crossmodal.rerank import Reranker, RerankFusion
 
-            fusion = Fusion.of(files.folder, how.fusion)
+            fusion = RerankFusion.of(files.folder, how.fusion)
             self._reranker = (key, Reranker(self._load(files), fusion, cache_dir() / "image-tokens"))
         return self._reranker[1]
 
-    def is_own(self, name: str) -> bool:
+    def is_index_model(self, name: str) -> bool:
         """Whether a name means the index's own model."""
         return name == "auto" or self.find(name).name == self._queries.spec.name
 
