@@ -197,11 +197,9 @@ def read(pid: int, seconds: float) -> Reading:
     pids, memory, descriptors, threads = [pid], 0.0, 0, 0
     for one in pids:
         try:
-            pids += [int(child) for child in Path(f"/proc/{one}/task/{one}/children").read_text().split()]
             pids += [
                 int(child)
                 for thread in os.listdir(f"/proc/{one}/task")
-                if int(thread) != one
                 for child in Path(f"/proc/{one}/task/{thread}/children").read_text().split()
             ]
             facts = dict(line.split(":", 1) for line in Path(f"/proc/{one}/status").read_text().splitlines())

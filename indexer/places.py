@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from retrieval.store.roots import Roots, below
-from retrieval.store.sources import folder_key, key_of
+from media.types import below
+from retrieval.store.roots import Roots
+from retrieval.store.sources import folder_key, folder_of, key_of
 
 CAPTIONS = "captions"
 
@@ -21,21 +23,20 @@ class FolderScope:
     prefix: bytes
     names: frozenset[str] | None = None
 
-    @property
+    @cached_property
     def keys(self) -> set[bytes]:
         """The keys of the named files, and the keys of notes about them."""
         files = [(self.root, self._below(name)) for name in self.names or ()]
         return {key for file in files for key in (key_of(*file), folder_key(*file) + b"\0")}
 
-    @property
+    @cached_property
     def missing(self) -> list[bytes]:
         """The key prefixes of named files and folders that no longer exist."""
         gone = [name for name in self.names or () if not os.path.lexists(os.path.join(self.path, name))]
         return sorted(folder_key(self.root, self._below(name)) for name in gone)
 
     def _below(self, name: str) -> str:
-        folder = self.prefix[4:].rstrip(b"\0").replace(b"\0", b"/")
-        return os.path.join(os.fsdecode(folder), name)
+        return os.path.join(folder_of(self.prefix)[1], name)
 
 
 def places_of(roots: Roots, paths: Sequence[str]) -> list[FolderScope]:
@@ -66,8 +67,7 @@ def caption_tables(roots: Roots, moved: Iterable[bytes], looked_at: Sequence[Fol
     """Places of the caption tables in the folders above `moved`, given as key prefixes, that are not `looked_at` yet."""
     folders: set[str] = set()
     for prefix in moved:
-        number = int.from_bytes(prefix[:4], "big")
-        path = os.fsdecode(prefix[4:].rstrip(b"\0").replace(b"\0", b"/"))
+        number, path = folder_of(prefix)
         folder = roots.join(number, path)
         while folder not in folders and below(folder, roots.paths[number]):
             folders.add(folder)

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from indexer.places import FolderScope, caption_tables, places_of
-from media.types import CONTAINERS, Source, Unreadable
+from media.types import CONTAINERS, Source, Unreadable, below
 from media.walk import look, moving, walk
-from retrieval.store.roots import below
 from retrieval.store.sources import SourceLine, SourceTable, folder_key, key_of
 
 # The kind of a line that notes a place that could not be looked at.

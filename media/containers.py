@@ -18,8 +18,8 @@ from typing import IO
 from media.errors import MediaError
 from media.image import IMAGE_SUFFIXES
 from media.text import caption_lines, caption_rows, decode_text
-from media.types import MEMBER, Passage, Record, Source
-from media.walk import below, source_kind
+from media.types import MEMBER, Passage, Record, Source, below_any
+from media.walk import source_kind
 
 CAPTION_CHUNK = 1024
 _MAX_FILE = 2 * 1024**3
@@ -130,7 +130,7 @@ def _captions(source: Source, roots: Sequence[str]) -> Iterator[Record]:
             paths[name] = _find_image(folder, name)
             path = paths[name]
             # By its name and in truth: an index knows files by the names of its roots.
-            if path is not None and not (below(path, roots) and below(os.path.realpath(path), real)):
+            if path is not None and not (below_any(path, roots) and below_any(os.path.realpath(path), real)):
                 refused[name], paths[name] = "lies outside of the indexed folders", None
         path = paths[name]
         if path is not None:

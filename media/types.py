@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -65,3 +67,13 @@ class Unreadable:
     path: str
     reason: str
     keep: bool = True
+
+
+def below(path: str, folder: str) -> bool:
+    """Whether the absolute `path` is `folder` or lies in it."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def below_any(path: str, folders: Iterable[str]) -> bool:
+    """Whether the absolute `path` is one of these folders or lies in one."""
+    return any(below(path, folder) for folder in folders)

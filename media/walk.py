@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from media.image import IMAGE_SUFFIXES
 from media.sound import SOUND_SUFFIXES
 from media.subtitles import SUBTITLE_SUFFIXES
 from media.text import TABLE_SUFFIXES, TEXT_SUFFIXES
-from media.types import Source, SourceKind, Unreadable
+from media.types import Source, SourceKind, Unreadable, below_any
 from media.video import ANIMATED_SUFFIXES, SHARED_SUFFIXES, VIDEO_SUFFIXES, is_animated, is_transport_stream
 
 
@@ -63,11 +63,6 @@ def look(
         belongs = kind in ("document", "subtitles") and not stems.isdisjoint((stem, os.path.splitext(stem)[0]))
         if file.name in names or belongs:
             yield listing.source(file, kind)
-
-
-def below(path: str, folders: Iterable[str]) -> bool:
-    """Whether a path (real, absolute) is one of these folders or lies in one."""
-    return any(path == folder or path.startswith(folder.rstrip(os.sep) + os.sep) for folder in folders)
 
 
 def source_kind(name: str) -> SourceKind | None:
@@ -164,7 +159,7 @@ class _Listing:
 
     def _add(self, entry: os.DirEntry[str], sound: bool, inside: Sequence[str]) -> None:
         # A broken link is reported when its file is read.
-        if entry.is_symlink() and os.path.exists(entry.path) and not below(os.path.realpath(entry.path), inside):
+        if entry.is_symlink() and os.path.exists(entry.path) and not below_any(os.path.realpath(entry.path), inside):
             if entry.is_dir() or source_kind(entry.name) is not None:
                 reason = "a link that leads out of the indexed folders"
                 self.unreadable.append(Unreadable(path=entry.path, reason=reason, keep=False))

@@ -18,9 +18,9 @@ from watchfiles import watch
 
 from indexer.build import BuildConfig, IndexBuild
 from indexer.run import open_encoder
+from media.types import below
 from retrieval.errors import MmsearchError
 from retrieval.models.encoder import Encoder
-from retrieval.store.roots import below
 
 _STEP_MILLISECONDS = 500
 _WHOLE_SECONDS = 3600.0

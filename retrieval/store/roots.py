@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from media.types import below
+
 
 @dataclass(frozen=True, kw_only=True)
 class Roots:
@@ -54,8 +56,3 @@ class Roots:
     def label(self, number: int) -> str:
         """What names a root in the ids of items: nothing for the folder around the index, else the root as it is written."""
         return "" if self.written[number] == os.pardir else self.written[number]
-
-
-def below(path: str, folder: str) -> bool:
-    """Whether the absolute `path` is `folder` or lies in it."""
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

@@ -114,11 +114,16 @@ def folder_key(root: int, path: str) -> bytes:
     return struct.pack(">I", root) + (folder.replace(b"/", b"\0") + b"\0" if folder else b"")
 
 
+def folder_of(prefix: bytes) -> tuple[int, str]:
+    """The root number and the folder below it: the inverse of `folder_key`."""
+    return struct.unpack(">I", prefix[:4])[0], os.fsdecode(prefix[4:].rstrip(b"\0").replace(b"\0", b"/"))
+
+
 def place_of(key: bytes) -> tuple[int, str]:
     """The root number and the path below it: the inverse of `key_of`."""
-    folder, _, name = key[4:].rpartition(b"\0")
-    folder = folder.rstrip(b"\0").replace(b"\0", b"/")
-    return struct.unpack(">I", key[:4])[0], os.fsdecode(folder + b"/" + name if folder else name)
+    prefix, _, name = key.rpartition(b"\0")
+    root, folder = folder_of(prefix)
+    return root, os.path.join(folder, os.fsdecode(name))
 
 
 def write_segment(folder: Path, name: str, tables: Iterable[pa.Table]) -> SourceSegment:
