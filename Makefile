@@ -41,7 +41,7 @@ browser:
 	else echo "the tests of the page need a browser: install chromium" >&2; exit 1; fi
 
 test: lint browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) demo-photos

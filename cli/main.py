@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -57,6 +58,8 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 a failure told in one line, 2 wrong usage."""
+    # Importing torch makes hundreds of thousands of lasting objects, which collections would walk again and again.
+    gc.set_threshold(100_000, 50, 100)
     debug = "--debug" in sys.argv
     if debug:
         sys.argv = [sys.argv[0], *(argument for argument in sys.argv[1:] if argument != "--debug")]
