@@ -109,13 +109,13 @@ def measure_files(folder: Path, count: int, rounds: int) -> dict[str, object]:
 def _make(folder: Path, index: Path, count: int) -> None:
     """Files of a byte each, and an index that has a row for each of them."""
     from retrieval.models.encoder import Encoder
-    from retrieval.models.text_tower import ensure_text_tower
+    from retrieval.models.export import ensure_exported
     from retrieval.store.journal import UnitResult
     from retrieval.store.writer import IndexWriter
     from retrieval.types import Item
 
     spec = Encoder.load("mini").spec
-    ensure_text_tower(spec.name, spec.weights_sha256)
+    ensure_exported(spec.name)
     rng = np.random.default_rng(0)
     with IndexWriter(index, spec) as writer:
         writer.add_root(str(folder.absolute()))

@@ -154,13 +154,13 @@ def measure_index(folder: Path, model: str, rounds: int) -> dict[str, object]:
 def write_rows(folder: Path, model: str, count: int) -> None:
     """An index of `count` image rows around 5,000 centres, as the model's embeddings of photos lie around topics."""
     from retrieval.models.encoder import Encoder
-    from retrieval.models.text_tower import ensure_text_tower
+    from retrieval.models.export import ensure_exported
     from retrieval.store.journal import UnitResult
     from retrieval.store.writer import IndexWriter
     from retrieval.types import Item
 
     spec = Encoder.load(model).spec
-    ensure_text_tower(spec.name, spec.weights_sha256)
+    ensure_exported(spec.name)
     rng = np.random.default_rng(0)
     centres = unit(rng.standard_normal((5000, spec.dim), np.float32))
     with IndexWriter(folder, spec) as writer:

@@ -27,7 +27,7 @@ from media.walk import walk
 from retrieval.engine import Engine
 from retrieval.errors import MediaError, QueryError
 from retrieval.models.encoder import Encoder
-from retrieval.models.text_tower import ensure_text_tower
+from retrieval.models.export import ensure_exported
 from retrieval.store.journal import UnitResult
 from retrieval.store.writer import IndexWriter
 from retrieval.types import Item, Query
@@ -61,7 +61,7 @@ def measure_speed(
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> SpeedReport:
     """Measure on at most `limit` images of a folder, or on made-up ones. Raises `QueryError` where there are none."""
-    ensure_text_tower(encoder.spec.name, encoder.spec.weights_sha256)
+    ensure_exported(encoder.spec.name)
     with tempfile.TemporaryDirectory(prefix="mmsearch-speed-") as scratch:
         root = Path(scratch)
         folder = images if images is not None else _made_up(root / "pictures", min(limit, 256))

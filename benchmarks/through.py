@@ -16,7 +16,7 @@ from benchmarks.encoded import EncodedSet
 from benchmarks.metrics import Ranks
 from retrieval.engine import Engine
 from retrieval.models.encoder import Encoder
-from retrieval.models.text_tower import ensure_text_tower
+from retrieval.models.export import ensure_exported
 from retrieval.store.journal import UnitResult
 from retrieval.store.writer import IndexWriter
 from retrieval.types import Item, Kind, Query
@@ -27,7 +27,7 @@ _PART = 4096
 
 def ranks_through_index(data: CaptionSet, encoded: EncodedSet, encoder: Encoder) -> tuple[Ranks, Ranks, str]:
     """Ranks text to image and image to text, those beyond the first `DEPTH` as `DEPTH + 1`, and the index's type."""
-    ensure_text_tower(encoder.spec.name, encoder.spec.weights_sha256)
+    ensure_exported(encoder.spec.name)
     texts = [text for many in data.captions for text in many]
     texts_of = [np.flatnonzero(encoded.owner == n) for n in range(len(encoded.images))]
     with tempfile.TemporaryDirectory(prefix="mmsearch-bench-") as scratch:

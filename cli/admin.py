@@ -65,7 +65,7 @@ def compact_command(index: IndexOption = None) -> None:
 
 def doctor_command(as_json: JsonOption = False) -> None:
     """What this machine and this installation offer, and what is wrong with them."""
-    from retrieval.models.loading import cpu_has_bf16
+    from retrieval.models.processor import cpu_has_bf16
     from retrieval.models.weights import cache_dir
 
     problems: list[str] = []

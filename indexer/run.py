@@ -11,8 +11,8 @@ from indexer.build import BuildConfig, BuildReport, IndexBuild
 from indexer.roots import roots_of
 from retrieval.errors import MmsearchError
 from retrieval.models.encoder import Encoder
-from retrieval.models.text_tower import ensure_text_tower
-from retrieval.models.weights import resolve, weights_sha256
+from retrieval.models.export import ensure_exported
+from retrieval.models.weights import resolve
 from retrieval.store.manifest import read_manifest
 from retrieval.store.migrate import bring_up_to_date
 
@@ -43,9 +43,7 @@ def open_encoder(folder: Path, model: str, device: str, precision: str) -> Opene
     files = resolve(made_with.name if made_with is not None and model == "auto" else model)
     notices = [line for line in (brought, files.notice) if line]
     # Before this process loads the model, so that the two never hold it at once.
-    reason = ensure_text_tower(files.name, weights_sha256(files.weights))
-    if reason is not None:
-        notices.append(f"text queries will load the whole model: its text tower could not be exported: {reason}")
+    notices += ensure_exported(files)
     if made_with is not None:
         encoder = Encoder.deferred(files, made_with, device, precision)
     else:

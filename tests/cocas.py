@@ -50,7 +50,7 @@ def loaded_coca(make: Callable[[int], Any]) -> LoadedModel:
             elif "bias" in name:
                 weight.normal_(0, 0.1)
         model.text.cls_emb.normal_(0, 0.1)
-    return LoadedModel(spec(), model.eval(), _to_pixels, tokenizer, "cpu", "fp32")
+    return LoadedModel(spec(), model.eval(), _to_pixels, tokenizer, "cpu", "fp32", False)
 
 
 def _to_pixels(image: Image) -> Tensor:

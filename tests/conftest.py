@@ -42,13 +42,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def mini(cache: Path) -> object:
-    """The embedded model, loaded once; its text tower exported."""
+    """The embedded model, exported and loaded once."""
     from retrieval.models.encoder import Encoder
-    from retrieval.models.text_tower import ensure_text_tower
+    from retrieval.models.export import ensure_exported
 
-    encoder = Encoder.load("mini", "cpu", "fp32")
-    assert ensure_text_tower("mini", encoder.spec.weights_sha256) is None
-    return encoder
+    assert ensure_exported("mini") == []
+    return Encoder.load("mini", "cpu", "fp32")
 
 
 EVIL = "<img src=x onerror=alert(1)>.jpg"

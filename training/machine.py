@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from retrieval.models.loading import cpu_has_bf16
+from retrieval.models.processor import cpu_has_bf16
 
 # From malloc.h: the largest number of mapped blocks, and how much free memory the heap keeps.
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.models.loading import LoadedModel, load_model
+from retrieval.models.towers import Towers
 from retrieval.models.weights import ModelFiles, resolve, weights_sha256
 from retrieval.store.manifest import check_model
 from retrieval.types import ModelSpec
@@ -17,20 +17,31 @@ from retrieval.types import ModelSpec
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from retrieval.models.loading import LoadedModel
+
 
 class Encoder:
-    """One model. `preprocess` may run on any thread once `warm` was called; the encode calls belong to one thread."""
+    """One model: its exported towers on the CPU where they are there, else the whole model in torch. `preprocess` may run on
+    any thread once `warm` was called; the encode calls belong to one thread."""
 
     def __init__(self, files: ModelFiles, spec: ModelSpec, device: str, precision: str) -> None:
         self.spec = spec
         self._files = files
         self._wanted = (device, precision)
+        self._towers: Towers | None = None
         self._model: LoadedModel | None = None
 
     @staticmethod
     def load(name: str | ModelFiles, device: str = "auto", precision: str = "auto") -> Encoder:
         """Load a model by NAME; raises `ModelError` as `load_model` does."""
         files = resolve(name) if isinstance(name, str) else name
+        towers = _towers(files, device, precision)
+        if towers is not None:
+            encoder = Encoder(files, replace(towers.spec, name=files.name), device, precision)
+            encoder._towers = towers
+            return encoder
+        from retrieval.models.loading import load_model
+
         loaded = load_model(files, device, precision)
         encoder = Encoder(files, loaded.spec, device, precision)
         encoder._model = loaded
@@ -47,32 +58,44 @@ class Encoder:
 
     def warm(self) -> None:
         """Load the model if it is not loaded yet; `ModelError` when it is not what `spec` says."""
-        if self._model is None:
-            loaded = load_model(self._files, *self._wanted)
-            check_model(self.spec, loaded.spec)
-            self._model = loaded
+        if self._towers is None and self._model is None:
+            self._towers = _towers(self._files, *self._wanted)
+            if self._towers is None:
+                self._model = self._load()
+            else:
+                check_model(self.spec, self._towers.spec)
 
     @property
     def loaded(self) -> LoadedModel:
-        """The model itself, loaded now if it was not yet."""
-        self.warm()
+        """The whole model in torch, which a decoder needs, loaded now if it was not yet."""
         if self._model is None:
-            raise AssertionError("warm() loads or raises")
+            self._model = self._load()
         return self._model
 
     @property
     def running_on(self) -> str:
-        """Device and precision as people read them, or that the model was not needed."""
-        if self._model is None:
-            return "not loaded: nothing to encode"
-        return f"on {self._model.device} in {self._model.precision}"
+        """Device, precision and runtime as people read them, or that the model was not needed."""
+        if self._towers is not None:
+            return f"on cpu in {self._towers.precision} by OpenVINO"
+        if self._model is not None:
+            return f"on {self._model.device} in {self._model.precision} by torch"
+        return "not loaded: nothing to encode"
+
+    def fits(self, text: str) -> bool:
+        """Whether the model reads all of a text, and does not cut its end."""
+        self.warm()
+        return (self._towers.tokenizer if self._towers is not None else self.loaded.tokenizer).fits(text)
 
     def preprocess(self, image: Image) -> NDArray[np.float32]:
         """An RGB image to `(3, s, s) float32`, resized, cropped and normalised as the model was trained."""
-        return self.loaded.preprocess(image).numpy()
+        self.warm()
+        return self._towers.preprocess(image) if self._towers is not None else self.loaded.preprocess(image).numpy()
 
     def encode_pixels(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Preprocessed images `(3, s, s)` to `(n, d) float32`, unit rows. Raises `FloatingPointError` on NaN."""
+        self.warm()
+        if self._towers is not None:
+            return _unit(self._towers.encode_pixels(np.stack(pixels)))
         import torch
 
         model = self.loaded.model
@@ -89,6 +112,9 @@ class Encoder:
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
         """Texts to `(n, d) float32`, unit rows; a text longer than the model's context is cut."""
+        self.warm()
+        if self._towers is not None:
+            return _unit(self._towers.encode_texts(texts))
         import torch
 
         rows = [np.empty((0, self.spec.dim), np.float32)]
@@ -98,6 +124,17 @@ class Encoder:
                 encoded = self.loaded.model.encode_text(ids.to(self.loaded.device))
             rows.append(_unit(encoded.float().cpu().numpy()))
         return np.concatenate(rows)
+
+    def _load(self) -> LoadedModel:
+        from retrieval.models.loading import load_model
+
+        loaded = load_model(self._files, *self._wanted)
+        check_model(self.spec, loaded.spec)
+        return loaded
+
+
+def _towers(files: ModelFiles, device: str, precision: str) -> Towers | None:
+    return Towers.find(files.name, files.architecture, weights_sha256(files.weights), device, precision)
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:

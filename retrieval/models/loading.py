@@ -7,12 +7,13 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import ModelError
-from retrieval.models.preprocess import preprocessing
+from retrieval.models.preprocess import is_plain, preprocessing
+from retrieval.models.processor import cpu_has_bf16
 from retrieval.models.tokens import TextTokenizer, TokenRules
 from retrieval.models.weights import ModelFiles, resolve, weights_sha256
 from retrieval.types import ModelSpec
@@ -28,7 +29,8 @@ _MULTI_WEIGHTS = (RuntimeError, ValueError, KeyError, OSError, EOFError, Attribu
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to encode. `preprocess` turns a PIL image into `(3, s, s) float32`; `precision` is what it runs in."""
+    """A model ready to encode. `preprocess` turns a PIL image into `(3, s, s) float32`; `precision` is what it runs in;
+    `plain_pixels` says that `retrieval.models.preprocess.image_pixels` does the same."""
 
     spec: ModelSpec
     model: Any
@@ -36,6 +38,7 @@ class LoadedModel:
     tokenizer: TextTokenizer
     device: str
     precision: str
+    plain_pixels: bool
 
 
 def load_model(name: str | ModelFiles, device: str = "auto", precision: str = "auto") -> LoadedModel:
@@ -58,7 +61,7 @@ def load_model(name: str | ModelFiles, device: str = "auto", precision: str = "a
             raise ModelError(f"{files.weights} is not a file of plain weights: {_line(error)}") from error
     model = loaded.model.eval()
     chosen = _apply_precision(model, loaded.spec, place, precision, lambda: load(files).model.state_dict())
-    return LoadedModel(loaded.spec, model, loaded.preprocess, loaded.tokenizer, place, chosen)
+    return replace(loaded, model=model, device=place, precision=chosen)
 
 
 def choose_device(device: str) -> str:
@@ -115,15 +118,6 @@ def _apply_precision(
     return precision
 
 
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 natively (AVX512-BF16 or AMX); elsewhere bfloat16 is slower than float32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text("utf-8", "replace")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
 def _load_open_clip(files: ModelFiles) -> LoadedModel:
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
@@ -150,7 +144,7 @@ def _load_open_clip(files: ModelFiles) -> LoadedModel:
     size = pre.size if isinstance(pre.size, int) else pre.size[0]
     tokenizer = tokenizer_of(original, str(config.get("text_cfg", {}).get("hf_tokenizer_name", "")) or "clip-bpe")
     spec = _spec(files, int(config["embed_dim"]), size, pre, tokenizer.rules)
-    return LoadedModel(spec, model, preprocessing(pre), tokenizer, "cpu", "fp32")
+    return LoadedModel(spec, model, preprocessing(pre), tokenizer, "cpu", "fp32", is_plain(pre))
 
 
 def _build(create: Callable[..., Any], name: str, **options: bool | dict[str, Any]) -> Any:
@@ -209,7 +203,7 @@ def _load_mini(files: ModelFiles) -> LoadedModel:
     pre = PreprocessCfg(size=sizes.image_size, **config["preprocessing"])
     tokenizer = TextTokenizer.open(folder)
     spec = _spec(files, sizes.embed_dim, sizes.image_size, pre, tokenizer.rules)
-    return LoadedModel(spec, model, preprocessing(pre), tokenizer, "cpu", "fp32")
+    return LoadedModel(spec, model, preprocessing(pre), tokenizer, "cpu", "fp32", is_plain(pre))
 
 
 def _spec(files: ModelFiles, dim: int, size: int, pre: Any, rules: TokenRules) -> ModelSpec:

@@ -6,42 +6,66 @@ teams fight for the same cores.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from retrieval.types import ModelSpec
+
+_MODES = ("shortest", "squash")
+
+
+def is_plain(config: Any) -> bool:
+    """Whether a model sees a square that is cropped from the shorter side, or squashed: what `image_pixels` makes. `config` is
+    an open_clip `PreprocessCfg`."""
+    return config.resize_mode in _MODES and (isinstance(config.size, int) or config.size[0] == config.size[1])
+
 
 def preprocessing(config: Any) -> Callable[[Image], torch.Tensor]:
     """From an open_clip `PreprocessCfg` to a function from a PIL image to `(3, s, s) float32`, normalised.
 
-    Shapes and modes other than a square that is cropped from the shorter side, or squashed, keep open_clip's transform.
+    Shapes and modes that are not plain keep open_clip's transform.
     """
     import torch
     from open_clip.transform import image_transform_v2
-    from PIL import Image as pillow
 
-    size = config.size if isinstance(config.size, int) else config.size[0] if config.size[0] == config.size[1] else 0
-    if not size or config.resize_mode not in ("shortest", "squash"):
+    if not is_plain(config):
         transform: Callable[[Image], torch.Tensor] = image_transform_v2(config, is_train=False)
         return transform
-    resample = pillow.Resampling.BILINEAR if config.interpolation == "bilinear" else pillow.Resampling.BICUBIC
-    mean = np.asarray(config.mean, np.float32).reshape(3, 1, 1)
-    std = np.asarray(config.std, np.float32).reshape(3, 1, 1)
-    squash = config.resize_mode == "squash"
+    size = config.size if isinstance(config.size, int) else config.size[0]
+    run = _pixels(size, config.mean, config.std, config.interpolation, config.resize_mode)
+    return lambda image: torch.from_numpy(run(image))
 
-    def run(image: Image) -> torch.Tensor:
+
+def image_pixels(spec: ModelSpec) -> Callable[[Image], NDArray[np.float32]]:
+    """The same for a plain model from what an index knows of it, without torch: a PIL image to `(3, s, s) float32`."""
+    return _pixels(spec.image_size, spec.mean, spec.std, spec.interpolation, spec.resize_mode)
+
+
+def _pixels(
+    size: int, mean: Sequence[float], std: Sequence[float], interpolation: str, mode: str
+) -> Callable[[Image], NDArray[np.float32]]:
+    from PIL import Image as pillow
+
+    resample = pillow.Resampling.BILINEAR if interpolation == "bilinear" else pillow.Resampling.BICUBIC
+    means = np.asarray(mean, np.float32).reshape(3, 1, 1)
+    deviations = np.asarray(std, np.float32).reshape(3, 1, 1)
+    squash = mode == "squash"
+
+    def run(image: Image) -> NDArray[np.float32]:
         image = _resized(image, size, squash, resample)
         pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
         out = np.empty((3, size, size), np.float32)
         np.divide(pixels.transpose(2, 0, 1), np.float32(255), out=out, dtype=np.float32)
-        out -= mean
-        out /= std
-        return torch.from_numpy(out)
+        out -= means
+        out /= deviations
+        return out
 
     return run
 

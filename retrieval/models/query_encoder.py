@@ -1,4 +1,4 @@
-"""From a query to the direction that it means: words by the exported text tower, images by the whole model."""
+"""From a query to the direction that it means: words by the small exported text tower, images by the model's encoder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Floats = NDArray[np.float32]
 
 class QueryEncoder:
     """The model that made an index, for queries: words need neither torch nor open_clip where its text tower was exported;
-    images load the whole model, once."""
+    images load the encoder, once."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
         self.spec = spec
@@ -78,7 +78,7 @@ class QueryEncoder:
 
     @property
     def encoder(self) -> Encoder:
-        """The whole model, loaded now if it was not yet. Raises `ModelError`, also for weights that are not the index's."""
+        """The model's encoder, loaded now if it was not yet. Raises `ModelError`, also for weights that are not the index's."""
         if self._encoder is None:
             from retrieval.models.encoder import Encoder
 
@@ -93,11 +93,11 @@ class QueryEncoder:
     def reads_whole(self, text: str) -> bool:
         """Whether the model reads all of a text, and does not cut its end."""
         tower = self._find_tower()
-        return (tower.tokenizer if tower is not None else self.encoder.loaded.tokenizer).fits(text)
+        return tower.tokenizer.fits(text) if tower is not None else self.encoder.fits(text)
 
     def _find_tower(self) -> TextTower | None:
         if self._tower is None and self._encoder is None:
-            self._tower = TextTower.find(self.spec.weights_sha256)
+            self._tower = TextTower.find(self.spec)
         return self._tower
 
     def _encode_texts(self, texts: Sequence[str]) -> Floats:

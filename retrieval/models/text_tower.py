@@ -1,8 +1,7 @@
 """A text tower in ONNX Runtime: what answers a query without importing torch or open_clip.
 
-`export_text_tower` writes one folder for each set of weights in the cache; `TextTower.find` opens it. Weights are
-8-bit where that keeps the embeddings within cosine 0.999 of the original, and float32 otherwise. Run as a program
-(`python -m retrieval.models.text_tower NAME`) it exports in a process of its own, whose memory ends with it.
+`export_text_tower` writes one folder for each model in the cache; `TextTower.find` opens it. Weights are 8-bit where that
+keeps the embeddings within cosine 0.999 of the original, and float32 otherwise.
 """
 
 from __future__ import annotations
@@ -10,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -21,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from media.child import module_command, module_environment
-from retrieval.errors import MmsearchError, ModelError
+from retrieval.errors import ModelError
+from retrieval.models.exported import exported_folder
 from retrieval.models.tokens import TextTokenizer
-from retrieval.models.weights import cache_dir, resolve, weights_sha256
+from retrieval.types import ModelSpec
 
 if TYPE_CHECKING:
     from retrieval.models.loading import LoadedModel
 
-FORMAT = 1
+FORMAT = 2
 # Everyday sentences of different lengths, on which an exported tower must agree with its original.
 PROBES = (
     "a dog",
@@ -63,9 +60,9 @@ class TextTower:
             raise ModelError(f"{folder}: cannot read the exported text tower: {error}") from error
 
     @staticmethod
-    def find(sha256: str) -> TextTower | None:
-        """The tower exported for these weights, if there is one."""
-        folder = tower_folder(sha256)
+    def find(spec: ModelSpec) -> TextTower | None:
+        """The tower exported for a model, if there is one."""
+        folder = tower_folder(spec.name, spec.architecture, spec.weights_sha256)
         return TextTower(folder) if (folder / "tower.json").is_file() else None
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -74,25 +71,9 @@ class TextTower:
         return np.concatenate(rows).astype(np.float32)
 
 
-def tower_folder(sha256: str) -> Path:
-    """Where the tower of these weights is, or would be."""
-    return cache_dir() / "text" / f"v{FORMAT}-{sha256[:32]}"
-
-
-def ensure_text_tower(name: str, sha256: str) -> str | None:
-    """Export the tower of `name` in a child process unless it is there; returns a reason where that failed."""
-    if (tower_folder(sha256) / "tower.json").is_file():
-        return None
-    done = subprocess.run(
-        module_command("retrieval.models.text_tower", name),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=module_environment(),
-    )
-    if done.returncode == 0:
-        return None
-    return (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+def tower_folder(name: str, architecture: str, sha256: str) -> Path:
+    """Where the tower of a model is, or would be."""
+    return exported_folder("text", FORMAT, name, architecture, sha256)
 
 
 def export_text_tower(loaded: LoadedModel) -> Path:
@@ -110,7 +91,8 @@ def export_text_tower(loaded: LoadedModel) -> Path:
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
             return torch.nn.functional.normalize(self.inner.encode_text(ids), dim=-1)
 
-    final = tower_folder(loaded.spec.weights_sha256)
+    spec = loaded.spec
+    final = tower_folder(spec.name, spec.architecture, spec.weights_sha256)
     final.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".export-", dir=final.parent))
     try:
@@ -132,7 +114,7 @@ def export_text_tower(loaded: LoadedModel) -> Path:
         loaded.tokenizer.save(scratch)
         precision, cosine = _finish(scratch, plain, wanted)
         (scratch / "tower.json").write_text(
-            json.dumps({"format": FORMAT, "name": loaded.spec.name, "precision": precision, "cosine": cosine}), "utf-8"
+            json.dumps({"format": FORMAT, "name": spec.name, "precision": precision, "cosine": cosine}), "utf-8"
         )
         shutil.rmtree(final, ignore_errors=True)
         os.replace(scratch, final)
@@ -169,21 +151,3 @@ def _finish(folder: Path, plain: Path, wanted: NDArray[np.float32]) -> tuple[str
             small.unlink(missing_ok=True)
             return precision, round(cosine, 6)
     raise ModelError(f"the exported text tower differs from its original (cosine {cosine:.4f})")
-
-
-def main(name: str) -> int:
-    """Export the tower of one model; the program that `ensure_text_tower` starts."""
-    from retrieval.models.loading import load_model
-
-    try:
-        files = resolve(name)
-        if not (tower_folder(weights_sha256(files.weights)) / "tower.json").is_file():
-            export_text_tower(load_model(files, "cpu", "fp32"))
-    except (MmsearchError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1]))
