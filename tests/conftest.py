@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import httpx
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from tests.browsers import Tab
 
 ROOT = Path(__file__).parents[1]
+# An example may take long where other work runs beside it: that says nothing of the program.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)

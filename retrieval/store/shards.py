@@ -253,7 +253,13 @@ class ShardReader:
 
     def all_embeddings(self, shard: int) -> NDArray[np.float16]:
         """`(rows, d) float16`: every row of a shard, tombstones included."""
-        return embeddings_of(self._open(shard).read(columns=["embedding"]))
+        # Not through the mapping: who reads all shards one after the other would hold all of their pages.
+        file = self.folder / self.manifest.shards[shard].file
+        try:
+            with pq.ParquetFile(file, memory_map=False) as opened:
+                return embeddings_of(opened.read(columns=["embedding"]))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise FormatError(f"{file} is damaged ({_first_line(error)})") from error
 
     def sample(self, kinds: Sequence[Kind], groups: int = 4) -> NDArray[np.float16]:
         """`(n, d) float16`: embeddings of a few row groups of these kinds, spread over all, the same at every call."""
