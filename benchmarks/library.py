@@ -1,7 +1,7 @@
-"""What touching a large index costs: `python -m benchmarks.library touch INDEX`, and `… files FOLDER`.
+"""What touching a large index costs: `python -m benchmarks.library touch INDEX`, `… growth INDEX...` and `… files FOLDER`.
 
 `touch` adds a folder of three photos to an index (made by `python -m benchmarks.speed rows`), runs again with nothing
-changed, and again with one of them gone. `files` makes a folder of many small files and an index that knows them all, and
+changed, and again with one of them gone; `growth` does it to indexes of several sizes and draws a picture. `files` makes a folder of many small files and an index that knows them all, and
 compares bringing it up to date with what `find` takes to list them. Every figure is that of the whole command.
 """
 
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     touch = commands.add_parser("touch", help="three photos more, nothing changed, one photo gone")
     touch.add_argument("index", type=Path)
     touch.add_argument("--rounds", type=int, default=3)
+    growth = commands.add_parser("growth", help="the same for indexes of several sizes, drawn to a file")
+    growth.add_argument("indexes", type=Path, nargs="+")
+    growth.add_argument("--rounds", type=int, default=3)
+    growth.add_argument("--output", type=Path, default=Path("growth.png"))
     files = commands.add_parser("files", help="a folder of many files, all unchanged")
     files.add_argument("folder", type=Path)
     files.add_argument("--count", type=int, default=1_000_000)
@@ -39,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.what == "touch":
         report(measure_touch(given.index, given.rounds))
+    elif given.what == "growth":
+        measured_sizes = [measure_touch(index, given.rounds) for index in given.indexes]
+        for size in measured_sizes:
+            report(size)
+        draw(measured_sizes, given.output)
     else:
         report(measure_files(given.folder, given.count, given.rounds))
     return 0
@@ -80,6 +90,25 @@ def measure_touch(index: Path, rounds: int) -> dict[str, object]:
         **{f"{name}_seconds": spread(values) for name, values in seconds.items()},
         **{f"{name}_megabytes": round(max(values)) for name, values in memory.items()},
     }
+
+
+def draw(sizes: Sequence[dict[str, Any]], output: Path) -> None:
+    """Seconds (median, least to greatest) and megabytes of each step against the number of items."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    items = [size["items"] for size in sizes]
+    for name, label in (("add", "three photos more"), ("unchanged", "nothing changed"), ("one_gone", "one photo gone")):
+        low, medians, high = ([size[f"{name}_seconds"][which] for size in sizes] for which in ("min", "median", "max"))
+        left.plot(items, medians, marker="o", label=label)
+        left.fill_between(items, low, high, alpha=0.2)
+        right.plot(items, [size[f"{name}_megabytes"] for size in sizes], marker="o", label=label)
+    for axes, unit in ((left, "seconds, whole command"), (right, "megabytes, largest process")):
+        axes.set(xscale="log", xlabel="items in the index", ylabel=unit, ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(output, dpi=90)
 
 
 def measure_files(folder: Path, count: int, rounds: int) -> dict[str, object]:
