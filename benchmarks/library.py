@@ -1,8 +1,9 @@
 """What touching a large index costs: `python -m benchmarks.library touch INDEX`, `… growth INDEX...` and `… files FOLDER`.
 
 `touch` adds a folder of three photos to an index (made by `python -m benchmarks.speed rows`), runs again with nothing
-changed, and again with one of them gone; `growth` does it to indexes of several sizes and draws a picture. `files` makes a folder of many small files and an index that knows them all, and
-compares bringing it up to date with what `find` takes to list them. Every figure is that of the whole command.
+changed, and again with one of them gone; `growth` does it to indexes of several sizes and draws a picture. `files` makes a
+folder of many small files and an index that knows them all, and compares bringing it up to date with what `find` takes to
+list them. Every figure is that of the whole command.
 """
 
 from __future__ import annotations
