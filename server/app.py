@@ -20,6 +20,7 @@ from server.guard import Guard, Patience
 from server.http import Compressed
 from server.lanes import Lane
 from server.media import Files
+from server.memory import keep_trimmed
 from server.metrics import Metrics
 from server.openapi import complete
 from server.page import load_page
@@ -70,7 +71,9 @@ def create_app(config: ServeConfig) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if watcher is not None:
             watcher.start()
+        trimming = asyncio.create_task(keep_trimmed())
         yield
+        trimming.cancel()
         if watcher is not None:
             await asyncio.to_thread(watcher.close)
         for part in (service, uploads, reads, makes):
