@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -17,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from retrieval.errors import QueryError
+from retrieval.filter import date_span
 from retrieval.store.manifest import Manifest
 from retrieval.store.pattern import Pattern
 from retrieval.store.shards import ShardReader
@@ -153,7 +156,7 @@ class Facts:
                 continue
             texts = table.column("path") if column == "path" else table.column(column)
             if name == "name":
-                texts = pc.list_element(pc.split_pattern(texts, os.sep, max_splits=1, reverse=True), -1)
+                texts = _last_names(texts)
             mask |= pattern.mask(texts)
         return mask
 
@@ -201,6 +204,13 @@ class _Owners:
         return parts
 
 
+def _last_names(paths: Any) -> Any:
+    """What follows the last separator of each path."""
+    parts = pc.split_pattern(paths, os.sep, max_splits=1, reverse=True)
+    parts = parts.combine_chunks() if isinstance(parts, pa.ChunkedArray) else parts
+    return parts.values.take(pc.subtract(parts.offsets[1:], 1))
+
+
 def _keys(table: pa.Table) -> Any:
     """The paths of rows with their roots, as one array of texts; names that are not UTF-8 with their bytes."""
     raw = pc.fill_null(table.column("path_raw").combine_chunks().cast(pa.large_binary()), b"")
@@ -225,8 +235,23 @@ def _floats(column: Any) -> NDArray[np.float64]:
 def _parsed(column: Any) -> NDArray[np.int64]:
     """Texts in ISO 8601 as seconds since 1970, whatever their zone; `NO_DATE` for null and for what is no date."""
     texts = pc.utf8_slice_codeunits(column, 0, 19)
-    seconds = pc.strptime(texts, format=_ISO, unit="s", error_is_null=True)
-    return np.array(pc.fill_null(seconds.cast(pa.int64()), NO_DATE).to_numpy(), np.int64)
+    moments = pc.strptime(texts, format=_ISO, unit="s", error_is_null=True)
+    # Arrow reads the 30th of February as a day of March.
+    same = pc.equal(pc.utf8_slice_codeunits(moments.cast(pa.string()), 8, 10), pc.utf8_slice_codeunits(texts, 8, 10))
+    seconds = np.array(pc.fill_null(moments.cast(pa.int64()), NO_DATE).to_numpy(), np.int64)
+    seconds[~np.asarray(pc.fill_null(same, False).to_numpy(), np.bool_)] = NO_DATE
+    others = np.flatnonzero((seconds == NO_DATE) & np.asarray(pc.is_valid(texts).to_numpy(), np.bool_))
+    if len(others):
+        seconds[others] = [_seconds(text) for text in texts.take(pa.array(others)).to_pylist()]
+    return seconds
+
+
+def _seconds(text: str) -> int:
+    """The first second of a date of any length; `NO_DATE` for what is none."""
+    try:
+        return round((date_span(text)[0] - datetime(1970, 1, 1)).total_seconds())
+    except QueryError:
+        return NO_DATE
 
 
 def _local(seconds: NDArray[np.int64]) -> NDArray[np.int64]:
