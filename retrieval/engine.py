@@ -21,11 +21,12 @@ from retrieval.ranking.fitted import Fitted
 from retrieval.ranking.relevance import from_sample, is_pair
 from retrieval.search import Calibrations, Reading, asked_filter, listed, reads_by_text, search
 from retrieval.state import IndexState, check_device
+from retrieval.store.facets import Facets, count_facets
 from retrieval.store.leases import open_state
 from retrieval.store.ledger import read_failures
 from retrieval.store.manifest import FORMAT_VERSION, METRIC, Manifest, check_model, find_index
 from retrieval.store.sources import Failure
-from retrieval.types import WEIGHTED, Answer, Hit, Item, Kind, ModelSpec, Query, Rerank
+from retrieval.types import WEIGHTED, Answer, Filter, Hit, Item, Kind, ModelSpec, Query, Rerank
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -176,6 +177,17 @@ class Engine:
             of_cosine = from_sample(self._state.sample(kinds) @ direction)
         calibrations = Calibrations(cosine=of_cosine, fused=of_fused)
         return replace(search(self._state, query, direction, calibrations, reading), notes=notes)
+
+    def facets(self, wanted: Filter) -> Facets:
+        """How many items there are of each year, month, folder, camera, place and kind among those that pass `wanted`. Without
+        kinds, the texts that pass are counted as a kind, too, and only so. Raises `QueryError`."""
+        state = self._state
+        selection = state.selections.select(wanted)
+        facets = count_facets(self.manifest, state.facts, selection, state.videos.numbers)
+        texts = 0
+        if wanted.kinds is None and "text" not in state.selections.kinds(wanted):
+            texts = state.selections.select(replace(wanted, kinds=("text",))).count
+        return replace(facets, kinds={**facets.kinds, "text": texts}) if texts else facets
 
     def status(self) -> dict[str, object]:
         """The contract's status object."""

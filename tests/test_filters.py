@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +53,7 @@ DAYS = [
 ]
 
 
-def _facts(chance: random.Random) -> dict[str, object]:
+def _facts(chance: random.Random) -> dict[str, Any]:
     latitude, longitude = chance.choice([(None, None), *POINTS])
     taken = (datetime(2021, 1, 1) + timedelta(seconds=chance.randrange(4 * 365 * 86_400))).isoformat()
     return {
@@ -74,7 +75,7 @@ def make_items(seed: int) -> list[Item]:
     rows: list[Item] = []
     for number in range(260):
         path = _path(chance, f"{chance.choice(['IMG', 'Été', 'scan'])}_{number:04}.jpg")
-        rows.append(Item(id=f"i{number}", path=path, source=path, kind="image", **_facts(chance)))  # type: ignore[arg-type]
+        rows.append(Item(id=f"i{number}", path=path, source=path, kind="image", **_facts(chance)))
         if chance.random() < 0.3:
             text = chance.choice(WORDS)
             rows.append(Item(id=f"c{number}", path=path, source=f"{path}.txt", kind="text", text=text, mtime_ns=5))
@@ -90,7 +91,7 @@ def make_items(seed: int) -> list[Item]:
                     start=second,
                     end=second + 1,
                     **facts,
-                )  # type: ignore[arg-type]
+                )
             )
     for number in range(30):
         path = _path(chance, f"note {number}.md")

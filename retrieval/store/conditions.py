@@ -170,7 +170,8 @@ def _named(names: tuple[str, ...]) -> Condition:
     patterns = [Pattern(name, whole="*" in name or "?" in name) for name in names]
 
     def passing(facts: Facts, shard: int) -> NDArray[np.bool_]:
-        return np.stack([facts.holding(shard, pattern, ("name",)) for pattern in patterns]).any(0)
+        masks = [facts.holding(shard, pattern, ("name",)) for pattern in patterns]
+        return np.asarray(np.stack(masks).any(0), np.bool_)
 
     return passing
 

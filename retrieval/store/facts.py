@@ -26,6 +26,7 @@ from retrieval.store.shards import ShardReader
 
 # A row without a date.
 NO_DATE = np.iinfo(np.int64).min
+NO_MONTH = np.iinfo(np.int32).min
 # The offset of local time is looked up once for each of these seconds: zones change it on the quarter hour.
 _QUARTER = 900
 _ISO = "%Y-%m-%dT%H:%M:%S"
@@ -61,6 +62,7 @@ class Facts:
     def __init__(self, manifest: Manifest, reader: ShardReader) -> None:
         self._manifest, self._reader = manifest, reader
         self.moments = lru_cache(maxsize=None)(self._moments)
+        self.months = lru_cache(maxsize=None)(self._months)
         self.points = lru_cache(maxsize=None)(self._points)
         self.ratings = lru_cache(maxsize=None)(self._ratings)
         self.folders = lru_cache(maxsize=None)(self._folders)
@@ -87,6 +89,12 @@ class Facts:
             changed = table.column("mtime").to_numpy()[missing]
             taken[missing] = np.where(changed == 0, NO_DATE, _local(changed // 1_000_000_000))
         return taken
+
+    def _months(self, shard: int) -> NDArray[np.int32]:
+        """`(rows,) int32`: months since January 1970, `NO_MONTH` for none."""
+        moments = self.moments(shard)
+        months = moments.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64)
+        return np.where(moments == NO_DATE, NO_MONTH, months).astype(np.int32)
 
     def _points(self, shard: int) -> NDArray[np.float64]:
         """`(rows, 2) float64`: latitude and longitude in degrees, NaN where there is no place."""
