@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from retrieval.errors import MmsearchError
-from retrieval.types import Answer, Filter, Hit, Item, Query, Rerank
+from retrieval.types import Answer, Filter, Hit, Item, Near, Query, Rerank, Term
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,8 +36,10 @@ __all__ = [
     "Hit",
     "Item",
     "MmsearchError",
+    "Near",
     "Query",
     "Rerank",
+    "Term",
     "index",
     "open",
     "open_image",

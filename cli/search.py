@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -13,7 +14,8 @@ import typer
 
 from cli.terminal import busy, clock, file_url, inline_image, note, quiet_native_stderr, shown, write_lines
 from retrieval.errors import MediaError, MmsearchError, QueryError
-from retrieval.types import KINDS, Hit, Kind, Query, Rerank
+from retrieval.query import add_filters, parse_region
+from retrieval.types import KINDS, SORTS, Answer, Hit, Kind, Query, Rerank, Sort
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,12 +24,33 @@ if TYPE_CHECKING:
 
 
 def search_command(
-    query: Annotated[Optional[str], typer.Argument(help="Words to look for.", show_default=False)] = None,
+    query: Annotated[
+        Optional[list[str]],
+        typer.Argument(
+            help='Words and filters, as in: dog after:2023 in:holiday -people "exact words"', show_default=False
+        ),
+    ] = None,
     image: Annotated[Optional[list[str]], typer.Option(help="An image or video to look for; may be repeated.")] = None,
     negative: Annotated[Optional[list[str]], typer.Option("--not", help="Words for what it should not be.")] = None,
     index: Annotated[Optional[str], typer.Option(help="The index, or a folder that has one.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     kind: Annotated[Optional[str], typer.Option(help="image, video or text; without it photos and videos.")] = None,
+    after: Annotated[Optional[str], typer.Option(help="Taken in or after this year, month or day.")] = None,
+    before: Annotated[Optional[str], typer.Option(help="Taken before this year, month or day.")] = None,
+    folder: Annotated[
+        Optional[list[str]], typer.Option("--in", help="In this folder, by its name or a path; may be repeated.")
+    ] = None,
+    camera: Annotated[Optional[str], typer.Option(help="Taken by a camera of this name, or part of it.")] = None,
+    near: Annotated[
+        Optional[str], typer.Option(help="Taken near a place: Paris, Paris~5km or 48.86,2.35~5km.", show_default=False)
+    ] = None,
+    sort: Annotated[
+        str, typer.Option(help="relevance, newest or oldest; by date: the best hundred, then the next.")
+    ] = "relevance",
+    region: Annotated[
+        Optional[str],
+        typer.Option(help="The part of --image that is meant: left,top,width,height in fractions.", show_default=False),
+    ] = None,
     rerank: Annotated[
         bool, typer.Option("--rerank/--no-rerank", help="Order the best again by words and pixels together.")
     ] = False,
@@ -62,42 +85,60 @@ def search_command(
     open_best: Annotated[bool, typer.Option("--open", help="Open the best hit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a hit.")] = False,
 ) -> None:
-    """Search by words, by pictures, or by both: mmsearch search "at night" --image a.jpg --not people."""
-    if explain and (html is None or not query):
+    """Search by words, by pictures, or by both: mmsearch search "at night" --image a.jpg --not people.
+
+    Words may hold filters, and filters alone list what passes them, newest first: mmsearch search in:2023 kind:video.
+    """
+    options = [("after", after), ("before", before), ("camera", camera), ("near", near)]
+    options += [("in", name) for name in folder or ()]
+    images = _query_images(image or [])
+    try:
+        line = Query.parse(" ".join(query or ()))
+        wanted = replace(
+            line,
+            images=images,
+            negatives=(*line.negatives, *(negative or ())),
+            kind=_kind(kind),
+            filter=add_filters(line.filter, [(name, value) for name, value in options if value is not None]),
+            sort=_sort(sort),
+            region=parse_region(region) if region is not None else None,
+            k=k,
+            rerank=Rerank(candidates=candidates, milliseconds=rerank_ms, reranker=reranker, fusion=fusion)
+            if rerank
+            else None,
+            min_relevance=min_relevance,
+            group=not moments,
+        )
+    except QueryError as error:
+        raise typer.BadParameter(shown(str(error))) from error
+    if explain and (html is None or wanted.words is None):
         raise typer.BadParameter("it needs --html FILE and words to explain", param_hint="--explain")
-    wanted = Query(
-        text=query,
-        images=_query_images(image or []),
-        negatives=tuple(negative or ()),
-        kind=_kind(kind),
-        k=k,
-        rerank=Rerank(candidates=candidates, milliseconds=rerank_ms, reranker=reranker, fusion=fusion)
-        if rerank
-        else None,
-        min_relevance=min_relevance,
-        group=not moments,
-    )
     from retrieval.engine import Engine
 
     with Engine.open(index, device=device) as engine:
-        hits = _reranked(engine, wanted) if rerank else engine.answer(wanted).hits
+        answer = _reranked(engine, wanted) if rerank else engine.answer(wanted)
+        hits = answer.hits
         if html is not None:
             from cli.sheet import write_sheet
 
-            write_sheet(html, _title(wanted), hits, (engine.captioner(reranker), query or "") if explain else None)
+            write_sheet(
+                html, _title(wanted), hits, (engine.captioner(reranker), wanted.words or "") if explain else None
+            )
             note(f"wrote {shown(str(html))}")
+    for line_of_note in answer.notes:
+        note(shown(line_of_note))
     if clip is not None:
         _cut(hits, clip)
     if as_json:
         write_lines(hit.to_json() for hit in hits)
     elif html is None:
-        _show(hits)
+        _show(hits, by_date=wanted.lists)
     if open_best and hits:
         _open(hits[0])
 
 
-def _reranked(engine: Engine, query: Query) -> tuple[Hit, ...]:
-    """The hits, and on standard error what re-ranking could not do."""
+def _reranked(engine: Engine, query: Query) -> Answer:
+    """The answer, and on standard error what re-ranking could not do."""
     with quiet_native_stderr() as stream:
         with busy("reading the candidates"):
             answer = engine.answer(query)
@@ -107,7 +148,7 @@ def _reranked(engine: Engine, query: Query) -> tuple[Hit, ...]:
             print(f"re-ranked {answer.seen} candidates in the time given", file=stream)
         if answer.text_cut:
             print("the words are more than the reranker reads: it used the first of them", file=stream)
-    return answer.hits
+    return answer
 
 
 def _cut(hits: Sequence[Hit], folder: Path) -> None:
@@ -131,6 +172,13 @@ def _kind(value: str | None) -> Kind | None:
     raise typer.BadParameter(f"{value!r} is not one of {', '.join(KINDS)}", param_hint="--kind")
 
 
+def _sort(value: str) -> Sort:
+    for sort in SORTS:
+        if value == sort:
+            return sort
+    raise typer.BadParameter(f"{value!r} is not one of {', '.join(SORTS)}", param_hint="--sort")
+
+
 def _query_images(files: list[str]) -> tuple[Image | tuple[Image, ...], ...]:
     if not files:
         return ()
@@ -147,13 +195,14 @@ def _query_images(files: list[str]) -> tuple[Image | tuple[Image, ...], ...]:
 
 
 def _title(query: Query) -> str:
-    parts = [query.text] if query.text else []
+    line = str(query)
+    parts = [line] if line else []
     parts += [f"{len(query.images)} picture(s)"] if query.images else []
-    parts += [f"not {word}" for word in query.negatives]
     return " · ".join(parts)
 
 
-def _show(hits: Sequence[Hit]) -> None:
+def _show(hits: Sequence[Hit], *, by_date: bool) -> None:
+    """A table; of a list `by_date`, with dates where scores would say nothing."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -164,8 +213,7 @@ def _show(hits: Sequence[Hit]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, justify in (
         ("#", "right"),
-        ("score", "right"),
-        ("relevance", "right"),
+        *([("taken", "left")] if by_date else [("score", "right"), ("relevance", "right")]),
         ("kind", "left"),
         ("path", "left"),
     ):
@@ -183,7 +231,8 @@ def _show(hits: Sequence[Hit]) -> None:
         if item.text is not None:
             path = Text(f"{item.text[:200]}\n") + path
         relevance = f"{hit.relevance:.0%}" if hit.relevance is not None else ""
-        table.add_row(str(hit.rank), f"{hit.score:.4f}", relevance, item.kind, path)
+        facts = [(item.taken_at or "")[:16].replace("T", " ")] if by_date else [f"{hit.score:.4f}", relevance]
+        table.add_row(str(hit.rank), *facts, item.kind, path)
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 4096)
     console.print(table)
     _previews(hits[:4])

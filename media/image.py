@@ -78,6 +78,14 @@ def decode_image(data: bytes, min_side: int) -> DecodedImage:
     )
 
 
+def crop(image: Image.Image, region: tuple[float, float, float, float]) -> Image.Image:
+    """The part of an image that left, top, width and height, in fractions of its sides, name: a pixel at least."""
+    left, top, width, height = region
+    x, y = min(int(left * image.width), image.width - 1), min(int(top * image.height), image.height - 1)
+    right, bottom = round((left + width) * image.width), round((top + height) * image.height)
+    return image.crop((x, y, min(max(right, x + 1), image.width), min(max(bottom, y + 1), image.height)))
+
+
 def difference_hash(rgb: Image.Image) -> int:
     """64 bits: whether each of 8×8 cells is darker than its right neighbour. A signed integer; near images differ in
     few bits (Krawetz's dHash)."""

@@ -20,12 +20,17 @@ from retrieval.errors import QueryError
 from retrieval.ranking.collapse import MOST_MOMENTS, Candidates, collapse, grouped_candidates, single_candidates
 from retrieval.ranking.relevance import Calibration, judge
 from retrieval.state import IndexState
+from retrieval.store.facts import NO_DATE
 from retrieval.store.selection import Selection
-from retrieval.types import Answer, Filter, Hit, Kind, Query, Rerank
+from retrieval.types import Answer, Filter, Hit, Kind, Query, Rerank, Sort
 
 if TYPE_CHECKING:
     from media.reader import ImageSource
     from retrieval.crossmodal.rerank import Reranked, Reranker
+
+
+# Hits that are sorted by date together: the best hundred, then the next three hundred, and so on.
+POOLS = 100 * 4 ** np.arange(16, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +70,11 @@ def search(
     order = reorder(fused, chosen)
     groups = [order[group] for group in collapse(nearest.keys[order])]
     relevance = judge(nearest.scores, fused, np.isfinite(second), calibrations.cosine, calibrations.fused)
+    pools = np.searchsorted(POOLS, np.arange(len(groups)), side="right")
     if query.min_relevance is not None:
-        groups = relevant(groups, relevance, query.min_relevance)
+        groups, pools = relevant(groups, pools, relevance, query.min_relevance)
+    if query.sort != "relevance":
+        groups = by_date(state, nearest, groups, pools, query.sort)
     hits = read_hits(state, nearest, fused, second, relevance, groups[: query.k])
     if again is None:
         return Answer(hits=hits)
@@ -86,9 +94,9 @@ def asked_filter(query: Query) -> Filter:
 
 def reads_by_text(query: Query, kinds: Sequence[Kind]) -> bool:
     """Whether re-ranking orders images by a text, else texts by images. Raises `QueryError` for a query that is neither."""
-    if query.text is not None and "text" not in kinds:
+    if query.words is not None and "text" not in kinds:
         return True
-    if query.images and query.text is None and "text" in kinds:
+    if query.images and query.words is None and "text" in kinds:
         return False
     raise QueryError("re-ranking orders images by words, or texts by an image; this query is neither")
 
@@ -101,6 +109,9 @@ def select(state: IndexState, query: Query) -> Selection:
 def candidates(state: IndexState, query: Query, direction: NDArray[np.float32], selection: Selection) -> Candidates:
     """The rows nearest to the query: of as many hits as it asks for, or as re-ranking reads."""
     k = max(query.k, query.rerank.candidates if query.rerank is not None else 0)
+    if query.sort != "relevance":
+        # Whole pools, so that a search for fewer gives the first of a search for more.
+        k = max(k, int(POOLS[np.searchsorted(POOLS, query.k)]))
     kinds = state.selections.kinds(asked_filter(query))
     if query.group and "video" in kinds and state.manifest.alive("video"):
         return grouped_candidates(state.vectors, state.videos, direction, k, selection)
@@ -120,7 +131,7 @@ def rerank(state: IndexState, query: Query, chosen: Candidates, reading: Reading
     milliseconds = reading.how.milliseconds
     items = state.reader.items(chosen.shards, chosen.rows)
     if reads_by_text(query, state.selections.kinds(asked_filter(query))):
-        return reading.reranker.by_text(query.text or "", items, chosen.scores, reading.images, milliseconds)
+        return reading.reranker.by_text(query.words or "", items, chosen.scores, reading.images, milliseconds)
     flat = [image for entry in query.images for image in (entry if isinstance(entry, tuple) else (entry,))]
     return reading.reranker.by_images(flat, items, chosen.scores, milliseconds)
 
@@ -143,16 +154,69 @@ def reorder(fused: NDArray[np.float32], chosen: NDArray[np.int64]) -> NDArray[np
 
 
 def relevant(
-    groups: Sequence[NDArray[np.int64]], relevance: NDArray[np.float64], min_relevance: float
-) -> list[NDArray[np.int64]]:
-    """The hits whose first row is relevant enough, with those of their rows that are. Raises `QueryError` without a
-    calibration."""
+    groups: Sequence[NDArray[np.int64]],
+    pools: NDArray[np.int64],
+    relevance: NDArray[np.float64],
+    min_relevance: float,
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """The hits whose first row is relevant enough, with those of their rows that are, and the pool of each. Raises `QueryError`
+    without a calibration."""
     if np.isnan(relevance).any():
         raise QueryError(
             "relevance cannot be told: nothing was fitted for this model, and the index is too small to judge by itself; "
             "search without a least relevance"
         )
-    return [group[relevance[group] >= min_relevance] for group in groups if relevance[group[0]] >= min_relevance]
+    kept = [number for number, group in enumerate(groups) if relevance[group[0]] >= min_relevance]
+    return [groups[number][relevance[groups[number]] >= min_relevance] for number in kept], pools[kept]
+
+
+def by_date(
+    state: IndexState,
+    nearest: Candidates,
+    groups: Sequence[NDArray[np.int64]],
+    pools: NDArray[np.int64],
+    sort: Sort,
+) -> list[NDArray[np.int64]]:
+    """The hits of each pool `(n,)` by the date of their first rows, ties as they were."""
+    firsts = np.array([group[0] for group in groups], np.int64)
+    keys = date_keys(state, nearest.shards[firsts], nearest.rows[firsts], sort)
+    return [groups[number] for number in np.lexsort((keys, pools)).tolist()]
+
+
+def date_keys(state: IndexState, shards: NDArray[np.int64], rows: NDArray[np.int64], sort: Sort) -> NDArray[np.int64]:
+    """`(n,) int64`, ascending in the order of `sort`; what has no date comes last."""
+    moments = np.full(len(rows), NO_DATE, np.int64)
+    for shard in np.unique(shards).tolist():
+        here = shards == shard
+        moments[here] = state.facts.moments(shard)[rows[here]]
+    keys = moments if sort == "oldest" else -np.maximum(moments, NO_DATE + 1)
+    return np.where(moments == NO_DATE, np.iinfo(np.int64).max, keys)
+
+
+def listed(state: IndexState, query: Query) -> Answer:
+    """What passes the filter of a query that looks for nothing, by date, ties in index order; a video once, with its first
+    moments. Scores are 0."""
+    selection = select(state, query)
+    sort: Sort = "oldest" if query.sort == "oldest" else "newest"
+    chosen = [selection.rows(shard) for shard in range(len(selection.sizes))]
+    shards = np.repeat(np.arange(len(chosen), dtype=np.int64), [len(rows) for rows in chosen])
+    rows = np.concatenate([np.empty(0, np.int64), *chosen])
+    keys = state.videos.keys(shards, rows) if query.group else -1 - (shards << 32 | rows)
+    firsts = np.sort(np.unique(keys, return_index=True)[1]) if (keys >= 0).any() else np.arange(len(keys))
+    dates = date_keys(state, shards[firsts], rows[firsts], sort)
+    if len(dates) > query.k:
+        # Those at the last date that is wanted stay together, for the order among them.
+        near = dates <= np.partition(dates, query.k - 1)[query.k - 1]
+        firsts, dates = firsts[near], dates[near]
+    best = firsts[np.argsort(dates, kind="stable")][: query.k]
+    members = np.flatnonzero(np.isin(keys, keys[best]))
+    groups_in_order = [members[group] for group in collapse(keys[members])]
+    group_of_first = {int(group[0]): group for group in groups_in_order}
+    groups = [group_of_first[at] for at in best.tolist()]
+    nothing = np.full(len(keys), np.nan)
+    zeros = np.zeros(len(keys), np.float32)
+    every = Candidates(zeros, shards, rows, keys)
+    return Answer(hits=read_hits(state, every, zeros, nothing.astype(np.float32), nothing, groups))
 
 
 def read_hits(

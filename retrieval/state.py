@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from retrieval.errors import QueryError
 from retrieval.ranking.collapse import Videos
 from retrieval.store.embeddings import StoredEmbeddings
+from retrieval.store.facts import Facts
 from retrieval.store.manifest import Manifest
 from retrieval.store.selection import Selections
 from retrieval.store.shards import ShardReader
@@ -26,7 +27,8 @@ class IndexState:
         self.manifest = manifest
         self.reader = ShardReader(folder, self.manifest)
         self.embeddings = StoredEmbeddings(folder, self.manifest, self.reader)
-        self.selections = Selections(self.manifest)
+        self.facts = Facts(self.manifest, self.reader)
+        self.selections = Selections(self.manifest, self.facts)
         self.videos = Videos(self.manifest, self.reader)
         # Finding out whether there is a GPU must not import torch: Faiss knows.
         self._device = "cuda" if device == "auto" else device

@@ -8,14 +8,33 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from media.types import Place
 from retrieval.errors import QueryError
+from retrieval.filter import EVERYTHING, KINDS, Filter, Kind, Near, as_tuple, check_kind
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["KINDS", "WEIGHTED", "Answer", "Filter", "Hit", "Item", "Kind", "ModelSpec", "Query", "Rerank"]
+__all__ = [
+    "KINDS",
+    "SORTS",
+    "WEIGHTED",
+    "Answer",
+    "Filter",
+    "Hit",
+    "Item",
+    "Kind",
+    "ModelSpec",
+    "Near",
+    "Query",
+    "Region",
+    "Rerank",
+    "Sort",
+    "Term",
+]
 
-Kind: TypeAlias = Literal["image", "video", "text"]
-KINDS: tuple[Kind, ...] = ("image", "video", "text")
+Sort: TypeAlias = Literal["relevance", "newest", "oldest"]
+SORTS: tuple[Sort, ...] = ("relevance", "newest", "oldest")
+# Left, top, width and height, in fractions of a picture's sides.
+Region: TypeAlias = tuple[float, float, float, float]
 # The fusion of re-ranking that every model with a decoder has.
 WEIGHTED = "weighted"
 
@@ -136,24 +155,29 @@ class Rerank:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Filter:
-    """What may be found, whatever it looks like: items of `kinds`; None stands for images and videos, or for texts where an
-    index has no media. An item without the fact that a filter asks for does not pass it."""
+class Term:
+    """Words that count `weight` times as much as those of a query without weights; below zero: that count against it."""
 
-    kinds: tuple[Kind, ...] | None = None
+    text: str
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
-        for kind in self.kinds or ():
-            check_kind(kind)
+        if not isinstance(self.text, str) or not self.text.strip():
+            raise QueryError(f"a term needs words, not {self.text!r}")
+        if not 0 < abs(self.weight) <= 1000:
+            raise QueryError(f"a weight must be above 0 and at most 1000, not {self.weight:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """What to look for: any mixture of words and images, less what it should not look like.
+    """What to look for: any mixture of words and images, less what it should not look like. `parse` makes one of a line, and
+    `str` gives the line that makes it.
 
-    `filter` says what may be found, and `kind` is short for a filter of one kind. With `rerank`, what was found is ordered
-    again by a model that looks at words and pixels together. `min_relevance`, in 0..1, leaves out what is less likely to be
-    relevant. With `group`, a video counts once, by its best moment.
+    `filter` says what may be found, and `kind` is short for a filter of one kind. A query of nothing but these lists what
+    passes, newest first. `sort` by date orders the best hundred hits so, then the next three hundred, and so on. `terms` are
+    words with weights. `region` is the part of the images, or of the item `like`, that is meant.
+    With `rerank`, what was found is ordered again by a model that looks at words and pixels together. `min_relevance`, in 0..1,
+    leaves out what is less likely to be relevant. With `group`, a video counts once, by its best moment.
 
     An entry of `images` is an image, or the frames of a video, which together count as one; a single image may be given as it
     is. `like` and `unlike` are ids of items of the index itself, whose embeddings count as an image's and as a negative's.
@@ -163,10 +187,13 @@ class Query:
     text: str | None = None
     images: tuple[Image | tuple[Image, ...], ...] = ()
     negatives: tuple[str, ...] = ()
+    terms: tuple[Term, ...] = ()
     like: tuple[str, ...] = ()
     unlike: tuple[str, ...] = ()
+    region: Region | None = None
     kind: Kind | None = None
-    filter: Filter = Filter()
+    filter: Filter = EVERYTHING
+    sort: Sort = "relevance"
     k: int = 10
     rerank: Rerank | None = None
     min_relevance: float | None = None
@@ -175,8 +202,8 @@ class Query:
     def __post_init__(self) -> None:
         if self.text is not None and not isinstance(self.text, str):
             raise QueryError(f"text must be a string, not {type(self.text).__name__}")
-        for name in ("images", "negatives", "like", "unlike"):
-            object.__setattr__(self, name, _as_tuple(getattr(self, name)))
+        for name in ("images", "negatives", "terms", "like", "unlike"):
+            object.__setattr__(self, name, as_tuple(getattr(self, name)))
         for name in ("negatives", "like", "unlike"):
             for value in getattr(self, name):
                 if not isinstance(value, str):
@@ -187,14 +214,53 @@ class Query:
                     raise QueryError(
                         f"images must hold Pillow images, not {type(image).__name__}; open a file with mmsearch.open_image"
                     )
+        if self.terms and self.text is not None:
+            object.__setattr__(self, "terms", (Term(text=self.text), *self.terms))
+            object.__setattr__(self, "text", None)
+        if len(self.terms) == 1 and self.terms[0].weight == 1:
+            object.__setattr__(self, "text", self.terms[0].text)
+            object.__setattr__(self, "terms", ())
         if self.kind is not None:
             check_kind(self.kind)
             if self.filter.kinds is not None and self.filter.kinds != (self.kind,):
                 raise QueryError(f"kind {self.kind} and the filter's kinds {', '.join(self.filter.kinds)} differ")
+        if self.sort not in SORTS:
+            raise QueryError(f"unknown order {self.sort!r}; use {', '.join(SORTS)}")
+        if self.region is not None:
+            check_region(self.region)
+            if not self.images and not self.like:
+                raise QueryError("a region is a part of an image: name the image, too")
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise QueryError(f"k must be a whole number of at least 1, not {self.k!r}")
         if self.min_relevance is not None and not 0 <= self.min_relevance <= 1:
             raise QueryError(f"min_relevance must be in 0..1, not {self.min_relevance:g}")
+
+    @staticmethod
+    def parse(line: str) -> Query:
+        """The query that a line means: words, `"phrases"`, `-negatives`, weights and filters (`retrieval.query`). Raises
+        `QueryError` for a filter whose value makes no sense."""
+        from retrieval.query import parse
+
+        return parse(line)
+
+    def __str__(self) -> str:
+        from retrieval.query import to_line
+
+        return to_line(self)
+
+    @property
+    def words(self) -> str | None:
+        """What it looks for in words, weights left out; None without any."""
+        words = [self.text] if self.text is not None else []
+        words += [term.text for term in self.terms if term.weight > 0]
+        return " ".join(words) if words else None
+
+    @property
+    def lists(self) -> bool:
+        """Whether there is nothing to look for, and it lists what passes its filter."""
+        wanted = self.text is not None or self.terms or self.images or self.negatives or self.like or self.unlike
+        narrowed = self.filter != EVERYTHING or self.kind is not None or self.sort != "relevance"
+        return narrowed and not wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,25 +308,26 @@ class Hit:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a search found: `hits`, best first. Of a search that re-ranks, `seen` candidates were read; `unreadable` are those
-    whose image is gone or damaged, each with the reason; `out_of_time` says that the budget left some unread, and `text_cut`
-    that the text was longer than the reranker reads."""
+    """What a search found: `hits`, best first, and `notes`, sentences about the query for whoever typed it.
+
+    Of a search that re-ranks, `seen` candidates were read; `unreadable` are those whose image is gone or damaged, each with the
+    reason; `out_of_time` says that the budget left some unread, and `text_cut` that the text is longer than the reranker reads.
+    """
 
     hits: tuple[Hit, ...]
     seen: int = 0
     unreadable: tuple[tuple[str, str], ...] = ()
     out_of_time: bool = False
     text_cut: bool = False
+    notes: tuple[str, ...] = ()
 
 
-def check_kind(value: object) -> Kind:
-    """`value` as a kind. Raises `QueryError`, which lists the choices, for anything else."""
-    for kind in KINDS:
-        if value == kind:
-            return kind
-    raise QueryError(f"unknown kind {value!r}; use {', '.join(KINDS)}")
-
-
-def _as_tuple(value: object) -> tuple[object, ...]:
-    """A sequence as a tuple; a single value, strings among them, as a tuple of one."""
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+def check_region(region: Region) -> None:
+    """Raise `QueryError` for a region that is not within a picture."""
+    left, top, width, height = region
+    inside = left >= 0 and top >= 0 and left + width <= 1.001 and top + height <= 1.001
+    if not (inside and width > 0 and height > 0):
+        raise QueryError(
+            f"region {','.join(f'{side:g}' for side in region)} is not within the picture; give left, top, width and height in "
+            "fractions of its sides, as in 0.25,0.25,0.5,0.5"
+        )

@@ -55,8 +55,9 @@ def judge(
 
 def is_pair(query: Query, kinds: Sequence[Kind]) -> bool:
     """Whether the scores of a query are those of a text with an image, on which calibrations are fitted."""
-    words, pixels = query.text is not None, bool(query.images or query.like)
-    return words != pixels and words == ("text" not in kinds) and not query.negatives and not query.unlike
+    words, pixels = query.words is not None, bool(query.images or query.like)
+    less = query.negatives or query.unlike or any(term.weight < 0 for term in query.terms)
+    return words != pixels and words == ("text" not in kinds) and not less
 
 
 def from_sample(scores: NDArray[np.float32]) -> Calibration | None:

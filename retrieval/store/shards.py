@@ -197,6 +197,16 @@ class ShardReader:
         local = np.searchsorted(groups, rows // ROW_GROUP) * ROW_GROUP + rows % ROW_GROUP
         return table.take(pa.array(local))
 
+    def columns(self, shard: int, names: Sequence[str]) -> pa.Table:
+        """Whole columns of metadata of a shard; those that its writer did not know yet are left out."""
+        opened = self._open(shard)
+        known = set(opened.schema_arrow.names)
+        try:
+            return opened.read(columns=[name for name in names if name in known])
+        except (OSError, pa.ArrowInvalid) as error:
+            name = self.folder / self.manifest.shards[shard].file
+            raise FormatError(f"{name} is damaged ({_first_line(error)})") from error
+
     def items(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> list[Item]:
         """Metadata of `(shard, row)` pairs, in their order."""
         by_place: dict[tuple[int, int], Item] = {}
