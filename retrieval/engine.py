@@ -162,7 +162,8 @@ class Engine:
         of_cosine = self._fitted.cosine if is_pair(query, kinds) else None
         if of_cosine is None:
             of_cosine = from_sample(self._state.sample(kinds) @ direction)
-        return search(self._state, query, direction, Calibrations(cosine=of_cosine, fused=of_fused), reading)
+        calibrations = Calibrations(cosine=of_cosine, fused=of_fused)
+        return search(self._state, query, direction, calibrations, reading, self._stored(query.unlike))
 
     def status(self) -> dict[str, object]:
         """The contract's status object."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from retrieval.errors import QueryError
 from retrieval.ranking.collapse import Videos
 from retrieval.store.embeddings import StoredEmbeddings
+from retrieval.store.lexicon import Lexicon
 from retrieval.store.manifest import Manifest
 from retrieval.store.selection import Selections
 from retrieval.store.shards import ShardReader
@@ -27,6 +28,7 @@ class IndexState:
         self.reader = ShardReader(folder, self.manifest)
         self.embeddings = StoredEmbeddings(folder, self.manifest, self.reader)
         self.selections = Selections(self.manifest)
+        self.lexicon = Lexicon(folder, self.manifest)
         self.videos = Videos(self.manifest, self.reader)
         # Finding out whether there is a GPU must not import torch: Faiss knows.
         self._device = "cuda" if device == "auto" else device

@@ -274,6 +274,11 @@ class ShardReader:
         for batch in self._open(shard).iter_batches(batch_size=8 * ROW_GROUP):
             yield pa.Table.from_batches([batch])
 
+    def columns(self, shard: int, names: Sequence[str]) -> pa.Table:
+        """These columns of a whole shard; without those that its writer did not know."""
+        opened = self._open(shard)
+        return opened.read(columns=[name for name in names if name in opened.schema_arrow.names])
+
     def living(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Shard and row of every row that a search may return, in index order: for measurements and tests."""
         shards, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
