@@ -176,7 +176,8 @@ class Engine:
         if of_cosine is None:
             of_cosine = from_sample(self._state.sample(kinds) @ direction)
         calibrations = Calibrations(cosine=of_cosine, fused=of_fused)
-        return replace(search(self._state, query, direction, calibrations, reading), notes=notes)
+        answer = search(self._state, query, direction, calibrations, reading, self._stored(query.unlike))
+        return replace(answer, notes=notes)
 
     def facets(self, wanted: Filter) -> Facets:
         """How many items there are of each year, month, folder, camera, place and kind among those that pass `wanted`. Without

@@ -1,10 +1,11 @@
 """Search as stages over arrays, in the order in which they run:
 
-    select ─► candidates ─► rerank ─► collapse ─► judge ─► hits
+    select ─► match ─► rerank ─► collapse ─► judge ─► hits
 
-`select` makes the bitmap of rows that may be found, `candidates` the rows nearest to the query with the key of the hit that
-each belongs to, `rerank` reads some of them again, `collapse` makes one hit of the rows with equal keys, `judge` says how
-likely each is relevant, and `hits` reads the rows that are left. Each is a function with plain values between them.
+`select` makes the bitmap of rows that may be found, `match` (`retrieval.matching`) the rows that are nearest to the query and
+those that its words find, in one order, with the key of the hit that each belongs to, `rerank` reads some of them again,
+`collapse` makes one hit of the rows with equal keys, `judge` says how likely each is relevant, and `hits` reads the rows that
+are left. Each is a function with plain values between them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import QueryError
-from retrieval.ranking.collapse import MOST_MOMENTS, Candidates, collapse, grouped_candidates, single_candidates
+from retrieval.matching import POOLS, Matched, match
+from retrieval.ranking.collapse import MOST_MOMENTS, Candidates, collapse
 from retrieval.ranking.relevance import Calibration, judge
 from retrieval.state import IndexState
 from retrieval.store.facts import NO_DATE
@@ -27,10 +29,6 @@ from retrieval.types import Answer, Filter, Hit, Kind, Query, Rerank, Sort
 if TYPE_CHECKING:
     from media.reader import ImageSource
     from retrieval.crossmodal.rerank import Reranked, Reranker
-
-
-# Hits that are sorted by date together: the best hundred, then the next three hundred, and so on.
-POOLS = 100 * 4 ** np.arange(16, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +54,14 @@ def search(
     direction: NDArray[np.float32],
     calibrations: Calibrations,
     reading: Reading | None,
+    unlike: NDArray[np.float32] | None = None,
 ) -> Answer:
-    """Every stage for one query, whose `direction (d,)` is a unit vector; `reading` where it is re-ranked. Raises `QueryError`
-    where relevance is asked for and there is no calibration."""
-    selection = select(state, query)
-    nearest = candidates(state, query, direction, selection)
+    """Every stage for one query, whose `direction (d,)` is a unit vector; `reading` where it is re-ranked, and `unlike (m,
+    d)` unit rows of what hits must not look like. Raises `QueryError` where relevance is asked for and there is no
+    calibration."""
+    kinds = state.selections.kinds(asked_filter(query))
+    matched = match(state, query, kinds, select(state, query), direction, unlike)
+    nearest = matched.nearest
     chosen = np.empty(0, np.int64)
     again = None
     if reading is not None:
@@ -75,11 +76,15 @@ def search(
         groups, pools = relevant(groups, pools, relevance, query.min_relevance)
     if query.sort != "relevance":
         groups = by_date(state, nearest, groups, pools, query.sort)
-    hits = read_hits(state, nearest, fused, second, relevance, groups[: query.k])
+    if again is None and query.sort == "relevance":
+        fused = never_rising(fused, groups)
+    hits = read_hits(state, matched, fused, second, relevance, groups[: query.k])
+    unindexed = 0 if query.words is None or query.match == "meaning" else state.lexicon.unindexed
     if again is None:
-        return Answer(hits=hits)
+        return Answer(hits=hits, unindexed=unindexed)
     return Answer(
         hits=hits,
+        unindexed=unindexed,
         seen=int(np.isfinite(again.second).sum()),
         unreadable=again.unreadable,
         out_of_time=again.out_of_time,
@@ -104,18 +109,6 @@ def reads_by_text(query: Query, kinds: Sequence[Kind]) -> bool:
 def select(state: IndexState, query: Query) -> Selection:
     """Which rows may be found."""
     return state.selections.select(asked_filter(query))
-
-
-def candidates(state: IndexState, query: Query, direction: NDArray[np.float32], selection: Selection) -> Candidates:
-    """The rows nearest to the query: of as many hits as it asks for, or as re-ranking reads."""
-    k = max(query.k, query.rerank.candidates if query.rerank is not None else 0)
-    if query.sort != "relevance":
-        # Whole pools, so that a search for fewer gives the first of a search for more.
-        k = max(k, int(POOLS[np.searchsorted(POOLS, query.k)]))
-    kinds = state.selections.kinds(asked_filter(query))
-    if query.group and "video" in kinds and state.manifest.alive("video"):
-        return grouped_candidates(state.vectors, state.videos, direction, k, selection)
-    return single_candidates(state.vectors, direction, k, selection)
 
 
 def shortlist(keys: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -215,19 +208,31 @@ def listed(state: IndexState, query: Query) -> Answer:
     groups = [group_of_first[at] for at in best.tolist()]
     nothing = np.full(len(keys), np.nan)
     zeros = np.zeros(len(keys), np.float32)
-    every = Candidates(zeros, shards, rows, keys)
+    every = Matched(
+        Candidates(zeros, shards, rows, keys), np.zeros(len(keys), np.bool_), np.full(len(keys), -1, np.int64), None
+    )
     return Answer(hits=read_hits(state, every, zeros, nothing.astype(np.float32), nothing, groups))
+
+
+def never_rising(scores: NDArray[np.float32], groups: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+    """The scores `(n,)` with that of each hit's first row at least that of every hit after it: words put a hit before others of
+    a greater cosine."""
+    firsts = np.array([group[0] for group in groups], np.int64)
+    raised = scores.copy()
+    raised[firsts] = np.maximum.accumulate(scores[firsts][::-1])[::-1]
+    return raised
 
 
 def read_hits(
     state: IndexState,
-    nearest: Candidates,
+    matched: Matched,
     fused: NDArray[np.float32],
     second: NDArray[np.float32],
     relevance: NDArray[np.float64],
     groups: Sequence[NDArray[np.int64]],
 ) -> tuple[Hit, ...]:
     """The hits themselves, the rows of each group best first."""
+    nearest = matched.nearest
     groups = [group[:MOST_MOMENTS] for group in groups]
     wanted = nearest.take(np.concatenate([np.empty(0, np.int64), *groups]))
     items = iter(state.reader.items(wanted.shards, wanted.rows))
@@ -241,6 +246,8 @@ def read_hits(
                 rerank_score=None if np.isnan(second[at]) else float(second[at]),
                 relevance=None if np.isnan(relevance[at]) else float(relevance[at]),
                 item=next(items),
+                matched=matched.found_by(at),
+                words=matched.words_of(at),
             )
             for at in group.tolist()
         ]

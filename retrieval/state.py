@@ -12,6 +12,7 @@ from retrieval.errors import QueryError
 from retrieval.ranking.collapse import Videos
 from retrieval.store.embeddings import StoredEmbeddings
 from retrieval.store.facts import Facts
+from retrieval.store.lexicon import Lexicon
 from retrieval.store.manifest import Manifest
 from retrieval.store.selection import Selections
 from retrieval.store.shards import ShardReader
@@ -29,6 +30,7 @@ class IndexState:
         self.embeddings = StoredEmbeddings(folder, self.manifest, self.reader)
         self.facts = Facts(self.manifest, self.reader)
         self.selections = Selections(self.manifest, self.facts)
+        self.lexicon = Lexicon(folder, self.manifest)
         self.videos = Videos(self.manifest, self.reader)
         # Finding out whether there is a GPU must not import torch: Faiss knows.
         self._device = "cuda" if device == "auto" else device

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
+    "MATCHES",
     "SORTS",
     "WEIGHTED",
     "Answer",
@@ -22,6 +23,7 @@ __all__ = [
     "Hit",
     "Item",
     "Kind",
+    "Match",
     "ModelSpec",
     "Near",
     "Query",
@@ -33,6 +35,8 @@ __all__ = [
 
 Sort: TypeAlias = Literal["relevance", "newest", "oldest"]
 SORTS: tuple[Sort, ...] = ("relevance", "newest", "oldest")
+Match: TypeAlias = Literal["auto", "meaning", "words"]
+MATCHES: tuple[Match, ...] = ("auto", "meaning", "words")
 # Left, top, width and height, in fractions of a picture's sides.
 Region: TypeAlias = tuple[float, float, float, float]
 # The fusion of re-ranking that every model with a decoder has.
@@ -179,6 +183,9 @@ class Query:
     With `rerank`, what was found is ordered again by a model that looks at words and pixels together. `min_relevance`, in 0..1,
     leaves out what is less likely to be relevant. With `group`, a video counts once, by its best moment.
 
+    `match` says what `text` is matched by: `meaning` (its embedding), `words` (names, captions and other texts), or `auto`,
+    both by reciprocal rank fusion. With `prefix`, its last word may be the beginning of one, as while it is typed.
+
     An entry of `images` is an image, or the frames of a video, which together count as one; a single image may be given as it
     is. `like` and `unlike` are ids of items of the index itself, whose embeddings count as an image's and as a negative's.
     Raises `QueryError` for values of another type or out of range.
@@ -198,6 +205,8 @@ class Query:
     rerank: Rerank | None = None
     min_relevance: float | None = None
     group: bool = True
+    match: Match = "auto"
+    prefix: bool = False
 
     def __post_init__(self) -> None:
         if self.text is not None and not isinstance(self.text, str):
@@ -230,6 +239,8 @@ class Query:
             check_region(self.region)
             if not self.images and not self.like:
                 raise QueryError("a region is a part of an image: name the image, too")
+        if self.match not in MATCHES:
+            raise QueryError(f"unknown match {self.match!r}; use {', '.join(MATCHES)}")
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise QueryError(f"k must be a whole number of at least 1, not {self.k!r}")
         if self.min_relevance is not None and not 0 <= self.min_relevance <= 1:
@@ -266,9 +277,11 @@ class Query:
 @dataclass(frozen=True, kw_only=True)
 class Hit:
     """One answer; `rank` starts at 1 and higher scores are better. `first_stage_score` is a cosine similarity, and so is
-    `score` unless re-ranked; `rerank_score` is None for a hit that no reranker read, else in nats a token. `relevance` is the
-    probability that the hit is relevant (`retrieval.ranking.relevance`), None without a calibration. `moments` are those
-    found of the same video, this one first, where a search groups them."""
+    `score` unless re-ranked; a hit that its words put before others has at least their score. `matched` says what it was
+    found by, of `meaning` and `words`, and `words` are those of the query that it has. `rerank_score` is None for a hit that
+    no reranker read, else in nats a token. `relevance` is the probability that the hit is relevant
+    (`retrieval.ranking.relevance`), None without a calibration. `moments` are those found of the same video, this one first,
+    where a search groups them."""
 
     rank: int
     score: float
@@ -277,6 +290,8 @@ class Hit:
     item: Item
     relevance: float | None = None
     moments: tuple[Hit, ...] = ()
+    matched: tuple[str, ...] = ("meaning",)
+    words: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The contract's keys, every one always there."""
@@ -299,9 +314,10 @@ class Hit:
             "camera": item.camera,
             "latitude": item.latitude,
             "longitude": item.longitude,
-            # Names of places, words and copies are not indexed yet: every hit matches by meaning.
+            # Names of places and copies are not indexed yet.
             "place": None,
-            "matched": ["meaning"],
+            "matched": list(self.matched),
+            "words": list(self.words),
             "copies": [],
         }
 
@@ -312,9 +328,11 @@ class Answer:
 
     Of a search that re-ranks, `seen` candidates were read; `unreadable` are those whose image is gone or damaged, each with the
     reason; `out_of_time` says that the budget left some unread, and `text_cut` that the text is longer than the reranker reads.
+    Of `unindexed` rows the words were not looked at, because an older version wrote them; `mmsearch index` makes up for it.
     """
 
     hits: tuple[Hit, ...]
+    unindexed: int = 0
     seen: int = 0
     unreadable: tuple[tuple[str, str], ...] = ()
     out_of_time: bool = False

@@ -66,6 +66,10 @@ class Selection:
         """The selected rows of one shard, ascending."""
         return np.flatnonzero(self.mask(shard)).astype(np.int64)
 
+    def has(self, shard: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """`(n,) bool`: which of these rows of one shard are selected."""
+        return np.asarray(self.bits[shard][rows >> 3] >> (rows & 7).astype(np.uint8) & 1, np.bool_)
+
     def without(self, rows: Mapping[int, NDArray[np.int64]]) -> Selection:
         """The same less some rows, given by shard."""
         bits, counts = list(self.bits), list(self.counts)

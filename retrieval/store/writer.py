@@ -34,7 +34,7 @@ from retrieval.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from retrieval.store.rewrite import compacted, merge_small, merge_sources, write_shards
+from retrieval.store.rewrite import compacted, make_words, merge_small, merge_sources, write_shards
 from retrieval.store.roots import Roots
 from retrieval.store.sources import SourceLine, SourceTable, to_table, write_segment
 from retrieval.store.vector_files import make_vector_files, outgrown
@@ -170,6 +170,8 @@ class IndexWriter:
             state = replace(state, vectors=make_vector_files(self.folder, state, retrain=retrain))
             if replace(state, generation=old.generation, journal=old.journal) != old:
                 self._write(state, frozenset(gone), lines)
+        with _disk(self.folder):
+            make_words(self.folder, self.manifest)
         if merge and outgrown(self.manifest):
             self.notices.append(
                 "the index has many more rows than its lists were made for: mmsearch compact makes it faster"
@@ -191,14 +193,15 @@ class IndexWriter:
         return state
 
     def rebuild_vectors(self, policy: VectorPolicy | None = None) -> Manifest:
-        """Make every vector file anew from the shards, checking each shard's SHA-256 first; with another policy from now on,
-        where one is given."""
+        """Make every vector file and the words anew from the shards, checking each shard's SHA-256 first; with another policy
+        from now on, where one is given."""
         for shard in self.manifest.shards:
             sh.verify(self.folder, shard)
         with _disk(self.folder):
             state = replace(self.manifest, vectors=(), generation=self.manifest.generation + 1)
             state = replace(state, policy=policy or state.policy)
             state = replace(state, vectors=make_vector_files(self.folder, state))
+            make_words(self.folder, state, anew=True)
             self._write(state)
         self._sweep()
         return state
