@@ -158,7 +158,7 @@ def _cut(hits: Sequence[Hit], folder: Path) -> None:
         if hit.item.kind != "video":
             continue
         try:
-            note(f"wrote {shown(str(cut(hit.item.place, folder, hit.rank)))}")
+            note(f"wrote {shown(str(cut(hit.item.image_place, folder, hit.rank)))}")
         except MediaError as error:
             note(f"{shown(hit.item.path)}: {error.reason}")
 
@@ -250,7 +250,7 @@ def _previews(hits: Sequence[Hit]) -> None:
             if hit.item.kind == "text":
                 continue
             try:
-                codes = inline_image(images.image(hit.item.place))
+                codes = inline_image(images.image(hit.item.image_place))
             except MediaError:
                 continue
             if codes is None:

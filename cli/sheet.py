@@ -64,7 +64,7 @@ def _card(hit: Hit, images: ImageReader, why: tuple[LoadedModel, str] | None) ->
     more = ""
     if item.text is None:
         try:
-            rgb = images.image(item.place)
+            rgb = images.image(item.image_place)
         except MediaError:
             pass
         else:

@@ -21,7 +21,7 @@ from media.containers import expand
 from media.errors import MediaError
 from media.sound import Recogniser
 from media.types import CONTAINERS, Record, Source
-from media.video import SampleConfig
+from media.video import SampleConfig, VideoDecoder
 from media.walk import walk
 from retrieval.crossmodal.moments import MomentFusion
 from retrieval.errors import IndexNotFoundError
@@ -230,6 +230,12 @@ class _Run:
 
     def _records(self, units: Iterator[Unit], videos: VideoFeed) -> Iterator[Record | _End | UnitResult]:
         """The records of every unit, each unit's followed by its end; videos go to their own feed, unless they are copied."""
+        with VideoDecoder() as tags:
+            yield from self._records_of(units, videos, tags)
+
+    def _records_of(
+        self, units: Iterator[Unit], videos: VideoFeed, tags: VideoDecoder
+    ) -> Iterator[Record | _End | UnitResult]:
         roots = self._encoder.roots.paths
         for unit in units:
             source = unit.sources[0]
@@ -242,7 +248,7 @@ class _Run:
                 heard = self._config.recogniser is not None
                 copied = None
                 if source.kind == "video" and content:
-                    copied = self._encoder.copied_video(source, content, heard=heard)
+                    copied = self._encoder.copied_video(source, content, heard=heard, facts_of=tags.facts)
                 if copied is not None:
                     yield copied
                 else:

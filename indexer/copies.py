@@ -14,7 +14,7 @@ from media.errors import MediaError
 from media.types import Source
 from retrieval.store.roots import Roots
 from retrieval.store.shards import ShardReader
-from retrieval.store.sources import SourceLine, SourceTable
+from retrieval.store.sources import SourceLine, SourceTable, place_of
 from retrieval.types import Item
 
 _PIECE = 64 * 1024
@@ -43,12 +43,13 @@ class Copies:
     def video(self, source: Source, content: bytes) -> tuple[SourceLine, list[Item], NDArray[np.float32]] | None:
         """A video of this content and size: its line, and its moments with their embeddings `(n, d)`, as rows of `source`.
 
-        None also for a video of which not everything was read: its failure may have been mended.
+        None also for a video of which not everything was read: its failure may have been mended. A sidecar of it that could not
+        be read is no such failure.
         """
         for shard, row in self.reader.find_content(content):
             key = self.reader.source_key(shard, row)
             line = self.table.find([key]).get(key)
-            if line is None or line.content != content or line.size != source.size or line.failures:
+            if line is None or line.content != content or line.size != source.size or _damaged(line):
                 continue
             shards, rows = self._places(line)
             roots = self.table.manifest.roots
@@ -69,6 +70,12 @@ class Copies:
                     shards.append(np.full(high - low, number, np.int64))
                 first += entry.rows
         return np.concatenate(shards), np.concatenate(rows)
+
+
+def _damaged(line: SourceLine) -> bool:
+    """Whether the file itself, and not a sidecar of it, has failed."""
+    _, place = place_of(line.key)
+    return any(path == place for path, _, _ in line.failures)
 
 
 def _moved(item: Item, source: Source, roots: Roots) -> Item:

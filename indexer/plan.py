@@ -32,6 +32,7 @@ class _Columns(NamedTuple):
     slices: int
     heard: bool
     failures: bytes | None
+    sidecar: bytes | None
 
     @property
     def failed(self) -> list[list[str]]:
@@ -149,6 +150,8 @@ class Plan:
         if line.kind != source.kind and not (line.kind == "video" and source.kind == "image"):
             return False
         if (line.about is not None or source.about is not None) and line.about != self._about(source):
+            return False
+        if (line.sidecar or b"") != source.sidecar_state:
             return False
         if line.failures is not None and config.retry_failed:
             return False
@@ -288,7 +291,9 @@ def _lines(table: SourceTable, prefix: bytes) -> Iterator[tuple[bytes, _Columns]
 
 def _columns(line: SourceLine) -> _Columns:
     failures = json.dumps(line.failures).encode() if line.failures else None
-    return _Columns(line.kind, line.size, line.mtime_ns, line.about, line.media, line.slices, line.heard, failures)
+    return _Columns(
+        line.kind, line.size, line.mtime_ns, line.about, line.media, line.slices, line.heard, failures, line.sidecar
+    )
 
 
 class _Pushed:

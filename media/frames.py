@@ -21,6 +21,7 @@ from PIL import Image, ImageSequence
 
 from media.errors import MediaError
 from media.image import MAX_PIXELS, to_rgb
+from media.metadata import facts_of, opened_facts
 from media.opening import open_image
 from media.sampling import SampledView, Sampler, View
 from media.subtitles import Cue
@@ -161,7 +162,8 @@ def _sampled(
         )
     if stopped is None and announced is not None and announced - end > max(_LATE_SECONDS, 0.05 * announced):
         stopped = f"{announced:.0f} s were announced"
-    yield Ending(width=turned.width, height=turned.height, duration=end, stopped=stopped)
+    facts = opened_facts(opened)
+    yield Ending(width=turned.width, height=turned.height, duration=end, stopped=stopped, facts=facts)
 
 
 class _Stopped(Exception):
@@ -353,6 +355,7 @@ def _animation(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat |
             if opened.width * opened.height > MAX_PIXELS:
                 raise MediaError("decode", f"more than {MAX_PIXELS // 1_000_000} million pixels")
             width, height = opened.size
+            facts = facts_of(opened)
             for image in ImageSequence.Iterator(opened):
                 rgb = to_rgb(image)
                 rgb.thumbnail((4 * config.min_side, 4 * config.min_side))
@@ -374,7 +377,7 @@ def _animation(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat |
         count += 1
     if not count:
         raise MediaError("decode", stopped or "no frame of it shows anything")
-    yield Ending(width=width, height=height, duration=time, stopped=stopped)
+    yield Ending(width=width, height=height, duration=time, stopped=stopped, facts=facts)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,11 +1,10 @@
-"""Encoded images to upright 8-bit RGB, with what the file says of itself. Every failure is a `MediaError`."""
+"""Encoded images to upright 8-bit RGB. Every failure is a `MediaError`."""
 
 from __future__ import annotations
 
 import io
 import threading
 from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -32,10 +31,6 @@ class DecodedImage:
     rgb: Image.Image
     width: int
     height: int
-    taken_at: str | None = None
-    camera: str | None = None
-    latitude: float | None = None
-    longitude: float | None = None
     dhash: int = 0
 
 
@@ -65,17 +60,7 @@ def decode_image(data: bytes, min_side: int) -> DecodedImage:
         raise MediaError("decode", f"damaged image: {reason[:200]}") from error
     if exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
         width, height = height, width
-    latitude, longitude = _position(exif)
-    return DecodedImage(
-        rgb=rgb,
-        width=width,
-        height=height,
-        taken_at=_taken_at(exif),
-        camera=_camera(exif),
-        latitude=latitude,
-        longitude=longitude,
-        dhash=difference_hash(rgb),
-    )
+    return DecodedImage(rgb=rgb, width=width, height=height, dhash=difference_hash(rgb))
 
 
 def crop(image: Image.Image, region: tuple[float, float, float, float]) -> Image.Image:
@@ -159,49 +144,3 @@ def _exif(image: Image.Image) -> Image.Exif:
         return image.getexif()
     except Exception:  # A broken EXIF block must not cost the image.
         return Image.Exif()
-
-
-def _taken_at(exif: Image.Exif) -> str | None:
-    """ISO 8601 without a zone, as cameras write it."""
-    try:
-        inner = exif.get_ifd(ExifTags.IFD.Exif)
-        written = inner.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
-        return datetime.strptime(str(written).strip("\0 "), "%Y:%m:%d %H:%M:%S").isoformat()
-    except Exception:  # Malformed EXIF raises struct, key, value and type errors alike.
-        return None
-
-
-def _camera(exif: Image.Exif) -> str | None:
-    try:
-        make = str(exif.get(ExifTags.Base.Make) or "").strip("\0 ")
-        model = str(exif.get(ExifTags.Base.Model) or "").strip("\0 ")
-    except Exception:
-        return None
-    if make and model.lower().startswith(make.lower()):
-        make = ""
-    return _clean(f"{make} {model}")
-
-
-def _clean(text: str) -> str | None:
-    printable = "".join(char for char in text if char.isprintable()).encode("utf-8", "ignore").decode().strip()
-    return printable[:100] or None
-
-
-def _position(exif: Image.Exif) -> tuple[float | None, float | None]:
-    """Degrees north and east."""
-    try:
-        gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
-        latitude = _degrees(gps[ExifTags.GPS.GPSLatitude], gps.get(ExifTags.GPS.GPSLatitudeRef), "S")
-        longitude = _degrees(gps[ExifTags.GPS.GPSLongitude], gps.get(ExifTags.GPS.GPSLongitudeRef), "W")
-    except Exception:
-        return None, None
-    if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
-        return None, None
-    return latitude, longitude
-
-
-def _degrees(parts: tuple[float, float, float], reference: object, negative: str) -> float:
-    degrees, minutes, seconds = (float(part) for part in parts)
-    value = degrees + minutes / 60 + seconds / 3600
-    text = reference.decode("ascii") if isinstance(reference, bytes) else str(reference)
-    return round(-value if text.strip("\0 ").upper() == negative else value, 7)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from PIL.Image import Image
 
-from media.containers import image_bytes, read_bytes, table_names, tar_members
+from media.containers import image_bytes, read_bytes, table_columns, table_names, tar_members
 from media.errors import MediaError
 from media.image import decode_image
 from media.types import MEMBER, Place
@@ -137,11 +137,16 @@ def _parquet(container: str) -> _Find:
     rows: dict[str, int] = {}
     ends: list[int] = []
     with pq.ParquetFile(container, pre_buffer=False) as opened:
+        named_by, _ = table_columns(opened.schema_arrow)
+        # Of a struct the name alone is read, not the image beside it.
+        names = ["image.path"] if named_by == "image" else [named_by]
 
         def ids() -> list[object]:
             column: list[object] = []
             for group in range(opened.num_row_groups):
-                column += opened.read_row_group(group, columns=["image_id"], use_threads=False).column(0).to_pylist()
+                table = opened.read_row_group(group, columns=names, use_threads=False)
+                count = opened.metadata.row_group(group).num_rows
+                column += table.column(0).to_pylist() if table.num_columns else [None] * count
                 ends.append(len(column))
             return column
 

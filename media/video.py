@@ -9,12 +9,13 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 from PIL import Image
 
 from media.child import module_command, module_environment
 from media.errors import MediaError
+from media.facts import NO_FACTS, Facts
 from media.subtitles import Cue
 
 VIDEO_SUFFIXES = frozenset(
@@ -73,12 +74,14 @@ class Beat:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """What there is to say at the end: upright size in pixels, seconds read, and why it stopped early if it did."""
+    """What there is to say at the end: upright size in pixels, seconds read, why it stopped early if it did, and what the file
+    says of itself."""
 
     width: int
     height: int
     duration: float
     stopped: str | None = None
+    facts: Facts = NO_FACTS
 
 
 class VideoDecoder:
@@ -128,6 +131,17 @@ class VideoDecoder:
             if not finished:
                 self.close()
 
+    def facts(self, path: str) -> Facts:
+        """What a video says of itself, without a frame being decoded; nothing of one that cannot be opened."""
+        try:
+            process = self._started()
+            self._ask(process, path, None)
+            if process.stdout is None:
+                raise AssertionError("the process was started with a pipe")
+            return _facts(json.loads(self._patiently(process, process.stdout, None))["facts"])
+        except MediaError:
+            return NO_FACTS
+
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self.close()
@@ -142,13 +156,11 @@ class VideoDecoder:
             )
         return self._process
 
-    def _ask(self, process: subprocess.Popen[bytes], path: str, config: SampleConfig) -> None:
-        request = {
-            "path": os.fsencode(path).hex(),
-            "fps": config.fps,
-            "max_frames": config.max_frames,
-            "min_side": config.min_side,
-        }
+    def _ask(self, process: subprocess.Popen[bytes], path: str, config: SampleConfig | None) -> None:
+        """Ask for the frames of a video, or without a configuration for its facts alone."""
+        request: dict[str, str | int | float] = {"path": os.fsencode(path).hex()}
+        if config is not None:
+            request |= {"fps": config.fps, "max_frames": config.max_frames, "min_side": config.min_side}
         try:
             if process.stdin is not None:
                 process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -174,7 +186,9 @@ class VideoDecoder:
                 raise MediaError(*value["error"])
             else:
                 width, height, duration, stopped = value["ending"]
-                yield Ending(width=width, height=height, duration=duration, stopped=stopped)
+                yield Ending(
+                    width=width, height=height, duration=duration, stopped=stopped, facts=_facts(value["facts"])
+                )
                 return
 
     def _patiently(self, process: subprocess.Popen[bytes], pipe: IO[bytes], size: int | None) -> bytes:
@@ -192,6 +206,10 @@ class VideoDecoder:
             self.close()
             raise MediaError("decode", f"the video decoder {why}")
         return data
+
+
+def _facts(value: dict[str, Any]) -> Facts:
+    return Facts(**{**value, "words": tuple(value["words"])})
 
 
 def is_transport_stream(head: bytes) -> bool:

@@ -10,12 +10,14 @@ import errno
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from media.image import IMAGE_SUFFIXES
+from media.sidecars import SIDECAR_SUFFIXES, SidecarNames
 from media.sound import SOUND_SUFFIXES
 from media.subtitles import SUBTITLE_SUFFIXES
 from media.text import TABLE_SUFFIXES, TEXT_SUFFIXES
-from media.types import Source, SourceKind, Unreadable, below_any
+from media.types import Sidecar, Source, SourceKind, Unreadable, below_any
 from media.video import ANIMATED_SUFFIXES, SHARED_SUFFIXES, VIDEO_SUFFIXES, is_animated, is_transport_stream
 
 
@@ -56,11 +58,16 @@ def look(
     except OSError as error:
         yield Unreadable(path=folder, reason=error.strerror or str(error))
         return
-    stems = {os.path.splitext(name)[0] for name in names}
+    stems = {form.casefold() for name in names for form in (name, os.path.splitext(name)[0])}
+    # A sidecar that is new, other or gone concerns the photo that it belongs to.
+    beside = SidecarNames(name for name in names if os.path.splitext(name)[1].lower() in SIDECAR_SUFFIXES)
     yield from (entry for entry in listing.unreadable if os.path.basename(entry.path) in names)
     for file, kind in listing.files:
-        stem = os.path.splitext(file.name)[0]
-        belongs = kind in ("document", "subtitles") and not stems.isdisjoint((stem, os.path.splitext(stem)[0]))
+        stem = os.path.splitext(file.name)[0].casefold()
+        if kind in ("document", "subtitles"):
+            belongs = not stems.isdisjoint((stem, os.path.splitext(stem)[0]))
+        else:
+            belongs = kind in ("image", "video") and bool(beside.of(file.name, video=kind == "video"))
         if file.name in names or belongs:
             yield listing.source(file, kind)
 
@@ -142,11 +149,17 @@ class _Listing:
     unreadable: list[Unreadable]
     images: dict[str, str]
     spoken: dict[str, str]
+    beside: dict[str, os.DirEntry[str]]
+
+    @cached_property
+    def sidecars(self) -> SidecarNames:
+        """The names of files of metadata."""
+        return SidecarNames(self.beside)
 
     @staticmethod
     def of(folder: str, sound: bool, inside: Sequence[str], named: Collection[str] = ()) -> _Listing:
         """List `folder`; hidden files only where they are `named`. Raises `OSError`."""
-        listing = _Listing([], [], [], {}, {})
+        listing = _Listing([], [], [], {}, {}, {})
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
                 if entry.name.startswith(".") and entry.name not in named:
@@ -168,13 +181,18 @@ class _Listing:
             self.folders.append(entry)
             return
         kind = source_kind(entry.name)
+        if os.path.splitext(entry.name)[1].lower() in SIDECAR_SUFFIXES:
+            self.beside[entry.name] = entry
         if kind is None or (kind == "video" and not _is_video(entry.path)):
             return
         stem = os.path.splitext(entry.name)[0]
         if kind in ("video", "sound"):
             self.spoken.setdefault(stem, entry.path)
         if kind == "image":
-            self.images.setdefault(stem, entry.path)
+            # `photo.txt` and `photo.jpg.txt` both belong to `photo.jpg`, in any case of letters if need be.
+            for name in (entry.name, stem):
+                self.images.setdefault(name, entry.path)
+                self.images.setdefault("\0" + name.casefold(), entry.path)
         if kind != "sound" or sound:
             self.files.append((entry, kind))
 
@@ -187,9 +205,29 @@ class _Listing:
         about = None
         stem = os.path.splitext(entry.name)[0]
         if kind == "document" and entry.name.lower().endswith(".txt"):
-            about = self.images.get(stem)
+            about = self.images.get(stem) or self.images.get("\0" + stem.casefold())
             kind = "sidecar" if about else kind
         elif kind == "subtitles":
             # `talk.srt` and `talk.en.srt` both belong to `talk.mp4`.
             about = self.spoken.get(stem) or self.spoken.get(os.path.splitext(stem)[0])
-        return Source(path=entry.path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns, about=about)
+        pictured = about if kind == "sidecar" and about is not None else entry.path
+        sidecars = self._sidecars_of(os.path.basename(pictured)) if kind in ("image", "video", "sidecar") else ()
+        return Source(
+            path=entry.path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns, about=about, sidecars=sidecars
+        )
+
+    def _sidecars_of(self, name: str) -> tuple[Sidecar, ...]:
+        """The sidecars of an image or video of this folder, as they are now."""
+        if not self.beside:
+            return ()
+        states = []
+        for sidecar in self.sidecars.of(name, video=source_kind(name) == "video"):
+            entry = self.beside[sidecar]
+            try:
+                stat = entry.stat()
+            except OSError:
+                # A broken link: reading it says so.
+                states.append(Sidecar(entry.path, 0, 0))
+                continue
+            states.append(Sidecar(entry.path, stat.st_size, stat.st_mtime_ns))
+        return tuple(states)

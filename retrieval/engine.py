@@ -242,7 +242,7 @@ class Engine:
         from retrieval.crossmodal.decoder import CaptionDecoder
 
         try:
-            image = self.images.image(item.place)
+            image = self.images.image(item.image_place)
         except MediaError:
             return None
         return CaptionDecoder(self.captioner(captioner)).describe([image])[0]

@@ -112,6 +112,11 @@ class Item:
     `path` is the media that the row is about and `source` the file that carried it: they differ for a member of a
     tar or Parquet file and for a caption, whose `path` is its image. Times are seconds from the start of a video.
     `mtime_ns` belongs to `source`. `dhash` is a 64-bit difference hash (dHash) of the image, as a signed integer.
+
+    `taken_at` is local time, as the camera showed it, in ISO 8601 without a zone, and `date_source` where it comes from:
+    `exif` (what a picture says of itself: EXIF, XMP, IPTC), `container` (a video's metadata), `sidecar` (XMP beside the file),
+    `takeout`, `name` or `file` (the time of the file's last change). `place` is "City, Region, Country" near latitude and longitude, `rating` 1 to 5
+    stars, and `words` are the keywords, titles, descriptions and people that others wrote, one a line.
     """
 
     id: str
@@ -131,9 +136,13 @@ class Item:
     latitude: float | None = None
     longitude: float | None = None
     dhash: int | None = None
+    place: str | None = None
+    rating: int | None = None
+    words: str | None = None
+    date_source: str | None = None
 
     @property
-    def place(self) -> Place:
+    def image_place(self) -> Place:
         """Where its image is; for a text, the image or the stretch of video that it is about."""
         return Place(path=self.path, start=self.start, end=self.end)
 
@@ -314,8 +323,8 @@ class Hit:
             "camera": item.camera,
             "latitude": item.latitude,
             "longitude": item.longitude,
-            # Names of places and copies are not indexed yet.
-            "place": None,
+            "place": item.place,
+            # Copies are not indexed yet.
             "matched": list(self.matched),
             "words": list(self.words),
             "copies": [],

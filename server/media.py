@@ -63,7 +63,7 @@ class Files:
     def image(self, item: Item) -> Image:
         """The item's image, the middle of a moment, or what a text is about. Raises `MediaError`."""
         self.place(item)
-        return self._images.image(item.place)
+        return self._images.image(item.image_place)
 
     def cached_thumb(self, item: Item, size: int) -> bytes | None:
         """The item's JPEG, its longer side the next of `SIZES`, if the cache has it."""

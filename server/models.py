@@ -66,6 +66,10 @@ class ItemModel(BaseModel):
     camera: str | None
     latitude: float | None
     longitude: float | None
+    place: str | None
+    rating: int | None
+    words: str | None
+    date_source: str | None
     size: int
     media_url: str
     thumb_url: str

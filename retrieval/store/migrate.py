@@ -161,8 +161,10 @@ def _moved(
     first = 0
     for table in tables:
         owners, paths = _names(table, "source"), _names(table, "path")
+        shape = schema(table.schema.field("embedding").type.list_size)
         columns = {name: table.column(name) for name in table.column_names if name != "phash"}
         columns["dhash"] = table.column("phash")
+        columns |= {name: pa.nulls(table.num_rows) for name in shape.names if name not in columns}
         for name, number, values in (("source", "source_root", owners), ("path", "root", paths)):
             places = [roots.split(value) for value in values]
             texts = [split_name(place) for _, place in places]
@@ -186,7 +188,6 @@ def _moved(
             else:
                 source.spans.append(RowSpan(kind=kind, start=row, count=1))
         first += table.num_rows
-        shape = schema(table.schema.field("embedding").type.list_size)
         yield pa.Table.from_arrays([columns[name].cast(shape.field(name).type) for name in shape.names], schema=shape)
     if kind == "image":
         contents += [
