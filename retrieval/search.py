@@ -17,11 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import QueryError
-from retrieval.ranking.collapse import MOST_MOMENTS, Candidates, collapse, grouped_candidates, single_candidates
+from retrieval.ranking.collapse import (
+    FIRST_GROUP,
+    MOST_COPIES,
+    MOST_MOMENTS,
+    Candidates,
+    collapse,
+    grouped_candidates,
+    single_candidates,
+)
 from retrieval.ranking.relevance import Calibration, judge
 from retrieval.state import IndexState
 from retrieval.store.selection import Selection
-from retrieval.types import Answer, Filter, Hit, Kind, Query, Rerank
+from retrieval.types import Answer, Filter, Hit, Item, Kind, Query, Rerank
 
 if TYPE_CHECKING:
     from media.reader import ImageSource
@@ -67,7 +75,7 @@ def search(
     relevance = judge(nearest.scores, fused, np.isfinite(second), calibrations.cosine, calibrations.fused)
     if query.min_relevance is not None:
         groups = relevant(groups, relevance, query.min_relevance)
-    hits = read_hits(state, nearest, fused, second, relevance, groups[: query.k])
+    hits = read_hits(state, nearest, fused, second, relevance, groups[: query.k], selection)
     if again is None:
         return Answer(hits=hits)
     return Answer(
@@ -102,9 +110,11 @@ def candidates(state: IndexState, query: Query, direction: NDArray[np.float32], 
     """The rows nearest to the query: of as many hits as it asks for, or as re-ranking reads."""
     k = max(query.k, query.rerank.candidates if query.rerank is not None else 0)
     kinds = state.selections.kinds(asked_filter(query))
-    if query.group and "video" in kinds and state.manifest.alive("video"):
-        return grouped_candidates(state.vectors, state.videos, direction, k, selection)
-    return single_candidates(state.vectors, direction, k, selection)
+    moving = "video" in kinds and state.manifest.alive("video") > 0
+    hit_keys = state.hit_keys(moments=not (query.group and moving), copies=query.copies)
+    if hit_keys.videos is None and (hit_keys.copies is None or kinds == ("text",)):
+        return single_candidates(state.vectors, direction, k, selection)
+    return grouped_candidates(state.vectors, hit_keys, direction, k, selection)
 
 
 def shortlist(keys: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -162,13 +172,19 @@ def read_hits(
     second: NDArray[np.float32],
     relevance: NDArray[np.float64],
     groups: Sequence[NDArray[np.int64]],
+    selection: Selection,
 ) -> tuple[Hit, ...]:
-    """The hits themselves, the rows of each group best first."""
+    """The hits themselves, the rows of each group best first, with the copies of each that are selected."""
     groups = [group[:MOST_MOMENTS] for group in groups]
+    copies = [selected_copies(state, int(nearest.keys[group[0]]), selection) for group in groups]
     wanted = nearest.take(np.concatenate([np.empty(0, np.int64), *groups]))
-    items = iter(state.reader.items(wanted.shards, wanted.rows))
+    places = [state.places.places(wanted.shards, wanted.rows), *copies]
+    items = iter(state.reader.items(*state.places.rows(np.concatenate(places))))
+    items_of_groups = [[next(items) for _ in group] for group in groups]
     hits = []
-    for rank, group in enumerate(groups, 1):
+    for rank, (group, items_of_group, places_of_copies) in enumerate(
+        zip(groups, items_of_groups, copies, strict=True), 1
+    ):
         rows = [
             Hit(
                 rank=rank,
@@ -176,10 +192,27 @@ def read_hits(
                 first_stage_score=float(nearest.scores[at]),
                 rerank_score=None if np.isnan(second[at]) else float(second[at]),
                 relevance=None if np.isnan(relevance[at]) else float(relevance[at]),
-                item=next(items),
+                item=item,
             )
-            for at in group.tolist()
+            for at, item in zip(group.tolist(), items_of_group, strict=True)
         ]
-        is_video = nearest.keys[group[0]] >= 0
-        hits.append(replace(rows[0], moments=tuple(rows)) if is_video else rows[0])
+        is_video = nearest.keys[group[0]] >= 0 and rows[0].item.kind == "video"
+        hit = replace(rows[0], moments=tuple(rows)) if is_video else rows[0]
+        hits.append(_with_copies(hit, [next(items) for _ in places_of_copies]))
     return tuple(hits)
+
+
+def selected_copies(state: IndexState, key: int, selection: Selection) -> NDArray[np.int64]:
+    """The places of what the hit of this key is a copy of, itself among them, best first; none for a hit that is no copy."""
+    if key < FIRST_GROUP or state.copies is None:
+        return np.empty(0, np.int64)
+    places = state.copies.members_of(key - FIRST_GROUP)
+    return places[selection.root.holds(*state.places.rows(places))][:MOST_COPIES]
+
+
+def _with_copies(hit: Hit, items: Sequence[Item]) -> Hit:
+    """A hit that shows the best picture among its copies `items`, best first, and names the others. A film is shown only where
+    no picture is among them: then it is opened at the moment that was found."""
+    picture = next((item for item in items if item.kind == "image"), None)
+    shown = hit if picture is None else replace(hit, item=picture, moments=())
+    return replace(shown, copies=tuple(item.path for item in items if item.path != shown.item.path))

@@ -12,7 +12,7 @@ from retrieval.errors import QueryError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["KINDS", "WEIGHTED", "Answer", "Filter", "Hit", "Item", "Kind", "ModelSpec", "Query", "Rerank"]
+__all__ = ["KINDS", "WEIGHTED", "Answer", "CopyGroup", "Filter", "Hit", "Item", "Kind", "ModelSpec", "Query", "Rerank"]
 
 Kind: TypeAlias = Literal["image", "video", "text"]
 KINDS: tuple[Kind, ...] = ("image", "video", "text")
@@ -153,7 +153,8 @@ class Query:
 
     `filter` says what may be found, and `kind` is short for a filter of one kind. With `rerank`, what was found is ordered
     again by a model that looks at words and pixels together. `min_relevance`, in 0..1, leaves out what is less likely to be
-    relevant. With `group`, a video counts once, by its best moment.
+    relevant. With `group`, a video counts once, by its best moment. Copies of a picture count once, unless `copies` asks
+    for each.
 
     An entry of `images` is an image, or the frames of a video, which together count as one; a single image may be given as it
     is. `like` and `unlike` are ids of items of the index itself, whose embeddings count as an image's and as a negative's.
@@ -171,6 +172,7 @@ class Query:
     rerank: Rerank | None = None
     min_relevance: float | None = None
     group: bool = True
+    copies: bool = False
 
     def __post_init__(self) -> None:
         if self.text is not None and not isinstance(self.text, str):
@@ -202,7 +204,8 @@ class Hit:
     """One answer; `rank` starts at 1 and higher scores are better. `first_stage_score` is a cosine similarity, and so is
     `score` unless re-ranked; `rerank_score` is None for a hit that no reranker read, else in nats a token. `relevance` is the
     probability that the hit is relevant (`retrieval.ranking.relevance`), None without a calibration. `moments` are those
-    found of the same video, this one first, where a search groups them."""
+    found of the same video, this one first, where a search groups them. `copies` are the paths of other copies of the picture,
+    the best of them first, at most a hundred; its score is that of whichever copy is nearest to the query."""
 
     rank: int
     score: float
@@ -211,6 +214,7 @@ class Hit:
     item: Item
     relevance: float | None = None
     moments: tuple[Hit, ...] = ()
+    copies: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The contract's keys, every one always there."""
@@ -233,11 +237,25 @@ class Hit:
             "camera": item.camera,
             "latitude": item.latitude,
             "longitude": item.longitude,
-            # Names of places, words and copies are not indexed yet: every hit matches by meaning.
+            # Names of places and words are not indexed yet: every hit matches by meaning.
             "place": None,
             "matched": ["meaning"],
-            "copies": [],
+            "copies": list(self.copies),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyGroup:
+    """Items that are copies of one another, best first: `same` in content, `near` in looks, or a `stack`, which belongs
+    together by name or time (a raw file beside its photo, an edit, the film of a Live Photo, a burst). A film is its first
+    moment."""
+
+    kind: Literal["same", "near", "stack"]
+    items: tuple[Item, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """The contract's keys."""
+        return {"kind": self.kind, "paths": [item.path for item in self.items]}
 
 
 @dataclass(frozen=True, kw_only=True)
