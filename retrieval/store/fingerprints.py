@@ -91,8 +91,9 @@ class Segment:
     def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """The positions of those `places` that it holds."""
         where = np.searchsorted(self.prints.places, places)
-        where = where[where < len(self.prints)] if len(places) else where.astype(np.int64)
-        return np.asarray(where[np.isin(self.prints.places[where], places)], np.int64)
+        inside = where < len(self.prints)
+        where, places = where[inside], places[inside]
+        return np.asarray(where[self.prints.places[where] == places], np.int64)
 
 
 def write_segment(folder: Path, name: str, segment: Segment) -> CopiesFile:
