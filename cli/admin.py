@@ -11,8 +11,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, interruptible, print_json, shown, write_lines
-from retrieval.errors import MmsearchError
+from cli.terminal import busy, byte_count, interruptible, print_json, shown, write_lines
 
 IndexOption = Annotated[Optional[str], typer.Option("--index", help="The index, or a folder that has one.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -30,7 +29,7 @@ def status_command(index: IndexOption = None, as_json: JsonOption = False) -> No
         return
     print(f"index         {shown(str(folder))}")
     for key, value in status.items():
-        text = _size(value) if key == "bytes" and isinstance(value, int) else value
+        text = byte_count(value) if key == "bytes" and isinstance(value, int) else value
         print(f"{key.replace('_', ' '):<13} {text}")
 
 
@@ -60,7 +59,7 @@ def compact_command(index: IndexOption = None) -> None:
         shards = len(writer.manifest.shards)
         state = writer.compact()
     after = sum(entry.bytes for entry in state.files())
-    print(f"{shards} shards to {len(state.shards)}, {_size(before)} to {_size(after)}")
+    print(f"{shards} shards to {len(state.shards)}, {byte_count(before)} to {byte_count(after)}")
 
 
 def doctor_command(as_json: JsonOption = False) -> None:
@@ -111,12 +110,3 @@ def doctor_command(as_json: JsonOption = False) -> None:
         print(f"problem: {problem}")
     if not problems:
         print("no problems found")
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    raise MmsearchError("unreachable size")

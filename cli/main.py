@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cli import admin, ask, bench, describe, explain, index, model, search, serve, summarize
+from cli import admin, ask, bench, describe, duplicates, explain, index, model, search, serve, summarize
 from retrieval.errors import MmsearchError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.command("index")(index.index_command)
 app.command("search")(search.search_command)
+app.command("duplicates")(duplicates.duplicates_command)
 app.command("ask")(ask.ask_command)
 app.command("describe")(describe.describe_command)
 app.command("summarize")(summarize.summarize_command)

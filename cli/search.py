@@ -73,6 +73,9 @@ def search_command(
     moments: Annotated[
         bool, typer.Option("--moments", help="Every moment of a video as a hit of its own, not the best for all.")
     ] = False,
+    copies: Annotated[
+        bool, typer.Option("--copies", help="Every copy of a picture as a hit of its own, not the best for all.")
+    ] = False,
     clip: Annotated[
         Optional[Path],
         typer.Option(help="Write each moment that is found to this folder, as a video.", show_default=False),
@@ -108,6 +111,7 @@ def search_command(
             else None,
             min_relevance=min_relevance,
             group=not moments,
+            copies=copies,
         )
     except QueryError as error:
         raise typer.BadParameter(shown(str(error))) from error
@@ -226,6 +230,8 @@ def _show(hits: Sequence[Hit], *, by_date: bool) -> None:
             if len(hit.moments) > 1:
                 rest = [f"{clock(moment.item.start or 0)}–{clock(moment.item.end or 0)}" for moment in hit.moments[1:4]]
                 label += f"  also {', '.join(rest)}" + (" …" if len(hit.moments) > 4 else "")
+        if hit.copies:
+            label += f"  +{len(hit.copies)} " + ("copy" if len(hit.copies) == 1 else "copies")
         # Links only where a terminal shows them: in a pipe they would be noise around the path.
         path = Text(label, style=f"link {file_url(item.source)}" if sys.stdout.isatty() else "")
         if item.text is not None:

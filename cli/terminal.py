@@ -44,6 +44,18 @@ def clock(seconds: float) -> str:
     return f"{minutes:02d}:{whole % 60:02d}"
 
 
+def byte_count(count: int) -> str:
+    """A number of bytes for people."""
+    if count < 1000:
+        return f"{count} bytes"
+    size = float(count)
+    for unit in ("kB", "MB"):
+        size /= 1000
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} GB"
+
+
 def file_url(path: str) -> str:
     """A `file://` address, for OSC 8 links and pages."""
     return "file://" + quote(os.fsencode(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from retrieval.store.leases import open_state
 from retrieval.store.ledger import read_failures
 from retrieval.store.manifest import FORMAT_VERSION, METRIC, Manifest, check_model, find_index
 from retrieval.store.sources import Failure
-from retrieval.types import WEIGHTED, Answer, Filter, Hit, Item, Kind, ModelSpec, Query, Rerank
+from retrieval.types import WEIGHTED, Answer, CopyGroup, Filter, Hit, Item, Kind, ModelSpec, Query, Rerank
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -215,6 +215,16 @@ class Engine:
         """The ledger: files that could not be indexed, and why."""
         return read_failures(self.folder, self.manifest)
 
+    def duplicates(self) -> Iterator[CopyGroup]:
+        """The groups of copies of two items and more, in index order."""
+        groups = self._state.copies
+        for number in range(0 if groups is None else len(groups)):
+            places = groups.members_of(number) if groups is not None else np.empty(0, np.int64)
+            places = places[self._state.places.living(places)]
+            if groups is not None and len(places) > 1:
+                items = self._state.reader.items(*self._state.places.rows(places))
+                yield CopyGroup(kind=groups.kind_of(number), items=tuple(items))
+
     def embeddings(self, kinds: Sequence[Kind]) -> NDArray[np.float16]:
         """Every living embedding of some kinds, `(n, d) float16`, unit rows, in index order: for measurements."""
         parts = [np.empty((0, self.model.dim), np.float16)]
@@ -277,7 +287,7 @@ class Engine:
             return query
         from media.image import crop
 
-        items = [self.images.image(self.item(identity).place) for identity in query.like]
+        items = [self.images.image(self.item(identity).image_place) for identity in query.like]
         parts: list[Image | tuple[Image, ...]] = []
         for entry in (*query.images, *items):
             several = isinstance(entry, tuple)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.ranking.collapse import Candidates, grouped_candidates, single_candidates
+from retrieval.ranking.collapse import Candidates, HitKeys, best_member, grouped_candidates, single_candidates
 from retrieval.ranking.fusion import MEANING_DEPTH, fuse, look_up, ranks_of
 from retrieval.ranking.words import WordHits, find_words
 from retrieval.state import IndexState
@@ -83,13 +83,16 @@ def near(
     state: IndexState, query: Query, kinds: tuple[Kind, ...], direction: Floats, k: int, selection: Selection
 ) -> Candidates:
     """The selected rows nearest to `direction`, of `k` hits."""
-    if _grouped(state, query, kinds):
-        return grouped_candidates(state.vectors, state.videos, direction, k, selection)
-    return single_candidates(state.vectors, direction, k, selection)
+    keys = hit_keys(state, query, kinds)
+    if keys.videos is None and (keys.copies is None or kinds == ("text",)):
+        return single_candidates(state.vectors, direction, k, selection)
+    return grouped_candidates(state.vectors, keys, direction, k, selection)
 
 
-def _grouped(state: IndexState, query: Query, kinds: tuple[Kind, ...]) -> bool:
-    return query.group and "video" in kinds and state.manifest.alive("video") > 0
+def hit_keys(state: IndexState, query: Query, kinds: tuple[Kind, ...]) -> HitKeys:
+    """Which rows of these kinds are one hit of a query: the moments of a video, and copies, unless it asks for each."""
+    moving = "video" in kinds and state.manifest.alive("video") > 0
+    return state.hit_keys(moments=not (query.group and moving), copies=query.copies)
 
 
 def _find(state: IndexState, query: Query, kinds: tuple[Kind, ...]) -> WordHits | None:
@@ -151,9 +154,8 @@ def _fused(
     shards, rows = words.shards[fresh], words.rows[fresh]
     stored = state.embeddings.take(shards, rows).astype(np.float32)
     cosines: Floats = np.einsum("ij,j->i", stored, direction)
-    keys = -1 - (shards << 32 | rows)
-    if _grouped(state, query, kinds):
-        keys = state.videos.keys(shards, rows)
+    one_hit = hit_keys(state, query, kinds)
+    keys, _ = one_hit.keys(shards, rows)
     joined = Candidates(
         np.concatenate([by_meaning.scores, cosines]),
         np.concatenate([by_meaning.shards, shards]),
@@ -179,6 +181,8 @@ def _fused(
     order = np.lexsort(
         (joined.rows, joined.shards, -joined.scores, ~leads, distinct[group], -nearest[group], -fused[group])
     )
+    # Of copies, the one that comes first stands for all.
+    order = order[best_member(distinct[group][order], one_hit.members_of(joined.shards, joined.rows)[order])]
     met = (meaning_ranks > 0) | ~hit
     return Matched(joined.take(order), met[group][order], np.where(hit, best, -1)[group][order], words)
 

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import QueryError
-from retrieval.matching import POOLS, Matched, match
-from retrieval.ranking.collapse import MOST_MOMENTS, Candidates, collapse
+from retrieval.matching import POOLS, Matched, hit_keys, match
+from retrieval.ranking.collapse import FIRST_GROUP, MOST_COPIES, MOST_MOMENTS, Candidates, collapse
 from retrieval.ranking.relevance import Calibration, judge
 from retrieval.state import IndexState
 from retrieval.store.facts import NO_DATE
 from retrieval.store.selection import Selection
-from retrieval.types import Answer, Filter, Hit, Kind, Query, Rerank, Sort
+from retrieval.types import Answer, Filter, Hit, Item, Kind, Query, Rerank, Sort
 
 if TYPE_CHECKING:
     from media.reader import ImageSource
@@ -60,7 +60,8 @@ def search(
     d)` unit rows of what hits must not look like. Raises `QueryError` where relevance is asked for and there is no
     calibration."""
     kinds = state.selections.kinds(asked_filter(query))
-    matched = match(state, query, kinds, select(state, query), direction, unlike)
+    selection = select(state, query)
+    matched = match(state, query, kinds, selection, direction, unlike)
     nearest = matched.nearest
     chosen = np.empty(0, np.int64)
     again = None
@@ -78,7 +79,7 @@ def search(
         groups = by_date(state, nearest, groups, pools, query.sort)
     if again is None and query.sort == "relevance":
         fused = never_rising(fused, groups)
-    hits = read_hits(state, matched, fused, second, relevance, groups[: query.k])
+    hits = read_hits(state, matched, fused, second, relevance, groups[: query.k], selection)
     unindexed = 0 if query.words is None or query.match == "meaning" else state.lexicon.unindexed
     if again is None:
         return Answer(hits=hits, unindexed=unindexed)
@@ -194,7 +195,8 @@ def listed(state: IndexState, query: Query) -> Answer:
     chosen = [selection.rows(shard) for shard in range(len(selection.sizes))]
     shards = np.repeat(np.arange(len(chosen), dtype=np.int64), [len(rows) for rows in chosen])
     rows = np.concatenate([np.empty(0, np.int64), *chosen])
-    keys = state.videos.keys(shards, rows) if query.group else -1 - (shards << 32 | rows)
+    kinds = state.selections.kinds(asked_filter(query))
+    keys = hit_keys(state, query, kinds).keys(shards, rows)[0]
     firsts = np.sort(np.unique(keys, return_index=True)[1]) if (keys >= 0).any() else np.arange(len(keys))
     dates = date_keys(state, shards[firsts], rows[firsts], sort)
     if len(dates) > query.k:
@@ -211,7 +213,7 @@ def listed(state: IndexState, query: Query) -> Answer:
     every = Matched(
         Candidates(zeros, shards, rows, keys), np.zeros(len(keys), np.bool_), np.full(len(keys), -1, np.int64), None
     )
-    return Answer(hits=read_hits(state, every, zeros, nothing.astype(np.float32), nothing, groups))
+    return Answer(hits=read_hits(state, every, zeros, nothing.astype(np.float32), nothing, groups, selection))
 
 
 def never_rising(scores: NDArray[np.float32], groups: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
@@ -230,14 +232,20 @@ def read_hits(
     second: NDArray[np.float32],
     relevance: NDArray[np.float64],
     groups: Sequence[NDArray[np.int64]],
+    selection: Selection,
 ) -> tuple[Hit, ...]:
-    """The hits themselves, the rows of each group best first."""
+    """The hits themselves, the rows of each group best first, with the copies of each that are selected."""
     nearest = matched.nearest
     groups = [group[:MOST_MOMENTS] for group in groups]
+    copies = [selected_copies(state, int(nearest.keys[group[0]]), selection) for group in groups]
     wanted = nearest.take(np.concatenate([np.empty(0, np.int64), *groups]))
-    items = iter(state.reader.items(wanted.shards, wanted.rows))
+    places = [state.places.places(wanted.shards, wanted.rows), *copies]
+    items = iter(state.reader.items(*state.places.rows(np.concatenate(places))))
+    items_of_groups = [[next(items) for _ in group] for group in groups]
     hits = []
-    for rank, group in enumerate(groups, 1):
+    for rank, (group, items_of_group, places_of_copies) in enumerate(
+        zip(groups, items_of_groups, copies, strict=True), 1
+    ):
         rows = [
             Hit(
                 rank=rank,
@@ -245,12 +253,29 @@ def read_hits(
                 first_stage_score=float(nearest.scores[at]),
                 rerank_score=None if np.isnan(second[at]) else float(second[at]),
                 relevance=None if np.isnan(relevance[at]) else float(relevance[at]),
-                item=next(items),
+                item=item,
                 matched=matched.found_by(at),
                 words=matched.words_of(at),
             )
-            for at in group.tolist()
+            for at, item in zip(group.tolist(), items_of_group, strict=True)
         ]
-        is_video = nearest.keys[group[0]] >= 0
-        hits.append(replace(rows[0], moments=tuple(rows)) if is_video else rows[0])
+        is_video = nearest.keys[group[0]] >= 0 and rows[0].item.kind == "video"
+        hit = replace(rows[0], moments=tuple(rows)) if is_video else rows[0]
+        hits.append(_with_copies(hit, [next(items) for _ in places_of_copies]))
     return tuple(hits)
+
+
+def selected_copies(state: IndexState, key: int, selection: Selection) -> NDArray[np.int64]:
+    """The places of what the hit of this key is a copy of, itself among them, best first; none for a hit that is no copy."""
+    if key < FIRST_GROUP or state.copies is None:
+        return np.empty(0, np.int64)
+    places = state.copies.members_of(key - FIRST_GROUP)
+    return places[selection.root.holds(*state.places.rows(places))][:MOST_COPIES]
+
+
+def _with_copies(hit: Hit, items: Sequence[Item]) -> Hit:
+    """A hit that shows the best picture among its copies `items`, best first, and names the others. A film is shown only where
+    no picture is among them: then it is opened at the moment that was found."""
+    picture = next((item for item in items if item.kind == "image"), None)
+    shown = hit if picture is None else replace(hit, item=picture, moments=())
+    return replace(shown, copies=tuple(item.path for item in items if item.path != shown.item.path))

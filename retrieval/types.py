@@ -19,6 +19,7 @@ __all__ = [
     "SORTS",
     "WEIGHTED",
     "Answer",
+    "CopyGroup",
     "Filter",
     "Hit",
     "Item",
@@ -115,8 +116,8 @@ class Item:
 
     `taken_at` is local time, as the camera showed it, in ISO 8601 without a zone, and `date_source` where it comes from:
     `exif` (what a picture says of itself: EXIF, XMP, IPTC), `container` (a video's metadata), `sidecar` (XMP beside the file),
-    `takeout`, `name` or `file` (the time of the file's last change). `place` is "City, Region, Country" near latitude and longitude, `rating` 1 to 5
-    stars, and `words` are the keywords, titles, descriptions and people that others wrote, one a line.
+    `takeout`, `name` or `file` (the time of the file's last change). `place` is "City, Region, Country" near latitude and
+    longitude, `rating` 1 to 5 stars, and `words` are the keywords, titles, descriptions and people that others wrote, one a line.
     """
 
     id: str
@@ -190,7 +191,8 @@ class Query:
     passes, newest first. `sort` by date orders the best hundred hits so, then the next three hundred, and so on. `terms` are
     words with weights. `region` is the part of the images, or of the item `like`, that is meant.
     With `rerank`, what was found is ordered again by a model that looks at words and pixels together. `min_relevance`, in 0..1,
-    leaves out what is less likely to be relevant. With `group`, a video counts once, by its best moment.
+    leaves out what is less likely to be relevant. With `group`, a video counts once, by its best moment. Copies of a picture
+    count once, unless `copies` asks for each.
 
     `match` says what `text` is matched by: `meaning` (its embedding), `words` (names, captions and other texts), or `auto`,
     both by reciprocal rank fusion. With `prefix`, its last word may be the beginning of one, as while it is typed.
@@ -216,6 +218,7 @@ class Query:
     group: bool = True
     match: Match = "auto"
     prefix: bool = False
+    copies: bool = False
 
     def __post_init__(self) -> None:
         if self.text is not None and not isinstance(self.text, str):
@@ -290,7 +293,8 @@ class Hit:
     found by, of `meaning` and `words`, and `words` are those of the query that it has. `rerank_score` is None for a hit that
     no reranker read, else in nats a token. `relevance` is the probability that the hit is relevant
     (`retrieval.ranking.relevance`), None without a calibration. `moments` are those found of the same video, this one first,
-    where a search groups them."""
+    where a search groups them. `copies` are the paths of other copies of the picture, the best of them first, at most a
+    hundred; its score is that of whichever copy is nearest to the query."""
 
     rank: int
     score: float
@@ -301,6 +305,7 @@ class Hit:
     moments: tuple[Hit, ...] = ()
     matched: tuple[str, ...] = ("meaning",)
     words: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The contract's keys, every one always there."""
@@ -324,11 +329,24 @@ class Hit:
             "latitude": item.latitude,
             "longitude": item.longitude,
             "place": item.place,
-            # Copies are not indexed yet.
             "matched": list(self.matched),
             "words": list(self.words),
-            "copies": [],
+            "copies": list(self.copies),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyGroup:
+    """Items that are copies of one another, best first: `same` in content, `near` in looks, or a `stack`, which belongs
+    together by name or time (a raw file beside its photo, an edit, the film of a Live Photo, a burst). A film is its first
+    moment."""
+
+    kind: Literal["same", "near", "stack"]
+    items: tuple[Item, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """The contract's keys."""
+        return {"kind": self.kind, "paths": [item.path for item in self.items]}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ class SearchRequest(Strict):
     """What to look for. At least one of `text`, `image_id`, `picture` and an uploaded image.
 
     `picture` names an image that was uploaded before, by the hash that the answer to that search gave. `cursor` is the `next`
-    of the page before, of the same search.
+    of the page before, of the same search. Copies of a picture are one hit, unless `copies` asks for each.
     """
 
     text: Text | None = None
@@ -33,6 +33,7 @@ class SearchRequest(Strict):
     kind: Kind | None = None
     k: Annotated[int, Field(ge=1, le=MOST)] = 20
     rerank: bool = False
+    copies: bool = False
     min_relevance: Annotated[float, Field(ge=0, le=1)] | None = None
     cursor: Annotated[str, Field(max_length=64)] | None = None
 
@@ -76,8 +77,8 @@ class ItemModel(BaseModel):
 
 
 class HitModel(BaseModel):
-    """A search hit; higher scores are better. `moments` are those found of the same video, this one first. `thumb_url` changes
-    whenever the picture does, and takes `?size=N`."""
+    """A search hit; higher scores are better. `moments` are those found of the same video, this one first, `copies` the paths
+    of other copies of the picture. `thumb_url` changes whenever the picture does, and takes `?size=N`."""
 
     rank: int
     score: float

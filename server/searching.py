@@ -193,4 +193,5 @@ def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reranke
         k=offset + asked.k + 1,
         rerank=Rerank(reranker=reranker) if asked.rerank else None,
         min_relevance=asked.min_relevance,
+        copies=asked.copies,
     )

@@ -79,6 +79,26 @@ class SourceSegment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CopiesFile:
+    """A file that says which rows are copies: fingerprints of `rows` of them, or the groups that `rows` of them are in."""
+
+    file: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopiesState:
+    """What is known of copies: segments of fingerprints, oldest first, and the groups, None where there are none. The first
+    `images` and `moments` rows of these kinds have been looked at. Rebuildable from the shards at any time."""
+
+    segments: tuple[CopiesFile, ...] = ()
+    groups: CopiesFile | None = None
+    images: int = 0
+    moments: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Counts:
     """What `status` reports without opening a shard: media files with something searchable, videos, lines of the ledger."""
 
@@ -113,10 +133,12 @@ class Manifest:
     held: tuple[int, ...] = ()
     generation: int = 0
     policy: VectorPolicy = VectorPolicy()
+    copies: CopiesState = CopiesState()
 
-    def files(self) -> tuple[ShardEntry | VectorEntry | SourceSegment, ...]:
+    def files(self) -> tuple[ShardEntry | VectorEntry | SourceSegment | CopiesFile, ...]:
         """Every file that this state consists of; beside each shard lie its keys."""
-        return (*self.shards, *self.vectors, *self.sources)
+        groups = () if self.copies.groups is None else (self.copies.groups,)
+        return (*self.shards, *self.vectors, *self.sources, *self.copies.segments, *groups)
 
     def of_kind(self, kind: Kind) -> tuple[ShardEntry, ...]:
         """The shards of one kind, in order."""
@@ -220,6 +242,7 @@ def read_manifest(folder: Path) -> Manifest:
             held=tuple(int(number) for number in value["held"]),
             generation=int(value["generation"]),
             policy=_policy(value.get("vector_policy")),
+            copies=_copies(value.get("copies")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{file} is damaged ({error!r}); move the folder away and index again") from error
@@ -246,6 +269,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
             for v in manifest.vectors
         ],
         "vector_policy": {"type": manifest.policy.type, "nprobe": manifest.policy.nprobe},
+        "copies": {
+            "segments": [vars(segment) for segment in manifest.copies.segments],
+            "groups": None if manifest.copies.groups is None else vars(manifest.copies.groups),
+            "images": manifest.copies.images,
+            "moments": manifest.copies.moments,
+        },
         "tombstones": {s.file: [list(pair) for pair in s.tombstones] for s in manifest.shards if s.tombstones},
     }
     write_atomically(folder / "manifest.json", (json.dumps(value, indent=1) + "\n").encode())
@@ -274,6 +303,24 @@ def _policy(value: object) -> VectorPolicy:
         if value["type"] == kind:
             return VectorPolicy(type=kind, nprobe=None if value["nprobe"] is None else int(value["nprobe"]))
     raise ValueError(f"unknown vector policy {value['type']!r}")
+
+
+def _copies(value: object) -> CopiesState:
+    """What is known of copies; nothing for an index that was written before they were looked for."""
+    if value is None:
+        return CopiesState()
+    if not isinstance(value, Mapping):
+        raise TypeError("copies must be an object")
+    return CopiesState(
+        segments=tuple(_copies_file(entry) for entry in value["segments"]),
+        groups=None if value["groups"] is None else _copies_file(value["groups"]),
+        images=int(value["images"]),
+        moments=int(value["moments"]),
+    )
+
+
+def _copies_file(entry: Mapping[str, object]) -> CopiesFile:
+    return CopiesFile(file=str(entry["file"]), rows=int(str(entry["rows"])), bytes=int(str(entry["bytes"])))
 
 
 def _kind(value: object) -> Kind:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from retrieval.store import shards as sh
 from retrieval.store.keys import hash_of, write_keys
-from retrieval.store.manifest import Manifest, ShardEntry, with_tombstones
+from retrieval.store.manifest import CopiesState, Manifest, ShardEntry, with_tombstones
 from retrieval.store.sources import MERGE_SHARE, SPAN, SourceTable, write_segment
 from retrieval.store.words_file import COLUMNS, words_file, write_words
 from retrieval.types import KINDS, Kind
@@ -129,7 +129,7 @@ def merge_sources(folder: Path, state: Manifest) -> Manifest:
 
 def compacted(folder: Path, state: Manifest) -> Manifest:
     """A state of the next generation with all shards at full size and no tombstones, without vector files."""
-    fresh = replace(state, shards=(), vectors=(), sources=(), generation=state.generation + 1)
+    fresh = replace(state, shards=(), vectors=(), sources=(), copies=CopiesState(), generation=state.generation + 1)
     reader = sh.ShardReader(folder, state)
     shards: list[ShardEntry] = []
     for kind in KINDS:

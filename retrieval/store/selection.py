@@ -62,6 +62,14 @@ class Selection:
         """`(rows,) bool` of one shard."""
         return np.unpackbits(self.bits[shard], count=self.sizes[shard], bitorder="little").astype(np.bool_)
 
+    def holds(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """`(n,) bool`: which `(shard, row)` pairs are selected."""
+        selected = [
+            self.bits[shard][row >> 3] >> (row & 7) & 1
+            for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)
+        ]
+        return np.array(selected, np.bool_)
+
     def rows(self, shard: int) -> NDArray[np.int64]:
         """The selected rows of one shard, ascending."""
         return np.flatnonzero(self.mask(shard)).astype(np.int64)

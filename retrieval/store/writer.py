@@ -23,10 +23,12 @@ from retrieval.errors import FormatError, IndexLockedError, IndexNotFoundError, 
 from retrieval.files import PARTIAL
 from retrieval.store import shards as sh
 from retrieval.store.changes import adopted_rows, change_of, spans_of, winners_of, with_all_tombstones
+from retrieval.store.copies import with_copies
 from retrieval.store.journal import Part, UnitResult, part_file, part_numbers, read_part, write_part
 from retrieval.store.leases import sweep, write_lease
 from retrieval.store.ledger import keep_ledger, ledger_generation
 from retrieval.store.manifest import (
+    CopiesState,
     Counts,
     Manifest,
     VectorPolicy,
@@ -40,7 +42,7 @@ from retrieval.store.sources import SourceLine, SourceTable, to_table, write_seg
 from retrieval.store.vector_files import make_vector_files, outgrown
 from retrieval.types import KINDS, ModelSpec
 
-_FOLDERS = ("shards", "vectors", "sources", "journal", "leases")
+_FOLDERS = ("shards", "vectors", "sources", "copies", "journal", "leases")
 
 
 class IndexWriter:
@@ -168,6 +170,7 @@ class IndexWriter:
             # A run that brought most of the rows waits for training at its end; one that adds a few never does.
             retrain = merge and 2 * self._adopted > sum(entry.rows for entry in state.shards)
             state = replace(state, vectors=make_vector_files(self.folder, state, retrain=retrain))
+            state = with_copies(self.folder, state)
             if replace(state, generation=old.generation, journal=old.journal) != old:
                 self._write(state, frozenset(gone), lines)
         with _disk(self.folder):
@@ -187,20 +190,20 @@ class IndexWriter:
         self.publish()
         with _disk(self.folder):
             state = compacted(self.folder, self.manifest)
-            state = replace(state, vectors=make_vector_files(self.folder, state))
+            state = with_copies(self.folder, replace(state, vectors=make_vector_files(self.folder, state)))
             self._write(state)
         self._sweep()
         return state
 
     def rebuild_vectors(self, policy: VectorPolicy | None = None) -> Manifest:
-        """Make every vector file and the words anew from the shards, checking each shard's SHA-256 first; with another policy
-        from now on, where one is given."""
+        """Make every vector file, the words and the groups of copies anew from the shards, checking each shard's SHA-256 first;
+        with another policy from now on, where one is given."""
         for shard in self.manifest.shards:
             sh.verify(self.folder, shard)
         with _disk(self.folder):
-            state = replace(self.manifest, vectors=(), generation=self.manifest.generation + 1)
+            state = replace(self.manifest, vectors=(), copies=CopiesState(), generation=self.manifest.generation + 1)
             state = replace(state, policy=policy or state.policy)
-            state = replace(state, vectors=make_vector_files(self.folder, state))
+            state = with_copies(self.folder, replace(state, vectors=make_vector_files(self.folder, state)))
             make_words(self.folder, state, anew=True)
             self._write(state)
         self._sweep()
@@ -231,7 +234,7 @@ class IndexWriter:
             stale = file.suffix == ".parquet" and int(file.stem) <= done and int(file.stem) not in held
             if stale or file.suffix == PARTIAL:
                 file.unlink(missing_ok=True)
-        sweep(self.folder, self.manifest, ("shards", "vectors", "sources"))
+        sweep(self.folder, self.manifest, ("shards", "vectors", "sources", "copies"))
 
     def _release(self) -> None:
         if self._lock is not None:

@@ -104,14 +104,15 @@ export class Grid {
   /** @param {Hit} hit @param {State} state @param {AbortSignal} signal */
   #add(hit, state, signal) {
     const number = this.#tiles.length, name = nameOf(hit), when = hit.kind === "video" ? times(hit) : "";
+    const copies = hit.copies?.length ? texts.copies(hit.copies.length) : "";
     const tile = el("a", { className: "tile", href: format({ ...state, item: hit.id }), draggable: true, tabIndex: number === this.#current ? 0 : -1 });
-    tile.setAttribute("aria-label", [hit.kind === "text" ? hit.text ?? name : name, when, texts.relevance(relevanceOf(hit))].filter(Boolean).join(", "));
+    tile.setAttribute("aria-label", [hit.kind === "text" ? hit.text ?? name : name, when, copies, texts.relevance(relevanceOf(hit))].filter(Boolean).join(", "));
     if (hit.kind === "text") tile.append(el("span", { className: "text", dir: "auto", textContent: hit.text ?? "" }));
     else {
       const image = el("img", { alt: "", loading: "lazy", decoding: "async", draggable: false });
       showImage(image, smallThumb(hit), signal, (gone) => image.replaceWith(
         el("span", { className: "gone", dir: "auto", textContent: gone ? texts.gone(name) : texts.unseen(name) })));
-      tile.append(image, el("span", { className: "label" }, el("span", { textContent: when }), el("span", { textContent: relevanceOf(hit) })));
+      tile.append(image, el("span", { className: "label" }, el("span", { textContent: [when, copies && `+${hit.copies?.length}`].filter(Boolean).join(" ") }), el("span", { textContent: relevanceOf(hit) })));
     }
     // Seen on paper, where nothing can be opened.
     tile.append(el("span", { className: "name", dir: "auto", textContent: name }));

@@ -136,6 +136,7 @@ export class Viewer {
       rows.push([texts.place, `${hit.latitude.toFixed(4)}, ${hit.longitude.toFixed(4)}`]);
     }
     rows.push([texts.file, hit.path]);
+    for (const path of hit.copies ?? []) rows.push([texts.copyOf, path]);
     byId("facts", HTMLElement).replaceChildren(...rows.flatMap(([term, value]) => [
       el("dt", { textContent: term }), el("dd", { dir: "auto", textContent: value })]));
   }
