@@ -162,6 +162,8 @@ class UnitEncoder:
                 elif ready.decoded is not None:
                     record = ready.record
                     items.append(image_item(self.roots, record.path, record.source, ready.sha256, ready.decoded))
+                    if ready.decoded.missing is not None:
+                        _fail(failures, ready, MediaError("decode", ready.decoded.missing))
         return items, np.concatenate(parts)
 
     def _copy(
