@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -14,6 +15,9 @@ from retrieval.errors import IndexNotFoundError, MmsearchError
 if TYPE_CHECKING:
     from indexer.build import BuildReport, IndexBuild
     from retrieval.models.encoder import Encoder
+
+# Kinds of files that are not indexed, the most frequent, of which the report tells.
+_KINDS_SHOWN = 8
 
 
 def index_command(
@@ -46,6 +50,22 @@ def index_command(
             "--prune", help="Let a folder that is empty now lose its files; else it may be a drive not mounted."
         ),
     ] = False,
+    exclude: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="Leave out what matches this GLOB, as in a .gitignore; the index remembers it, and !GLOB takes it back. "
+            "Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    default_excludes: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--default-excludes/--no-default-excludes",
+            help="Leave out folders that nobody means: @eaDir, #recycle, node_modules and their like. Remembered.",
+            show_default="yes",
+        ),
+    ] = None,
     rebuild_vectors: Annotated[
         bool, typer.Option("--rebuild-vectors", help="Make the Faiss files anew from the shards; reads no media.")
     ] = False,
@@ -91,6 +111,8 @@ def index_command(
             moment_fusion=fusion,
             recogniser=recogniser,
             prune=prune,
+            exclude=_globs(exclude or ()),
+            default_excludes=default_excludes,
         )
         build = IndexBuild(roots, folder, encoder, config)
         _run(build)
@@ -106,6 +128,7 @@ def index_command(
                 "unchanged": report.unchanged,
                 "removed": report.removed,
                 "failed": report.failed,
+                "skipped": dict(report.skipped),
                 "items": report.items,
                 "seconds": round(report.seconds, 3),
                 "images_per_second": round(report.images_per_second, 2),
@@ -139,8 +162,23 @@ def _print_report(report: BuildReport, encoder: Encoder, folder: Path, seconds: 
     )
     rate = f", {report.images_per_second:.1f} images/s" if report.encoded else ""
     print(f"{seconds:.1f} s{rate}; {encoder.spec.name} {encoder.running_on}; index {shown(str(folder))}")
+    if report.skipped:
+        kinds = [f"{count} {suffix or 'without a suffix'}" for suffix, count in report.skipped.items()]
+        more = f" and {len(kinds) - _KINDS_SHOWN} kinds more" if len(kinds) > _KINDS_SHOWN else ""
+        print(f"not of a kind that is indexed: {shown(', '.join(kinds[:_KINDS_SHOWN]))}{more}")
     if report.failed:
         print(f"what failed and why: mmsearch failures --index {shown(str(folder))}")
+
+
+def _globs(given: Sequence[str]) -> tuple[str, ...]:
+    from media.excludes import Excludes
+
+    for glob in given:
+        try:
+            Excludes().with_more([glob])
+        except ValueError as error:
+            raise typer.BadParameter(f"{glob!r} is no pattern of a .gitignore", param_hint="--exclude") from error
+    return tuple(given)
 
 
 def _rebuild(folder: Path) -> None:

@@ -7,9 +7,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from indexer.copies import Copies, sampled_digest
@@ -19,10 +19,12 @@ from indexer.plan import Plan, PlanConfig, Unit
 from indexer.videos import VideoFeed, VideoFrame, VideoRead
 from media.containers import expand
 from media.errors import MediaError
+from media.excludes import Excludes
+from media.foreign import hint_of
 from media.sound import Recogniser
 from media.types import CONTAINERS, Record, Source
 from media.video import SampleConfig, VideoDecoder
-from media.walk import walk
+from media.walk import WalkConfig, walk
 from retrieval.crossmodal.moments import MomentFusion
 from retrieval.errors import IndexNotFoundError
 from retrieval.store.journal import UnitResult
@@ -45,7 +47,8 @@ class BuildConfig:
 
     Of videos, `fps` frames a second are taken where they move on, at most `max_frames` of one; `moment_fusion` makes one
     embedding of a moment's frames. With a `recogniser`, the speech of videos without subtitles and of sound files is
-    transcribed. `prune` lets a folder that is empty now lose its files.
+    transcribed. `prune` lets a folder that is empty now lose its files. `exclude` are globs that the index leaves out from
+    now on, beside those that it remembers; `default_excludes` (None: as before) whether it leaves out what nobody means.
     """
 
     batch_size: int = 32
@@ -56,6 +59,8 @@ class BuildConfig:
     moment_fusion: MomentFusion = "mean"
     recogniser: Recogniser | None = None
     prune: bool = False
+    exclude: tuple[str, ...] = ()
+    default_excludes: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +78,8 @@ class Progress:
 class BuildReport:
     """The contract's counts. `encoded` are images and frames that went through the model; `seconds` leave out loading it.
     `touched` counts what was read of the index; `notices` are lines that the user should see; `links` says that some folder
-    was reached by a link, so that the path of a change does not tell which indexed files it concerns."""
+    was reached by a link, so that the path of a change does not tell which indexed files it concerns. `skipped` counts, by
+    suffix, the files below the paths that are of no kind that is indexed."""
 
     indexed: int
     unchanged: int
@@ -85,6 +91,7 @@ class BuildReport:
     touched: Touched
     notices: tuple[str, ...] = ()
     links: bool = False
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def images_per_second(self) -> float:
@@ -122,23 +129,28 @@ class IndexBuild:
 
     def __iter__(self) -> Iterator[Progress]:
         fresh = not (self._folder / "manifest.json").exists()
-        if fresh and not any(isinstance(entry, Source) for entry in walk(self._paths, sound=self._hears)):
+        begun = WalkConfig(sound=self._hears, excludes=self._excludes(Excludes()))
+        if fresh and not any(isinstance(entry, Source) for entry in walk(self._paths, begun)):
             raise IndexNotFoundError(f"nothing to index in {_shown(self._paths)}: no pictures, videos or texts there")
         with IndexWriter(self._folder, self._embedder.spec) as writer:
             for path in self._paths:
                 if os.path.lexists(path):
                     writer.add_root(path if os.path.isdir(path) else os.path.dirname(path))
+            anew = writer.set_excludes(self._excludes(writer.manifest.excludes))
             # The journal of a killed run: from here on the table of sources is complete.
             writer.publish()
             # Held open, so that the rows this run may copy stay on disk while it publishes.
             with closing(open_state(self._folder)) as lease:
-                run = _Run(writer, lease.manifest, self._paths, self._embedder, self._config)
+                run = _Run(writer, lease.manifest, self._paths, self._embedder, self._config, exclude_anew=anew)
                 yield from run.work()
             self.report = run.report()
         if not self.report.items and not self.report.indexed:
             raise IndexNotFoundError(
                 f"nothing in {_shown(self._paths)} could be indexed; see: mmsearch failures --index {self._folder}"
             )
+
+    def _excludes(self, before: Excludes) -> Excludes:
+        return before.with_more(self._config.exclude, self._config.default_excludes)
 
     @property
     def _hears(self) -> bool:
@@ -149,8 +161,9 @@ class _Run:
     """The state of one build."""
 
     def __init__(
-        self, writer: IndexWriter, state: Manifest, paths: Sequence[str], embedder: Embedder, config: BuildConfig
-    ) -> None:
+        self, writer: IndexWriter, state: Manifest, paths: Sequence[str], embedder: Embedder, config: BuildConfig,
+        *, exclude_anew: bool,
+    ) -> None:  # fmt: skip
         self._writer, self._embedder, self._config = writer, embedder, config
         self._touched = Touched()
         table = SourceTable(writer.folder, state, self._touched)
@@ -168,6 +181,7 @@ class _Run:
                 retry_failed=config.retry_failed,
                 transcribe=config.recogniser is not None,
                 prune=config.prune,
+                exclude_anew=exclude_anew,
             ),
             writer.waiting(),
         )
@@ -304,8 +318,9 @@ class _Run:
             encoded=self._encoder.encoded,
             seconds=time.monotonic() - self._began,
             touched=self._touched,
-            notices=tuple(self._writer.notices),
+            notices=(*self._writer.notices, *hint_of(self._plan.skipped)),
             links=bool(self._plan.links),
+            skipped=dict(self._plan.skipped.most_common()),
         )
 
 

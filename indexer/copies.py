@@ -32,13 +32,19 @@ class Copies:
         return bool(self.reader.find_content(sha256))
 
     def image(self, sha256: str) -> tuple[Item, NDArray[np.float32]] | None:
-        """That image: its item and its embedding `(1, d)`."""
+        """That image: its item and its embedding `(1, d)`. None also for one of which something is missing: that is read
+        again, so that the ledger tells of the copy as well."""
         for shard, row in self.reader.find_content(sha256):
             places = np.array([shard]), np.array([row])
             item = self.reader.items(*places)[0]
-            if item.kind == "image" and item.sha256 == sha256:
+            if item.kind == "image" and item.sha256 == sha256 and not self._fails(shard, row):
                 return item, self.reader.embeddings(*places).astype(np.float32)
         return None
+
+    def _fails(self, shard: int, row: int) -> bool:
+        key = self.reader.source_key(shard, row)
+        line = self.table.find([key]).get(key)
+        return line is not None and bool(line.failures)
 
     def video(self, source: Source, content: bytes) -> tuple[SourceLine, list[Item], NDArray[np.float32]] | None:
         """A video of this content and size: its line, and its moments with their embeddings `(n, d)`, as rows of `source`.

@@ -183,6 +183,8 @@ class UnitEncoder:
                     record = ready.record
                     item = image_item(self.roots, record.path, record.source, ready.sha256, ready.decoded)
                     items.append(with_facts(item, ready.facts))
+                    if ready.decoded.missing is not None:
+                        _fail(failures, ready, MediaError("decode", ready.decoded.missing))
         return items, np.concatenate(parts)
 
     def _copy(

@@ -19,8 +19,9 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
+from media.colors import to_rgb
 from media.errors import MediaError
-from media.image import MAX_PIXELS, to_rgb
+from media.image import MAX_PIXELS
 from media.metadata import facts_of, opened_facts
 from media.opening import open_image
 from media.sampling import SampledView, Sampler, View

@@ -117,7 +117,8 @@ class Item:
     `taken_at` is local time, as the camera showed it, in ISO 8601 without a zone, and `date_source` where it comes from:
     `exif` (what a picture says of itself: EXIF, XMP, IPTC), `container` (a video's metadata), `sidecar` (XMP beside the file),
     `takeout`, `name` or `file` (the time of the file's last change). `place` is "City, Region, Country" near latitude and
-    longitude, `rating` 1 to 5 stars, and `words` are the keywords, titles, descriptions and people that others wrote, one a line.
+    longitude, `rating` 1 to 5 stars, and `words` are the keywords, titles, descriptions and people that others wrote, one a
+    line.
     """
 
     id: str

@@ -18,6 +18,7 @@ from watchfiles import watch
 
 from indexer.build import BuildConfig, IndexBuild
 from indexer.run import open_encoder
+from media.excludes import MARKS
 from media.types import below
 from retrieval.errors import MmsearchError
 from retrieval.models.encoder import Encoder
@@ -83,7 +84,7 @@ class Watcher:
         try:
             changes = watch(
                 *self._roots,
-                watch_filter=lambda _, path: path not in self._hidden,
+                watch_filter=lambda _, path: _of_marks(path) not in self._hidden,
                 stop_event=self._stop,
                 rust_timeout=_STEP_MILLISECONDS,
                 yield_on_timeout=True,
@@ -94,8 +95,9 @@ class Watcher:
             for batch in changes:
                 self._listening.set()
                 if batch:
+                    # What an ignore file says concerns the whole folder.
                     with self._change:
-                        self._changed |= {self._as_indexed(path) for _, path in batch}
+                        self._changed |= {self._as_indexed(_of_marks(path)) for _, path in batch}
                         self._change.notify()
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -167,6 +169,11 @@ class _Hidden:
             return True
         below = [path[len(root) :] for root in self._roots if path.startswith(root.rstrip(os.sep) + os.sep)]
         return bool(below) and all(any(name.startswith(".") for name in rest.split(os.sep)) for rest in below)
+
+
+def _of_marks(path: str) -> str:
+    """The folder of an ignore file, whose name begins with a dot as what is hidden does; any other path as it is."""
+    return os.path.dirname(path) if os.path.basename(path) in MARKS else path
 
 
 def _spellings(path: Path) -> set[str]:

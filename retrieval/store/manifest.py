@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from media.excludes import Excludes
 from retrieval.errors import FormatError, IndexNotFoundError, MmsearchError, ModelError, OldFormatError
 from retrieval.files import write_atomically
 from retrieval.store.roots import Roots
@@ -120,7 +121,7 @@ class Manifest:
     """One committed state of an index.
 
     `roots` are the folders whose files it holds. `journal` is the highest number of a journal part that was taken into
-    account; of those up to it, only `held` still wait in the journal.
+    account; of those up to it, only `held` still wait in the journal. `excludes` is what of the roots it leaves out.
     """
 
     model: ModelSpec
@@ -134,6 +135,7 @@ class Manifest:
     generation: int = 0
     policy: VectorPolicy = VectorPolicy()
     copies: CopiesState = CopiesState()
+    excludes: Excludes = field(default_factory=Excludes)
 
     def files(self) -> tuple[ShardEntry | VectorEntry | SourceSegment | CopiesFile, ...]:
         """Every file that this state consists of; beside each shard lie its keys."""
@@ -243,6 +245,7 @@ def read_manifest(folder: Path) -> Manifest:
             generation=int(value["generation"]),
             policy=_policy(value.get("vector_policy")),
             copies=_copies(value.get("copies")),
+            excludes=_excludes(value.get("excludes")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{file} is damaged ({error!r}); move the folder away and index again") from error
@@ -268,6 +271,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
             {"file": v.file, "type": v.type, "kind": v.kind, "shards": list(v.shards), "rows": v.rows, "bytes": v.bytes}
             for v in manifest.vectors
         ],
+        "excludes": {"globs": list(manifest.excludes.globs), "defaults": manifest.excludes.defaults},
         "vector_policy": {"type": manifest.policy.type, "nprobe": manifest.policy.nprobe},
         "copies": {
             "segments": [vars(segment) for segment in manifest.copies.segments],
@@ -282,14 +286,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def check_model(made_with: ModelSpec, given: ModelSpec) -> None:
     """Raise `ModelError`, with both values, when two models' embeddings cannot be compared."""
-    for field in ("weights_sha256", "dim", "architecture", "image_size", "mean", "std", "interpolation",
-                  "resize_mode", "tokenizer", "context_length", "clean"):  # fmt: skip
-        old, new = getattr(made_with, field), getattr(given, field)
+    for name in ("weights_sha256", "dim", "architecture", "image_size", "mean", "std", "interpolation",
+                 "resize_mode", "tokenizer", "context_length", "clean"):  # fmt: skip
+        old, new = getattr(made_with, name), getattr(given, name)
         if old != new:
-            shown = (old[:12], new[:12]) if field == "weights_sha256" else (old, new)
+            shown = (old[:12], new[:12]) if name == "weights_sha256" else (old, new)
             raise ModelError(
-                f"this index was made by {made_with.name} ({field} {shown[0]}), the model given is {given.name} "
-                f"({field} {shown[1]}); use the first, or index into another folder with --index"
+                f"this index was made by {made_with.name} ({name} {shown[0]}), the model given is {given.name} "
+                f"({name} {shown[1]}); use the first, or index into another folder with --index"
             )
 
 
@@ -321,6 +325,15 @@ def _copies(value: object) -> CopiesState:
 
 def _copies_file(entry: Mapping[str, object]) -> CopiesFile:
     return CopiesFile(file=str(entry["file"]), rows=int(str(entry["rows"])), bytes=int(str(entry["bytes"])))
+
+
+def _excludes(value: object) -> Excludes:
+    """What an index leaves out; the defaults for one that was written before there was a choice."""
+    if value is None:
+        return Excludes()
+    if not isinstance(value, Mapping):
+        raise TypeError("excludes must be an object")
+    return Excludes(globs=tuple(str(glob) for glob in value["globs"]), defaults=bool(value["defaults"]))
 
 
 def _kind(value: object) -> Kind:

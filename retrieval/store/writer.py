@@ -19,6 +19,7 @@ from typing import IO
 
 import portalocker
 
+from media.excludes import Excludes
 from retrieval.errors import FormatError, IndexLockedError, IndexNotFoundError, MmsearchError
 from retrieval.files import PARTIAL
 from retrieval.store import shards as sh
@@ -122,6 +123,14 @@ class IndexWriter:
         if roots != self.manifest.roots:
             with _disk(self.folder):
                 self._write(replace(self.manifest, roots=roots, generation=self.manifest.generation + 1))
+
+    def set_excludes(self, excludes: Excludes) -> bool:
+        """Let the index remember what it leaves out; returns whether that is another than before."""
+        if excludes == self.manifest.excludes:
+            return False
+        with _disk(self.folder):
+            self._write(replace(self.manifest, excludes=excludes, generation=self.manifest.generation + 1))
+        return True
 
     def journal(self, result: UnitResult) -> None:
         """Make the result of a unit durable; `publish` takes it from there."""
