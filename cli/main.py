@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from cli import admin, ask, bench, describe, explain, index, model, search, serve, summarize
+from media.names import valid_text
 from retrieval.errors import MmsearchError
 
 app = typer.Typer(
@@ -80,7 +81,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    line = message.encode("utf-8", "backslashreplace").decode().replace("\n", " ")
+    line = valid_text(message).replace("\n", " ")
     print(f"error: {line}", file=sys.stderr)
     raise SystemExit(1)
 

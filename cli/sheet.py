@@ -43,7 +43,7 @@ def write_sheet(file: Path, title: str, hits: Sequence[Hit], why: tuple[LoadedMo
     with quiet_native_stderr():
         cards = "\n".join(_card(hit, images, why) for hit in hits)
     try:
-        file.write_text(page(html.escape(title), f"<ol>\n{cards}\n</ol>"), "utf-8", errors="backslashreplace")
+        file.write_text(page(html.escape(title), f"<ol>\n{cards}\n</ol>"), "utf-8", errors="replace")
     except OSError as error:
         raise MmsearchError(f"cannot write {file}: {error.strerror}") from error
 

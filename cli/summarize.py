@@ -80,7 +80,7 @@ def _write(html: Path, video: str, viewed: ViewedVideo, picked: list[int], segme
     from cli.storyboard import storyboard
 
     try:
-        html.write_text(storyboard(video, viewed, picked, segments, text), "utf-8", errors="backslashreplace")
+        html.write_text(storyboard(video, viewed, picked, segments, text), "utf-8", errors="replace")
     except OSError as error:
         raise MmsearchError(f"cannot write {html}: {error.strerror}") from error
     note(f"wrote {shown(str(html))}")

@@ -19,6 +19,7 @@ from indexer.plan import Plan, PlanConfig, Unit
 from indexer.videos import VideoFeed, VideoFrame, VideoRead
 from media.containers import expand
 from media.errors import MediaError
+from media.names import printable
 from media.sound import Recogniser
 from media.types import CONTAINERS, Record, Source
 from media.video import SampleConfig
@@ -358,4 +359,4 @@ def _never(_: str) -> bool:
 
 
 def _shown(paths: Sequence[str]) -> str:
-    return ", ".join(path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n") for path in paths)
+    return ", ".join(map(printable, paths))

@@ -213,7 +213,7 @@ class Hit:
     moments: tuple[Hit, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """The contract's keys, every one always there."""
+        """The contract's keys, every one always there, and `moments`: the times and scores of those found of the same video."""
         item = self.item
         return {
             "rank": self.rank,
@@ -237,6 +237,9 @@ class Hit:
             "place": None,
             "matched": ["meaning"],
             "copies": [],
+            "moments": [
+                {"start": moment.item.start, "end": moment.item.end, "score": moment.score} for moment in self.moments
+            ],
         }
 
 

@@ -52,11 +52,13 @@ class MomentModel(BaseModel):
 
 
 class ItemModel(BaseModel):
-    """One item of the index. `path` is for people; the file itself is at `media_url`."""
+    """One item of the index. `path` is for people, with the replacement character where a name is no UTF-8, and then
+    `path_raw` are its bytes as base64; the file itself is at `media_url`."""
 
     id: str
     kind: Kind
     path: str
+    path_raw: str | None = None
     start: float | None
     end: float | None
     text: str | None
@@ -82,6 +84,7 @@ class HitModel(BaseModel):
     id: str
     kind: Kind
     path: str
+    path_raw: str | None = None
     start: float | None
     end: float | None
     text: str | None
@@ -154,6 +157,7 @@ class EvidenceModel(BaseModel):
 
     id: str
     path: str
+    path_raw: str | None = None
     start: float | None
     end: float | None
     caption: str

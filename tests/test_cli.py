@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from tests.conftest import ROOT, Command, picture, write_photos
 
 HIT_KEYS = (
     "rank score first_stage_score rerank_score id kind path start end text width height"
-    " relevance taken_at camera latitude longitude place matched copies"
+    " relevance taken_at camera latitude longitude place matched copies moments"
 )
 
 
@@ -184,8 +185,9 @@ def test_a_folder_with_bad_files_names_them_and_goes_on(command: Command, tmp_pa
     assert done.stderr == ""
     assert json.loads(done.stdout)["failed"] == 2
     lines = [json.loads(line) for line in command("failures", "--json", "--index", "m").stdout.splitlines()]
-    assert [list(line) for line in lines] == [["path", "stage", "reason"]] * 2
-    assert os.fsencode(lines[0]["path"]).endswith(b"/bad\xff\n.png")
+    assert [list(line) for line in lines] == [["path", "path_raw", "stage", "reason"], ["path", "stage", "reason"]]
+    assert lines[0]["path"].endswith("/bad\ufffd\n.png")
+    assert base64.b64decode(lines[0]["path_raw"]).endswith(b"/bad\xff\n.png")
     shown = command("failures", "--index", "m").stdout.splitlines()
     assert len(shown) == 2
 
