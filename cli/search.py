@@ -86,14 +86,15 @@ def search_command(
 
             write_sheet(html, _title(wanted), hits, (engine.captioner(reranker), query or "") if explain else None)
             note(f"wrote {shown(str(html))}")
-    if clip is not None:
-        _cut(hits, clip)
+    uncut = _cut(hits, clip) if clip is not None else 0
     if as_json:
         write_lines(hit.to_json() for hit in hits)
     elif html is None:
         _show(hits)
     if open_best and hits:
         _open(hits[0])
+    if uncut:
+        raise MmsearchError(f"{uncut} of the moments could not be cut out")
 
 
 def _reranked(engine: Engine, query: Query) -> tuple[Hit, ...]:
@@ -110,9 +111,11 @@ def _reranked(engine: Engine, query: Query) -> tuple[Hit, ...]:
     return answer.hits
 
 
-def _cut(hits: Sequence[Hit], folder: Path) -> None:
+def _cut(hits: Sequence[Hit], folder: Path) -> int:
+    """Write the moments among the hits as files; how many of them failed, each with a line that says why."""
     from media.cutting import cut
 
+    failed = 0
     for hit in hits:
         if hit.item.kind != "video":
             continue
@@ -120,6 +123,8 @@ def _cut(hits: Sequence[Hit], folder: Path) -> None:
             note(f"wrote {shown(str(cut(hit.item.place, folder, hit.rank)))}")
         except MediaError as error:
             note(f"{shown(hit.item.path)}: {error.reason}")
+            failed += 1
+    return failed
 
 
 def _kind(value: str | None) -> Kind | None:

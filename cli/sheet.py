@@ -52,7 +52,7 @@ def page(title: str, body: str) -> str:
     """A whole page that needs nothing from outside; both parts are HTML already."""
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="generator" content="mmsearch">\n'
         f"<title>{title} – mmsearch</title>\n<style>{_STYLE}</style>\n<h1>{title}</h1>\n{body}\n</html>\n"
     )
 

@@ -204,7 +204,7 @@ class _Run:
             holds=copies.may_hold_image if copies is not None and copies.table.manifest.shards else _never,
         )
         workers = config.workers or min(8, os.cpu_count() or 1)
-        frames = SampleConfig(fps=config.fps, max_frames=config.max_frames, min_side=side)
+        frames = SampleConfig(fps=config.fps, max_frames=config.max_frames, min_side=side, skip_own=True)
         gathered: list[Prepared] = []
         with (
             VideoFeed(frames, how.preprocess, config.batch_size, config.recogniser) as videos,
@@ -299,9 +299,13 @@ class _Run:
             encoded=self._encoder.encoded,
             seconds=time.monotonic() - self._began,
             touched=self._touched,
-            notices=tuple(self._writer.notices),
+            notices=(*self._writer.notices, *self._left_out()),
             links=bool(self._plan.links),
         )
+
+    def _left_out(self) -> list[str]:
+        own = self._encoder.own
+        return [f"{own} new file(s) left out: mmsearch itself wrote them"] if own else []
 
 
 def _slices(unit: Unit, first: int, roots: Sequence[str]) -> Iterator[Record | _End]:

@@ -15,7 +15,7 @@ from indexer.pipeline import Preparation, Prepared, prepare_record
 from indexer.plan import Unit
 from indexer.rows import image_item, item_id, moment_items, text_items
 from indexer.videos import VideoRead
-from media.errors import MediaError
+from media.errors import MediaError, OwnOutputError
 from media.types import CONTAINERS, Passage, Source
 from retrieval.crossmodal.moments import MomentFusion, merge
 from retrieval.store.journal import UnitResult
@@ -47,13 +47,15 @@ class Embedder(Protocol):
 
 @dataclass(kw_only=True)
 class UnitEncoder:
-    """Encodes units with one model. `encoded` counts the images and frames that went through it."""
+    """Encodes units with one model. `encoded` counts the images and frames that went through it, `own` the files that were left
+    out since mmsearch wrote them."""
 
     embedder: Embedder
     roots: Roots
     batch_size: int
     copies: Copies | None = None
     encoded: int = 0
+    own: int = 0
 
     def result(
         self, unit: Unit, prepared: Sequence[Prepared], *, slice: int | None = None, last: bool = True
@@ -87,7 +89,12 @@ class UnitEncoder:
 
     def video(self, video: VideoRead, fusion: MomentFusion) -> UnitResult:
         """The result of a video, or of a sound file, that was read: moments, and what is said in it."""
-        source, failures = video.source, [] if video.failure is None else [(video.source.path, video.failure)]
+        source = video.source
+        failures: list[tuple[str, MediaError]] = []
+        if isinstance(video.failure, OwnOutputError):
+            self.own += 1
+        elif video.failure is not None:
+            failures.append((source.path, video.failure))
         items: list[Item] = []
         embeddings = [self.none()]
         if video.embeddings and video.ending is not None:
@@ -146,7 +153,9 @@ class UnitEncoder:
         parts = [self.none()]
         fresh: list[Prepared] = []
         for ready in prepared:
-            if ready.failure is not None:
+            if isinstance(ready.failure, OwnOutputError):
+                self.own += 1
+            elif ready.failure is not None:
                 _fail(failures, ready, ready.failure)
             elif ready.pixels is not None:
                 fresh.append(ready)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from media.containers import read_bytes
-from media.errors import MediaError
+from media.errors import MediaError, OwnOutputError
 from media.image import DecodedImage, decode_image
+from media.marks import is_marked_image
 from media.subtitles import read_subtitles
 from media.text import caption_lines, decode_text, passages
 from media.types import Passage, Record
@@ -93,6 +94,8 @@ def _prepared(record: Record, how: Preparation) -> Prepared:
     data = record.data if record.data is not None else read_bytes(record.source.path)
     if record.source.kind in ("document", "sidecar", "subtitles"):
         return _prepared_text(record, data)
+    if is_marked_image(data):
+        raise OwnOutputError
     digest = hashlib.sha256(data).hexdigest()
     if how.holds(digest):
         return Prepared(record=_light(record), sha256=digest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MediaError", "MmsearchError", "ModelError"]
+__all__ = ["MediaError", "MmsearchError", "ModelError", "OwnOutputError"]
 
 
 class MmsearchError(Exception):
@@ -20,3 +20,10 @@ class MediaError(MmsearchError):
         super().__init__(reason)
         self.stage = stage
         self.reason = reason
+
+
+class OwnOutputError(MediaError):
+    """A file that mmsearch wrote itself: an index leaves it out, and it is no failure."""
+
+    def __init__(self) -> None:
+        super().__init__("read", "was written by mmsearch itself")

@@ -19,8 +19,9 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from media.errors import MediaError
+from media.errors import MediaError, OwnOutputError
 from media.image import MAX_PIXELS, to_rgb
+from media.marks import is_marked_container
 from media.opening import open_image
 from media.sampling import SampledView, Sampler, View
 from media.subtitles import Cue
@@ -41,7 +42,7 @@ _FFMPEG_ERRORS = (av.error.FFmpegError, ValueError, OverflowError)
 def sample(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | Ending]:
     """The frames worth a model's time, in order, what chapters and subtitles inside the file say, and last an `Ending`.
 
-    Raises `MediaError("decode", reason)` for a file of which nothing can be read.
+    Raises `OwnOutputError`, and `MediaError("decode", reason)` for a file of which nothing can be read.
     """
     try:
         if not os.path.getsize(path):
@@ -56,6 +57,8 @@ def sample(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | End
     except (*_FFMPEG_ERRORS, OSError) as error:
         raise MediaError("decode", f"not a video that can be opened: {_reason(error)}") from error
     with opened:
+        if config.skip_own and is_marked_container(opened.metadata):
+            raise OwnOutputError
         yield from _sampled(opened, _video_stream(opened), config)
 
 

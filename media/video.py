@@ -14,7 +14,7 @@ from typing import IO
 from PIL import Image
 
 from media.child import module_command, module_environment
-from media.errors import MediaError
+from media.errors import MediaError, OwnOutputError
 from media.subtitles import Cue
 
 VIDEO_SUFFIXES = frozenset(
@@ -46,11 +46,12 @@ PATIENCE_SECONDS = 60.0
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """`fps` frames a second are kept of what moves on, at most `max_frames` of a file; the shorter side of each is
-    `min_side` pixels where the video has that many."""
+    `min_side` pixels where the video has that many. With `skip_own`, a clip that mmsearch wrote is not read."""
 
     fps: float = 1.0
     max_frames: int = 10_000
     min_side: int = 224
+    skip_own: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ class VideoDecoder:
     def sample(self, path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | Ending]:
         """As `frames.sample`, from the other process.
 
-        Raises `MediaError("decode", reason)` also where the decoder crashed, or gave no sign of life for `patience` seconds.
+        Raises `OwnOutputError`, and `MediaError("decode", reason)` also where the decoder crashed, or gave no sign of life for `patience` seconds.
         """
         finished = False
         try:
@@ -122,7 +123,11 @@ class VideoDecoder:
             finished = True
         except MediaError as error:
             # What the decoder itself says leaves it ready for the next file.
-            finished = error.stage == "decode" and self._process is not None and self._process.poll() is None
+            finished = (
+                (error.stage == "decode" or isinstance(error, OwnOutputError))
+                and self._process is not None
+                and self._process.poll() is None
+            )
             raise
         finally:
             if not finished:
@@ -148,6 +153,7 @@ class VideoDecoder:
             "fps": config.fps,
             "max_frames": config.max_frames,
             "min_side": config.min_side,
+            "skip_own": config.skip_own,
         }
         try:
             if process.stdin is not None:
@@ -170,6 +176,8 @@ class VideoDecoder:
                 yield Cue(start=start, end=end, text=text, spoken=spoken)
             elif "beat" in value:
                 yield Beat(time=value["beat"])
+            elif "own" in value:
+                raise OwnOutputError
             elif "error" in value:
                 raise MediaError(*value["error"])
             else:

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import BinaryIO
 
-from media.errors import MediaError
+from media.errors import MediaError, OwnOutputError
 from media.frames import sample
 from media.subtitles import Cue
 from media.video import Beat, Ending, Frame, SampleConfig
@@ -27,9 +27,12 @@ def main() -> int:
     return 0
 
 
-def _serve(request: dict[str, str | int | float], out: BinaryIO) -> None:
+def _serve(request: dict[str, str | int | float | bool], out: BinaryIO) -> None:
     config = SampleConfig(
-        fps=float(request["fps"]), max_frames=int(request["max_frames"]), min_side=int(request["min_side"])
+        fps=float(request["fps"]),
+        max_frames=int(request["max_frames"]),
+        min_side=int(request["min_side"]),
+        skip_own=bool(request["skip_own"]),
     )
     try:
         for event in sample(os.fsdecode(bytes.fromhex(str(request["path"]))), config):
@@ -43,6 +46,8 @@ def _serve(request: dict[str, str | int | float], out: BinaryIO) -> None:
                 _answer(out, {"beat": event.time})
             elif isinstance(event, Ending):
                 _answer(out, {"ending": [event.width, event.height, event.duration, event.stopped]})
+    except OwnOutputError:
+        _answer(out, {"own": True})
     except MediaError as error:
         _answer(out, {"error": [error.stage, error.reason]})
     except MemoryError:

@@ -75,10 +75,11 @@ def add_reading(app: FastAPI, service: SearchService, files: Files) -> None:
 
 
 def _explained(loaded: Any, files: Files, item: Item, text: str) -> bytes:
+    from media.marks import png_mark
     from retrieval.crossmodal.explain import draw, explain
 
     rgb = files.image(item)
     sheet = draw(rgb, explain(loaded, rgb, text), loaded.spec.resize_mode, width=240)
     out = io.BytesIO()
-    sheet.save(out, "PNG")
+    sheet.save(out, "PNG", pnginfo=png_mark())
     return out.getvalue()
