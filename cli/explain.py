@@ -9,7 +9,7 @@ import typer
 
 from cli.outputs import output_place
 from cli.terminal import busy, note, print_json, quiet_native_stderr, shown
-from retrieval.errors import MediaError, MmsearchError, QueryError
+from retrieval.errors import MediaError, MmsearchError
 from retrieval.models.catalog import RERANKER
 
 
@@ -43,7 +43,7 @@ def explain_command(
         try:
             rgb = decode_image(read_bytes(image), 512).rgb
         except MediaError as error:
-            raise QueryError(f"{shown(image)}: {error.reason}") from error
+            raise MmsearchError(f"{shown(image)}: {error.reason}") from error
     # Gradients need float32, and one picture costs little.
     with busy("reading the picture"):
         loaded = load_model(files, device, "fp32")

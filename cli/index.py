@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
+from cli.terminal import busy, interruptible, near, note, print_json, progress_bar, quiet_native_stderr, shown
 from retrieval.errors import IndexNotFoundError, MmsearchError
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def index_command(
     with interruptible():
         from indexer.build import BuildConfig, IndexBuild
         from indexer.roots import roots_of
-        from indexer.run import index_folder, open_encoder
+        from indexer.run import index_folder, joins, open_encoder
         from retrieval.crossmodal.moments import MOMENT_FUSIONS
 
         fusion = next((choice for choice in MOMENT_FUSIONS if choice == moment_fusion), None)
@@ -68,6 +70,10 @@ def index_command(
             raise typer.BadParameter(f"{moment_fusion!r} is not mean or attention", param_hint="--moment-fusion")
         roots = roots_of(paths)
         folder = index_folder(index, roots)
+        first = not (folder / "manifest.json").is_file()
+        joined = joins(folder, roots) if index is None else None
+        if joined is not None:
+            note(joined)
         if rebuild_vectors:
             _rebuild(folder)
             return
@@ -114,7 +120,7 @@ def index_command(
             }
         )
     else:
-        _print_report(report, encoder, folder, time.monotonic() - began)
+        _print_report(report, encoder, folder, time.monotonic() - began, first=first)
 
 
 def _run(build: IndexBuild) -> None:
@@ -132,15 +138,32 @@ def _run(build: IndexBuild) -> None:
             )
 
 
-def _print_report(report: BuildReport, encoder: Encoder, folder: Path, seconds: float) -> None:
+def _named(folder: Path) -> str:
+    """How other commands name the index, with a space before it; nothing where they find it from the working folder."""
+    from retrieval.store.manifest import find_index
+
+    try:
+        if find_index(None, os.environ, Path.cwd()) == folder:
+            return ""
+    except MmsearchError:
+        pass
+    return f" {shlex.quote(near(str(folder.parent if folder.name == '.mmsearch' else folder)))}"
+
+
+def _print_report(report: BuildReport, encoder: Encoder, folder: Path, seconds: float, *, first: bool) -> None:
     print(
         f"{report.indexed} indexed, {report.unchanged} unchanged, {report.removed} removed, {report.failed} failed; "
         f"{report.items} items searchable"
     )
     rate = f", {report.images_per_second:.1f} images/s" if report.encoded else ""
     print(f"{seconds:.1f} s{rate}; {encoder.spec.name} {encoder.running_on}; index {shown(str(folder))}")
+    named = _named(folder)
     if report.failed:
-        print(f"what failed and why: mmsearch failures --index {shown(str(folder))}")
+        print(f"what failed and why: mmsearch failures{named}")
+    if first and report.items:
+        option = f" --index{named}" if named else ""
+        print(f'next: mmsearch search "words for what you look for"{option}')
+        print(f"  or, in a browser: mmsearch serve --open{option}")
 
 
 def _rebuild(folder: Path) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from cli import admin, ask, bench, describe, explain, index, model, search, serve, summarize
 from media.names import valid_text
-from retrieval.errors import MmsearchError
+from retrieval.errors import MmsearchError, UsageError
 
 app = typer.Typer(
     name="mmsearch",
@@ -57,7 +57,7 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 a failure told in one line, 2 wrong usage."""
+    """Run the command line and exit: 0 done, 1 a failure told in one line, 2 wrong usage, told in one line too."""
     debug = "--debug" in sys.argv
     if debug:
         sys.argv = [sys.argv[0], *(argument for argument in sys.argv[1:] if argument != "--debug")]
@@ -68,7 +68,7 @@ def main() -> None:
     except MmsearchError as error:
         if debug:
             traceback.print_exc()
-        _fail(str(error))
+        _fail(str(error), 2 if isinstance(error, UsageError) else 1)
     except BrokenPipeError:
         # The reader of our output went away (`mmsearch search … | head`): that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -80,10 +80,10 @@ def main() -> None:
         _fail(f"unexpected {type(error).__name__}: {text} (run with --debug for the whole story)")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, status: int = 1) -> None:
     line = valid_text(message).replace("\n", " ")
     print(f"error: {line}", file=sys.stderr)
-    raise SystemExit(1)
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ def output_place(name: str) -> Path:
 
 def _is_indexed(folder: Path) -> bool:
     """Whether a folder lies below a root of an index that is in it, above it, or named by `MMSEARCH_INDEX`."""
-    for environ in ({}, os.environ):
+    nearest: dict[str, str] = {}
+    for environ in (nearest, os.environ):
         try:
             roots = read_manifest(find_index(None, environ, folder)).roots.paths
         except MmsearchError:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, clock, file_url, inline_image, note, quiet_native_stderr, shown, write_lines
-from retrieval.errors import MediaError, MmsearchError, QueryError
+from cli.terminal import busy, clock, file_url, inline_image, near, note, quiet_native_stderr, shown, write_lines
+from retrieval.errors import MediaError, MmsearchError
 from retrieval.types import KINDS, Hit, Kind, Query, Rerank
 
 if TYPE_CHECKING:
@@ -65,15 +65,17 @@ def search_command(
     """Search by words, by pictures, or by both: mmsearch search "at night" --image a.jpg --not people."""
     if explain and (html is None or not query):
         raise typer.BadParameter("it needs --html FILE and words to explain", param_hint="--explain")
+    # Wrong values are told whether they are used or not.
+    how = Rerank(candidates=candidates, milliseconds=rerank_ms, reranker=reranker, fusion=fusion)
+    if clip is not None and clip.exists() and not clip.is_dir():
+        raise typer.BadParameter(f"{shown(str(clip))} is no folder", param_hint="--clip")
     wanted = Query(
         text=query,
         images=_query_images(image or []),
         negatives=tuple(negative or ()),
         kind=_kind(kind),
         k=k,
-        rerank=Rerank(candidates=candidates, milliseconds=rerank_ms, reranker=reranker, fusion=fusion)
-        if rerank
-        else None,
+        rerank=how if rerank else None,
         min_relevance=min_relevance,
         group=not moments,
     )
@@ -147,7 +149,7 @@ def _query_images(files: list[str]) -> tuple[Image | tuple[Image, ...], ...]:
             try:
                 images.append(query_media(file))
             except MediaError as error:
-                raise QueryError(f"--image {shown(file)}: {error.reason}") from error
+                raise MmsearchError(f"{shown(file)}: {error.reason}") from error
     return tuple(images)
 
 
@@ -163,6 +165,8 @@ def _show(hits: Sequence[Hit]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from retrieval.ranking.relevance import in_words
+
     if not hits:
         note("nothing found")
         return
@@ -170,14 +174,14 @@ def _show(hits: Sequence[Hit]) -> None:
     for column, justify in (
         ("#", "right"),
         ("score", "right"),
-        ("relevance", "right"),
+        ("relevant", "left"),
         ("kind", "left"),
         ("path", "left"),
     ):
         table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "path")  # type: ignore[arg-type]
     for hit in hits:
         item = hit.item
-        label = shown(item.path)
+        label = near(item.path)
         if item.start is not None and item.end is not None:
             label += f" {clock(item.start)}–{clock(item.end)}"
             if len(hit.moments) > 1:
@@ -187,8 +191,7 @@ def _show(hits: Sequence[Hit]) -> None:
         path = Text(label, style=f"link {file_url(item.source)}" if sys.stdout.isatty() else "")
         if item.text is not None:
             path = Text(f"{item.text[:200]}\n") + path
-        relevance = f"{hit.relevance:.0%}" if hit.relevance is not None else ""
-        table.add_row(str(hit.rank), f"{hit.score:.4f}", relevance, item.kind, path)
+        table.add_row(str(hit.rank), f"{hit.score:.4f}", in_words(hit.relevance), item.kind, path)
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 4096)
     console.print(table)
     _previews(hits[:4])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
 from media.names import printable, valid_json
+from media.types import below
 from retrieval.errors import MmsearchError
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ def print_json(value: Mapping[str, object]) -> None:
 def shown(path: str) -> str:
     """A path for people: one line, no control characters, valid text."""
     return printable(path)
+
+
+def near(path: str) -> str:
+    """A path of a file for people: from the working folder on where it lies in that."""
+    here = os.getcwd()
+    return shown(os.path.relpath(path, here) if path != here and below(path, here) else path)
 
 
 def clock(seconds: float) -> str:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["MediaError", "MmsearchError", "ModelError", "OwnOutputError"]
+__all__ = ["MediaError", "MmsearchError", "ModelError", "ModelChoiceError", "OwnOutputError", "UsageError"]
 
 
 class MmsearchError(Exception):
     """Root of the tree; its text is one line that can be shown to a user as it is."""
 
 
+class UsageError(MmsearchError):
+    """A value that a caller gave makes no sense, whatever the state of the machine."""
+
+
 class ModelError(MmsearchError):
     """A model is unknown, not available here, or not the one that an index was made with."""
+
+
+class ModelChoiceError(ModelError, UsageError):
+    """The name of a model, a device, a precision or a fusion that there is not, or not here."""
 
 
 class MediaError(MmsearchError):

@@ -111,7 +111,8 @@ class VideoDecoder:
     def sample(self, path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | Ending]:
         """As `frames.sample`, from the other process.
 
-        Raises `OwnOutputError`, and `MediaError("decode", reason)` also where the decoder crashed, or gave no sign of life for `patience` seconds.
+        Raises what that raises, and `MediaError("decode", reason)` also where the decoder crashed, or gave no sign of life
+        for `patience` seconds.
         """
         finished = False
         try:
@@ -123,11 +124,8 @@ class VideoDecoder:
             finished = True
         except MediaError as error:
             # What the decoder itself says leaves it ready for the next file.
-            finished = (
-                (error.stage == "decode" or isinstance(error, OwnOutputError))
-                and self._process is not None
-                and self._process.poll() is None
-            )
+            answered = error.stage == "decode" or isinstance(error, OwnOutputError)
+            finished = answered and self._process is not None and self._process.poll() is None
             raise
         finally:
             if not finished:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from media.names import valid_text
 from media.types import Place
 from retrieval.errors import QueryError
 
@@ -18,6 +19,7 @@ Kind: TypeAlias = Literal["image", "video", "text"]
 KINDS: tuple[Kind, ...] = ("image", "video", "text")
 # The fusion of re-ranking that every model with a decoder has.
 WEIGHTED = "weighted"
+FUSIONS = (WEIGHTED, "attention", "concat")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +122,7 @@ class Rerank:
     """How to order again what was found: the first `candidates`, for at most `milliseconds`, read by the model `reranker`
     (`auto` is the index's own). `fusion` joins its score to the first stage's: `weighted`, `attention` or `concat`.
 
-    Raises `QueryError` for a number out of range.
+    Raises `QueryError` for a number out of range, and for another fusion.
     """
 
     candidates: int = 50
@@ -133,6 +135,8 @@ class Rerank:
             raise QueryError(f"candidates must be at least 1, not {self.candidates}")
         if self.milliseconds is not None and not self.milliseconds >= 0:
             raise QueryError(f"milliseconds must be at least 0, not {self.milliseconds:g}")
+        if self.fusion not in FUSIONS:
+            raise QueryError(f"unknown fusion {self.fusion!r}; use {', '.join(FUSIONS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +179,8 @@ class Query:
     def __post_init__(self) -> None:
         if self.text is not None and not isinstance(self.text, str):
             raise QueryError(f"text must be a string, not {type(self.text).__name__}")
+        if self.text is not None:
+            object.__setattr__(self, "text", valid_text(self.text))
         for name in ("images", "negatives", "like", "unlike"):
             object.__setattr__(self, name, _as_tuple(getattr(self, name)))
         for name in ("negatives", "like", "unlike"):

@@ -21,6 +21,7 @@ from retrieval.errors import (
     MmsearchError,
     ModelError,
     QueryError,
+    UsageError,
 )
 from server.lanes import Busy, ClientGone
 from server.service import ResultsChanged
@@ -36,6 +37,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (ResultsChanged, 409),
     (ModelError, 503),
     (Busy, 503),
+    (UsageError, 400),
     (MmsearchError, 503),
     (ClientGone, _GONE),
     (Cancelled, _GONE),

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from retrieval.types import Kind
 
 MOST = 200
 Text = Annotated[str, Field(max_length=2000)]
+
+
+def _as_list(value: object) -> object:
+    """A single text as a list of one."""
+    return [value] if isinstance(value, str) else value
 
 
 class Strict(BaseModel):
@@ -29,7 +34,7 @@ class SearchRequest(Strict):
     picture: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     image_id: Annotated[str, Field(max_length=64)] | None = None
     unlike_id: Annotated[str, Field(max_length=64)] | None = None
-    negatives: Annotated[list[Text], Field(alias="not", max_length=16)] = []
+    negatives: Annotated[list[Text], Field(alias="not", max_length=16), BeforeValidator(_as_list)] = []
     kind: Kind | None = None
     k: Annotated[int, Field(ge=1, le=MOST)] = 20
     rerank: bool = False

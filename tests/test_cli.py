@@ -123,7 +123,6 @@ def test_status_failures_models_and_doctor(samples: Path, command: Command) -> N
         (["index", "no-such-folder"], "No such file"),
         (["index", "empty"], "nothing to index"),
         (["index", "bad"], "could be indexed"),
-        (["index", "empty", "--model", "nonsense"], "unknown model"),
         (["search", "x"], "no index in"),
         (["search", "x", "--index", "elsewhere"], "no index at"),
         (["status"], "no index in"),
@@ -143,8 +142,6 @@ def test_user_errors_are_one_line(command: Command, tmp_path: Path, arguments: l
 def test_query_errors_are_one_line(samples: Path, command: Command, tmp_path: Path) -> None:
     (tmp_path / "no.jpg").write_bytes(b"no image")
     for arguments, reason in (
-        ([""], "the query is empty"),
-        ([], "the query is empty"),
         (["--image", "no.jpg"], "not an image"),
         (["--image", "missing.jpg"], "No such file"),
     ):
@@ -239,8 +236,8 @@ def test_a_terminal_that_draws_shows_the_first_images(samples: Path, monkeypatch
 
 
 def test_a_gpu_that_is_not_here_is_one_line(samples: Path, command: Command) -> None:
+    """`search --device cuda` was ignored."""
     hidden = {"CUDA_VISIBLE_DEVICES": ""}
-    assert "this machine has 0 CUDA GPUs" in one_line(
-        command("search", "x", "--device", "cuda", "--index", str(samples), env=hidden)
-    )
-    assert "unknown device" in one_line(command("search", "x", "--device", "gpu", "--index", str(samples)))
+    for device, reason in (("cuda", "this machine has 0 CUDA GPUs"), ("gpu", "unknown device")):
+        done = command("search", "x", "--device", device, "--index", str(samples), env=hidden)
+        assert done.returncode == 2 and reason in done.stderr and len(done.stderr.splitlines()) == 1
