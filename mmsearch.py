@@ -17,7 +17,7 @@ if __name__ == "__main__" and not sys.flags.safe_path:
     # `python -m` puts the working folder first, and that may be a folder of media, of which no file may be imported.
     sys.path[0] = os.path.dirname(os.path.abspath(__file__))
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from retrieval.errors import MmsearchError
@@ -77,7 +77,8 @@ def index(
     """
     from indexer.run import build_index
 
-    several = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    # Not the letters of a text: one path, as a list of one.
+    several = list(paths) if isinstance(paths, Iterable) and not isinstance(paths, (str, os.PathLike)) else [paths]
     return build_index(several, index, model=model, device=device, precision=precision, batch_size=batch_size)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, clock, note, print_json, quiet_native_stderr, shown
+from cli.terminal import busy, clock, near, note, print_json, quiet_native_stderr
 
 
 def ask_command(
@@ -30,7 +30,10 @@ def ask_command(
 ) -> None:
     """Answer a question from the pictures of an index, with the evidence."""
     from retrieval.crossmodal.answer import Answerer, Evidence, compose
+    from retrieval.errors import QueryError
 
+    if not question.strip():
+        raise QueryError("the question is empty; ask something")
     writer = Answerer.of(answerer, answerer_model, os.environ.get("MMSEARCH_ANSWERER_KEY")) if answerer else None
     from retrieval.engine import Engine
 
@@ -57,4 +60,4 @@ def ask_command(
     print(answer)
     for number, entry in enumerate(evidence, 1):
         when = f" {clock(entry.start)}–{clock(entry.end)}" if entry.start is not None and entry.end is not None else ""
-        print(f"[{number}] {shown(entry.path)}{when}")
+        print(f"[{number}] {near(entry.path)}{when}")

@@ -11,7 +11,7 @@ import typer
 
 from cli import bench_ann, bench_speed
 from cli.terminal import busy, columns, interruptible, note, print_json, progress_bar, quiet_native_stderr
-from retrieval.types import WEIGHTED
+from retrieval.types import FUSIONS, WEIGHTED
 
 if TYPE_CHECKING:
     from benchmarks.datasets import CaptionSet
@@ -57,6 +57,16 @@ def recall_command(
         raise typer.BadParameter("give one of: --parquet FILE, --tar FILE, or both --images DIR and --captions FILE")
     if shots and (rerank or through_index or html):
         raise typer.BadParameter("it stands alone", param_hint="--shots")
+    for name in fusion or ():
+        if name not in FUSIONS:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(FUSIONS)}", param_hint="--fusion")
+    from retrieval.models.loading import check_choices
+
+    check_choices(device, precision)
+    if html is not None:
+        from benchmarks.report import check_page
+
+        check_page(html)
     ways: list[str | None] = [*(fusion or [WEIGHTED])] if rerank else [None]
     # People see what re-ranking changed; a program gets the measurement that it asked for.
     wanted = [None, *ways] if rerank and not as_json else ways

@@ -45,8 +45,10 @@ def ann_command(
 ) -> None:
     """Recall and speed of each index type against an exact scan, for text and picture queries apart; needs no labels."""
     from benchmarks.ann import choose, measure_ann, of_index, synthetic
+    from benchmarks.report import check_page
     from retrieval.store.manifest import find_index
 
+    check_page(html)
     if apply and rows is not None:
         raise QueryError("--apply needs an index, not made-up rows")
     folder = find_index(index, os.environ, Path.cwd()) if rows is None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from cli.terminal import busy, columns, interruptible, note, print_json, quiet_native_stderr
+from retrieval.errors import MmsearchError
 
 if TYPE_CHECKING:
     from benchmarks.stages import SpeedReport
@@ -30,6 +32,11 @@ def speed_command(
     if profile is not None and images is None:
         raise typer.BadParameter("it needs --images", param_hint="--profile")
     from benchmarks import stages
+    from benchmarks.report import check_page
+
+    check_page(html)
+    if profile is not None and shutil.which("py-spy") is None:
+        raise MmsearchError("a profile needs py-spy; install it with: pip install py-spy")
     from retrieval.models.encoder import Encoder
     from retrieval.models.weights import resolve
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Described: TypeAlias = list[tuple[float | None, float | None, Caption]]
 
 BATCH = 16
+METHODS = ("beam", "greedy", "nucleus")
 
 
 def describe_command(
@@ -30,7 +31,7 @@ def describe_command(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     method: Annotated[str, typer.Option(help="beam, greedy or nucleus (sampling).")] = "beam",
     beams: Annotated[int, typer.Option(help="Hypotheses that beam search keeps.")] = 4,
-    seed: Annotated[int, typer.Option(help="Chance of nucleus sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Chance of nucleus sampling.")] = 0,
     min_length: Annotated[int, typer.Option(help="Least tokens of a caption.")] = 3,
     max_length: Annotated[int, typer.Option(help="Most tokens of a caption.")] = 40,
     prefix: Annotated[str, typer.Option(help="Words that every caption begins with.")] = "",
@@ -39,8 +40,10 @@ def describe_command(
     """Say in words what pictures show, and what each moment of a video shows."""
     from retrieval.crossmodal.decoder import CaptionDecoder, DecodeConfig
 
+    if method not in METHODS:
+        raise typer.BadParameter(f"{method!r} is not one of {', '.join(METHODS)}", param_hint="--method")
     config = DecodeConfig(
-        method=method,  # type: ignore[arg-type]  # CaptionDecoder checks it, and names the choices
+        method=method,  # type: ignore[arg-type]  # It is one of them
         beams=beams,
         seed=seed,
         min_length=min_length,

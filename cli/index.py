@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
+from cli.terminal import busy, interruptible, near, note, print_json, progress_bar, quiet_native_stderr, shown
 from retrieval.errors import IndexNotFoundError, MmsearchError
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ def index_command(
     with interruptible():
         from indexer.build import BuildConfig, IndexBuild
         from indexer.roots import roots_of
-        from indexer.run import index_folder, open_encoder
+        from indexer.run import index_folder, joins, open_encoder
         from retrieval.crossmodal.moments import MOMENT_FUSIONS
 
         fusion = next((choice for choice in MOMENT_FUSIONS if choice == moment_fusion), None)
@@ -88,6 +90,10 @@ def index_command(
             raise typer.BadParameter(f"{moment_fusion!r} is not mean or attention", param_hint="--moment-fusion")
         roots = roots_of(paths)
         folder = index_folder(index, roots)
+        first = not (folder / "manifest.json").is_file()
+        joined = joins(folder, roots) if index is None else None
+        if joined is not None:
+            note(joined)
         if rebuild_vectors:
             _rebuild(folder)
             return
@@ -137,7 +143,7 @@ def index_command(
             }
         )
     else:
-        _print_report(report, encoder, folder, time.monotonic() - began)
+        _print_report(report, encoder, folder, time.monotonic() - began, first=first)
 
 
 def _run(build: IndexBuild) -> None:
@@ -155,7 +161,19 @@ def _run(build: IndexBuild) -> None:
             )
 
 
-def _print_report(report: BuildReport, encoder: Encoder, folder: Path, seconds: float) -> None:
+def _named(folder: Path) -> str:
+    """How other commands name the index, with a space before it; nothing where they find it from the working folder."""
+    from retrieval.store.manifest import find_index
+
+    try:
+        if find_index(None, os.environ, Path.cwd()) == folder:
+            return ""
+    except MmsearchError:
+        pass
+    return f" {shlex.quote(near(str(folder.parent if folder.name == '.mmsearch' else folder)))}"
+
+
+def _print_report(report: BuildReport, encoder: Encoder, folder: Path, seconds: float, *, first: bool) -> None:
     print(
         f"{report.indexed} indexed, {report.unchanged} unchanged, {report.removed} removed, {report.failed} failed; "
         f"{report.items} items searchable"
@@ -166,8 +184,13 @@ def _print_report(report: BuildReport, encoder: Encoder, folder: Path, seconds: 
         kinds = [f"{count} {suffix or 'without a suffix'}" for suffix, count in report.skipped.items()]
         more = f" and {len(kinds) - _KINDS_SHOWN} kinds more" if len(kinds) > _KINDS_SHOWN else ""
         print(f"not of a kind that is indexed: {shown(', '.join(kinds[:_KINDS_SHOWN]))}{more}")
+    named = _named(folder)
     if report.failed:
-        print(f"what failed and why: mmsearch failures --index {shown(str(folder))}")
+        print(f"what failed and why: mmsearch failures{named}")
+    if first and report.items:
+        option = f" --index{named}" if named else ""
+        print(f'next: mmsearch search "words for what you look for"{option}')
+        print(f"  or, in a browser: mmsearch serve --open{option}")
 
 
 def _globs(given: Sequence[str]) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from cli import admin, ask, bench, describe, duplicates, explain, index, model, search, serve, summarize
-from retrieval.errors import MmsearchError
+from media.names import valid_text
+from retrieval.errors import MmsearchError, UsageError
 
 app = typer.Typer(
     name="mmsearch",
@@ -58,7 +59,7 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 a failure told in one line, 2 wrong usage."""
+    """Run the command line and exit: 0 done, 1 a failure told in one line, 2 wrong usage, told in one line too."""
     # Importing torch makes hundreds of thousands of lasting objects, which collections would walk again and again.
     gc.set_threshold(100_000, 50, 100)
     debug = "--debug" in sys.argv
@@ -71,7 +72,7 @@ def main() -> None:
     except MmsearchError as error:
         if debug:
             traceback.print_exc()
-        _fail(str(error))
+        _fail(str(error), 2 if isinstance(error, UsageError) else 1)
     except BrokenPipeError:
         # The reader of our output went away (`mmsearch search … | head`): that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -83,10 +84,10 @@ def main() -> None:
         _fail(f"unexpected {type(error).__name__}: {text} (run with --debug for the whole story)")
 
 
-def _fail(message: str) -> None:
-    line = message.encode("utf-8", "backslashreplace").decode().replace("\n", " ")
+def _fail(message: str, status: int = 1) -> None:
+    line = valid_text(message).replace("\n", " ")
     print(f"error: {line}", file=sys.stderr)
-    raise SystemExit(1)
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, clock, file_url, inline_image, note, quiet_native_stderr, shown, write_lines
-from retrieval.errors import MediaError, MmsearchError, QueryError
+from cli.terminal import busy, clock, file_url, inline_image, near, note, quiet_native_stderr, shown, write_lines
+from retrieval.errors import MediaError, MmsearchError
 from retrieval.query import add_filters, parse_region
 from retrieval.types import KINDS, SORTS, Answer, Hit, Kind, Query, Rerank, Sort
 
@@ -41,8 +41,9 @@ def search_command(
         Optional[list[str]], typer.Option("--in", help="In this folder, by its name or a path; may be repeated.")
     ] = None,
     camera: Annotated[Optional[str], typer.Option(help="Taken by a camera of this name, or part of it.")] = None,
-    near: Annotated[
-        Optional[str], typer.Option(help="Taken near a place: Paris, Paris~5km or 48.86,2.35~5km.", show_default=False)
+    near_place: Annotated[
+        Optional[str],
+        typer.Option("--near", help="Taken near a place: Paris, Paris~5km or 48.86,2.35~5km.", show_default=False),
     ] = None,
     sort: Annotated[
         str, typer.Option(help="relevance, newest or oldest; by date: the best hundred, then the next.")
@@ -92,29 +93,27 @@ def search_command(
 
     Words may hold filters, and filters alone list what passes them, newest first: mmsearch search in:2023 kind:video.
     """
-    options = [("after", after), ("before", before), ("camera", camera), ("near", near)]
+    # Wrong values are told whether they are used or not.
+    how = Rerank(candidates=candidates, milliseconds=rerank_ms, reranker=reranker, fusion=fusion)
+    if clip is not None and clip.exists() and not clip.is_dir():
+        raise typer.BadParameter(f"{shown(str(clip))} is no folder", param_hint="--clip")
+    options = [("after", after), ("before", before), ("camera", camera), ("near", near_place)]
     options += [("in", name) for name in folder or ()]
-    images = _query_images(image or [])
-    try:
-        line = Query.parse(" ".join(query or ()))
-        wanted = replace(
-            line,
-            images=images,
-            negatives=(*line.negatives, *(negative or ())),
-            kind=_kind(kind),
-            filter=add_filters(line.filter, [(name, value) for name, value in options if value is not None]),
-            sort=_sort(sort),
-            region=parse_region(region) if region is not None else None,
-            k=k,
-            rerank=Rerank(candidates=candidates, milliseconds=rerank_ms, reranker=reranker, fusion=fusion)
-            if rerank
-            else None,
-            min_relevance=min_relevance,
-            group=not moments,
-            copies=copies,
-        )
-    except QueryError as error:
-        raise typer.BadParameter(shown(str(error))) from error
+    line = Query.parse(" ".join(query or ()))
+    wanted = replace(
+        line,
+        images=_query_images(image or []),
+        negatives=(*line.negatives, *(negative or ())),
+        kind=_kind(kind),
+        filter=add_filters(line.filter, [(name, value) for name, value in options if value is not None]),
+        sort=_sort(sort),
+        region=parse_region(region) if region is not None else None,
+        k=k,
+        rerank=how if rerank else None,
+        min_relevance=min_relevance,
+        group=not moments,
+        copies=copies,
+    )
     if explain and (html is None or wanted.words is None):
         raise typer.BadParameter("it needs --html FILE and words to explain", param_hint="--explain")
     from retrieval.engine import Engine
@@ -131,14 +130,15 @@ def search_command(
             note(f"wrote {shown(str(html))}")
     for line_of_note in answer.notes:
         note(shown(line_of_note))
-    if clip is not None:
-        _cut(hits, clip)
+    uncut = _cut(hits, clip) if clip is not None else 0
     if as_json:
         write_lines(hit.to_json() for hit in hits)
     elif html is None:
         _show(hits, by_date=wanted.lists)
     if open_best and hits:
         _open(hits[0])
+    if uncut:
+        raise MmsearchError(f"{uncut} of the moments could not be cut out")
 
 
 def _reranked(engine: Engine, query: Query) -> Answer:
@@ -155,9 +155,11 @@ def _reranked(engine: Engine, query: Query) -> Answer:
     return answer
 
 
-def _cut(hits: Sequence[Hit], folder: Path) -> None:
+def _cut(hits: Sequence[Hit], folder: Path) -> int:
+    """Write the moments among the hits as files; how many of them failed, each with a line that says why."""
     from media.cutting import cut
 
+    failed = 0
     for hit in hits:
         if hit.item.kind != "video":
             continue
@@ -165,6 +167,8 @@ def _cut(hits: Sequence[Hit], folder: Path) -> None:
             note(f"wrote {shown(str(cut(hit.item.image_place, folder, hit.rank)))}")
         except MediaError as error:
             note(f"{shown(hit.item.path)}: {error.reason}")
+            failed += 1
+    return failed
 
 
 def _kind(value: str | None) -> Kind | None:
@@ -194,7 +198,7 @@ def _query_images(files: list[str]) -> tuple[Image | tuple[Image, ...], ...]:
             try:
                 images.append(query_media(file))
             except MediaError as error:
-                raise QueryError(f"--image {shown(file)}: {error.reason}") from error
+                raise MmsearchError(f"{shown(file)}: {error.reason}") from error
     return tuple(images)
 
 
@@ -211,20 +215,22 @@ def _show(hits: Sequence[Hit], *, by_date: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from retrieval.ranking.relevance import in_words
+
     if not hits:
         note("nothing found")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, justify in (
         ("#", "right"),
-        *([("taken", "left")] if by_date else [("score", "right"), ("relevance", "right")]),
+        *([("taken", "left")] if by_date else [("score", "right"), ("relevant", "left")]),
         ("kind", "left"),
         ("path", "left"),
     ):
         table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "path")  # type: ignore[arg-type]
     for hit in hits:
         item = hit.item
-        label = shown(item.path)
+        label = near(item.path)
         if item.start is not None and item.end is not None:
             label += f" {clock(item.start)}–{clock(item.end)}"
             if len(hit.moments) > 1:
@@ -236,8 +242,9 @@ def _show(hits: Sequence[Hit], *, by_date: bool) -> None:
         path = Text(label, style=f"link {file_url(item.source)}" if sys.stdout.isatty() else "")
         if item.text is not None:
             path = Text(f"{item.text[:200]}\n") + path
-        relevance = f"{hit.relevance:.0%}" if hit.relevance is not None else ""
-        facts = [(item.taken_at or "")[:16].replace("T", " ")] if by_date else [f"{hit.score:.4f}", relevance]
+        facts = [f"{hit.score:.4f}", in_words(hit.relevance)]
+        if by_date:
+            facts = [(item.taken_at or "")[:16].replace("T", " ")]
         table.add_row(str(hit.rank), *facts, item.kind, path)
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 4096)
     console.print(table)

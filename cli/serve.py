@@ -27,7 +27,8 @@ def serve_command(
         Optional[list[str]], typer.Option(help="Another name by which the server may be called; may be repeated.")
     ] = None,
     root: Annotated[
-        Optional[list[Path]], typer.Option(help="A folder that files may be served from, beside the one of the index.")
+        Optional[list[Path]],
+        typer.Option(exists=True, file_okay=False, help="A folder to serve files from, beside those that are indexed."),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Index new and changed files while it runs.")] = False,
     watch_poll: Annotated[
@@ -85,9 +86,22 @@ def serve_command(
         name = "127.0.0.1" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}/"
         link = f"{address}?token={quote(token, safe='')}" if token else address
+        for line in _refused(folder):
+            note(line)
         note(f"{shown(str(folder))} at {link}   (Ctrl-C ends it)")
         if open_page:
             import webbrowser
 
             webbrowser.open(link)
         http_server(app).run(sockets=[listener])
+
+
+def _refused(folder: Path) -> list[str]:
+    """What of an index cannot be served now, and why: a line each."""
+    from retrieval.store.manifest import read_manifest
+
+    return [
+        f"{shown(root)} is not there now, so its files are found but not shown; is a drive not mounted?"
+        for root in read_manifest(folder).roots.paths
+        if not os.path.isdir(root)
+    ]

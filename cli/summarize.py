@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -9,7 +10,7 @@ import typer
 
 from cli.describe import load_captioner
 from cli.terminal import clock, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
-from retrieval.errors import MediaError, MmsearchError, QueryError
+from retrieval.errors import MediaError, MmsearchError, UsageError
 
 if TYPE_CHECKING:
     from retrieval.crossmodal.summary import Segment
@@ -27,10 +28,13 @@ def summarize_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say in words what a video shows: its most representative moments, in order, and a paragraph that joins them."""
+    from media.reader import moves
     from retrieval.crossmodal.decoder import CaptionDecoder
     from retrieval.crossmodal.summary import Segment, choose, paragraph
     from retrieval.crossmodal.viewing import view_video
 
+    if os.path.isfile(video) and not moves(video):
+        raise UsageError(f"{shown(video)} is no video; for a picture there is: mmsearch describe FILE")
     with interruptible():
         encoder = load_captioner(model, device, precision)
         decoder = CaptionDecoder(encoder.loaded)
@@ -41,7 +45,7 @@ def summarize_command(
                     video, encoder, fps, lambda time: bar.update(task, file=f"{shown(video)[-32:]} {clock(time)}")
                 )
             except MediaError as error:
-                raise QueryError(f"{shown(video)}: {error.reason}") from error
+                raise MmsearchError(f"{shown(video)}: {error.reason}") from error
             bar.update(task, description="describing")
             picked = choose(viewed.embeddings, viewed.seconds, length)
             captions = decoder.describe([viewed.image(number) for number in picked])
@@ -80,7 +84,7 @@ def _write(html: Path, video: str, viewed: ViewedVideo, picked: list[int], segme
     from cli.storyboard import storyboard
 
     try:
-        html.write_text(storyboard(video, viewed, picked, segments, text), "utf-8", errors="backslashreplace")
+        html.write_text(storyboard(video, viewed, picked, segments, text), "utf-8", errors="replace")
     except OSError as error:
         raise MmsearchError(f"cannot write {html}: {error.strerror}") from error
     note(f"wrote {shown(str(html))}")

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
+from media.names import printable, valid_json
+from media.types import below
 from retrieval.errors import MmsearchError
 
 if TYPE_CHECKING:
@@ -20,19 +22,25 @@ if TYPE_CHECKING:
 
 
 def print_json(value: Mapping[str, object]) -> None:
-    """One JSON object on one line of standard output."""
-    text = json.dumps(value, ensure_ascii=False)
+    """One JSON object on one line of standard output; names of files that are no valid text as `valid_json` gives them."""
+    valid = valid_json(value)
+    text = json.dumps(valid, ensure_ascii=False)
     try:
         sys.stdout.write(text + "\n")
     except UnicodeEncodeError:
-        # A file name that is not valid UTF-8: escapes keep it without loss.
-        sys.stdout.write(json.dumps(value) + "\n")
+        # A terminal of another encoding.
+        sys.stdout.write(json.dumps(valid) + "\n")
 
 
 def shown(path: str) -> str:
-    """A path for people: one line, no control characters, valid UTF-8."""
-    text = path.encode("utf-8", "backslashreplace").decode()
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    """A path for people: one line, no control characters, valid text."""
+    return printable(path)
+
+
+def near(path: str) -> str:
+    """A path of a file for people: from the working folder on where it lies in that."""
+    here = os.getcwd()
+    return shown(os.path.relpath(path, here) if path != here and below(path, here) else path)
 
 
 def clock(seconds: float) -> str:

@@ -21,6 +21,7 @@ from media.containers import expand
 from media.errors import MediaError
 from media.excludes import Excludes
 from media.foreign import hint_of
+from media.names import printable
 from media.sound import Recogniser
 from media.types import CONTAINERS, Record, Source
 from media.video import SampleConfig, VideoDecoder
@@ -217,7 +218,7 @@ class _Run:
             holds=copies.may_hold_image if copies is not None and copies.table.manifest.shards else _never,
         )
         workers = config.workers or min(8, os.cpu_count() or 1)
-        frames = SampleConfig(fps=config.fps, max_frames=config.max_frames, min_side=side)
+        frames = SampleConfig(fps=config.fps, max_frames=config.max_frames, min_side=side, skip_own=True)
         gathered: list[Prepared] = []
         with (
             VideoFeed(frames, how.preprocess, config.batch_size, config.recogniser) as videos,
@@ -318,10 +319,14 @@ class _Run:
             encoded=self._encoder.encoded,
             seconds=time.monotonic() - self._began,
             touched=self._touched,
-            notices=(*self._writer.notices, *hint_of(self._plan.skipped)),
+            notices=(*self._writer.notices, *hint_of(self._plan.skipped), *self._left_out()),
             links=bool(self._plan.links),
             skipped=dict(self._plan.skipped.most_common()),
         )
+
+    def _left_out(self) -> list[str]:
+        own = self._encoder.own
+        return [f"{own} new file(s) left out: mmsearch itself wrote them"] if own else []
 
 
 def _slices(unit: Unit, first: int, roots: Sequence[str]) -> Iterator[Record | _End]:
@@ -379,4 +384,4 @@ def _never(_: str) -> bool:
 
 
 def _shown(paths: Sequence[str]) -> str:
-    return ", ".join(path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n") for path in paths)
+    return ", ".join(map(printable, paths))

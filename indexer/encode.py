@@ -15,7 +15,7 @@ from indexer.pipeline import Preparation, Prepared, prepare_record
 from indexer.plan import Unit
 from indexer.rows import FACTS, image_item, item_id, moment_items, text_items, with_facts
 from indexer.videos import VideoRead
-from media.errors import MediaError
+from media.errors import MediaError, OwnOutputError
 from media.facts import NO_FACTS, Facts, completed, with_sidecars
 from media.sidecars import sidecar_facts
 from media.types import CONTAINERS, Passage, Source
@@ -49,13 +49,15 @@ class Embedder(Protocol):
 
 @dataclass(kw_only=True)
 class UnitEncoder:
-    """Encodes units with one model. `encoded` counts the images and frames that went through it."""
+    """Encodes units with one model. `encoded` counts the images and frames that went through it, `own` the files that were left
+    out since mmsearch wrote them."""
 
     embedder: Embedder
     roots: Roots
     batch_size: int
     copies: Copies | None = None
     encoded: int = 0
+    own: int = 0
 
     def result(
         self, unit: Unit, prepared: Sequence[Prepared], *, slice: int | None = None, last: bool = True
@@ -91,8 +93,13 @@ class UnitEncoder:
 
     def video(self, video: VideoRead, fusion: MomentFusion) -> UnitResult:
         """The result of a video, or of a sound file, that was read: moments, and what is said in it."""
-        source, failures = video.source, [] if video.failure is None else [(video.source.path, video.failure)]
+        source = video.source
         facts, wrong = self._video_facts(source, video.ending.facts if video.ending is not None else NO_FACTS)
+        failures: list[tuple[str, MediaError]] = []
+        if isinstance(video.failure, OwnOutputError):
+            self.own += 1
+        elif video.failure is not None:
+            failures.append((source.path, video.failure))
         failures += wrong
         items: list[Item] = []
         embeddings = [self.none()]
@@ -166,7 +173,9 @@ class UnitEncoder:
         for ready in prepared:
             for path, error in ready.wrong:
                 failures.setdefault(ready.record.source.path, []).append((path, error))
-            if ready.failure is not None:
+            if isinstance(ready.failure, OwnOutputError):
+                self.own += 1
+            elif ready.failure is not None:
                 _fail(failures, ready, ready.failure)
             elif ready.pixels is not None:
                 fresh.append(ready)

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from media.containers import read_bytes
-from media.errors import MediaError
+from media.errors import MediaError, OwnOutputError
 from media.facts import NO_FACTS, Facts, completed, with_sidecars
 from media.image import DecodedImage, decode_image
+from media.marks import is_marked_image
 from media.metadata import file_facts, image_facts
 from media.sidecars import sidecar_facts
 from media.subtitles import read_subtitles
@@ -99,6 +100,8 @@ def _prepared(record: Record, how: Preparation) -> Prepared:
     data = record.data if record.data is not None else read_bytes(record.source.path)
     if record.source.kind in ("document", "sidecar", "subtitles"):
         return _prepared_text(record, data)
+    if is_marked_image(data):
+        raise OwnOutputError
     digest = hashlib.sha256(data).hexdigest()
     beside, wrong = sidecar_facts(record.source.sidecars)
     facts = completed(with_sidecars(image_facts(data), beside), record.path, record.source.mtime_ns)

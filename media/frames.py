@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from media.colors import to_rgb
-from media.errors import MediaError
+from media.errors import MediaError, OwnOutputError
 from media.image import MAX_PIXELS
+from media.marks import is_marked_container
 from media.metadata import facts_of, opened_facts
 from media.opening import open_image
 from media.sampling import SampledView, Sampler, View
@@ -43,7 +44,7 @@ _FFMPEG_ERRORS = (av.error.FFmpegError, ValueError, OverflowError)
 def sample(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | Ending]:
     """The frames worth a model's time, in order, what chapters and subtitles inside the file say, and last an `Ending`.
 
-    Raises `MediaError("decode", reason)` for a file of which nothing can be read.
+    Raises `OwnOutputError`, and `MediaError("decode", reason)` for a file of which nothing can be read.
     """
     try:
         if not os.path.getsize(path):
@@ -58,6 +59,8 @@ def sample(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | End
     except (*_FFMPEG_ERRORS, OSError) as error:
         raise MediaError("decode", f"not a video that can be opened: {_reason(error)}") from error
     with opened:
+        if config.skip_own and is_marked_container(opened.metadata):
+            raise OwnOutputError
         yield from _sampled(opened, _video_stream(opened), config)
 
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 from PIL import Image
 
 from media.child import module_command, module_environment
-from media.errors import MediaError
+from media.errors import MediaError, OwnOutputError
 from media.facts import NO_FACTS, Facts
 from media.subtitles import Cue
 
@@ -47,11 +47,12 @@ PATIENCE_SECONDS = 60.0
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """`fps` frames a second are kept of what moves on, at most `max_frames` of a file; the shorter side of each is
-    `min_side` pixels where the video has that many."""
+    `min_side` pixels where the video has that many. With `skip_own`, a clip that mmsearch wrote is not read."""
 
     fps: float = 1.0
     max_frames: int = 10_000
     min_side: int = 224
+    skip_own: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,8 @@ class VideoDecoder:
     def sample(self, path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | Ending]:
         """As `frames.sample`, from the other process.
 
-        Raises `MediaError("decode", reason)` also where the decoder crashed, or gave no sign of life for `patience` seconds.
+        Raises what that raises, and `MediaError("decode", reason)` also where the decoder crashed, or gave no sign of life
+        for `patience` seconds.
         """
         finished = False
         try:
@@ -125,7 +127,8 @@ class VideoDecoder:
             finished = True
         except MediaError as error:
             # What the decoder itself says leaves it ready for the next file.
-            finished = error.stage == "decode" and self._process is not None and self._process.poll() is None
+            answered = error.stage == "decode" or isinstance(error, OwnOutputError)
+            finished = answered and self._process is not None and self._process.poll() is None
             raise
         finally:
             if not finished:
@@ -158,9 +161,14 @@ class VideoDecoder:
 
     def _ask(self, process: subprocess.Popen[bytes], path: str, config: SampleConfig | None) -> None:
         """Ask for the frames of a video, or without a configuration for its facts alone."""
-        request: dict[str, str | int | float] = {"path": os.fsencode(path).hex()}
+        request: dict[str, str | int | float | bool] = {"path": os.fsencode(path).hex()}
         if config is not None:
-            request |= {"fps": config.fps, "max_frames": config.max_frames, "min_side": config.min_side}
+            request |= {
+                "fps": config.fps,
+                "max_frames": config.max_frames,
+                "min_side": config.min_side,
+                "skip_own": config.skip_own,
+            }
         try:
             if process.stdin is not None:
                 process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -182,6 +190,8 @@ class VideoDecoder:
                 yield Cue(start=start, end=end, text=text, spoken=spoken)
             elif "beat" in value:
                 yield Beat(time=value["beat"])
+            elif "own" in value:
+                raise OwnOutputError
             elif "error" in value:
                 raise MediaError(*value["error"])
             else:

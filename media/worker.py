@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict
 from typing import BinaryIO
 
-from media.errors import MediaError
+from media.errors import MediaError, OwnOutputError
 from media.frames import sample
 from media.metadata import video_facts
 from media.subtitles import Cue
@@ -29,14 +29,17 @@ def main() -> int:
     return 0
 
 
-def _serve(request: dict[str, str | int | float], out: BinaryIO) -> None:
+def _serve(request: dict[str, str | int | float | bool], out: BinaryIO) -> None:
     path = os.fsdecode(bytes.fromhex(str(request["path"])))
     if "fps" not in request:
         _answer(out, {"facts": asdict(video_facts(path))})
         out.flush()
         return
     config = SampleConfig(
-        fps=float(request["fps"]), max_frames=int(request["max_frames"]), min_side=int(request["min_side"])
+        fps=float(request["fps"]),
+        max_frames=int(request["max_frames"]),
+        min_side=int(request["min_side"]),
+        skip_own=bool(request["skip_own"]),
     )
     try:
         for event in sample(path, config):
@@ -51,6 +54,8 @@ def _serve(request: dict[str, str | int | float], out: BinaryIO) -> None:
             elif isinstance(event, Ending):
                 ending = [event.width, event.height, event.duration, event.stopped]
                 _answer(out, {"ending": ending, "facts": asdict(event.facts)})
+    except OwnOutputError:
+        _answer(out, {"own": True})
     except MediaError as error:
         _answer(out, {"error": [error.stage, error.reason]})
     except MemoryError:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from media.names import valid_text
 from media.types import Place
 from retrieval.errors import QueryError
 from retrieval.filter import EVERYTHING, KINDS, Filter, Kind, Near, as_tuple, check_kind
@@ -42,6 +43,7 @@ MATCHES: tuple[Match, ...] = ("auto", "meaning", "words")
 Region: TypeAlias = tuple[float, float, float, float]
 # The fusion of re-ranking that every model with a decoder has.
 WEIGHTED = "weighted"
+FUSIONS = (WEIGHTED, "attention", "concat")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +156,7 @@ class Rerank:
     """How to order again what was found: the first `candidates`, for at most `milliseconds`, read by the model `reranker`
     (`auto` is the index's own). `fusion` joins its score to the first stage's: `weighted`, `attention` or `concat`.
 
-    Raises `QueryError` for a number out of range.
+    Raises `QueryError` for a number out of range, and for another fusion.
     """
 
     candidates: int = 50
@@ -167,6 +169,8 @@ class Rerank:
             raise QueryError(f"candidates must be at least 1, not {self.candidates}")
         if self.milliseconds is not None and not self.milliseconds >= 0:
             raise QueryError(f"milliseconds must be at least 0, not {self.milliseconds:g}")
+        if self.fusion not in FUSIONS:
+            raise QueryError(f"unknown fusion {self.fusion!r}; use {', '.join(FUSIONS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +228,8 @@ class Query:
     def __post_init__(self) -> None:
         if self.text is not None and not isinstance(self.text, str):
             raise QueryError(f"text must be a string, not {type(self.text).__name__}")
+        if self.text is not None:
+            object.__setattr__(self, "text", valid_text(self.text))
         for name in ("images", "negatives", "terms", "like", "unlike"):
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
         for name in ("negatives", "like", "unlike"):
@@ -309,7 +315,7 @@ class Hit:
     copies: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """The contract's keys, every one always there."""
+        """The contract's keys, every one always there, and `moments`: the times and scores of those found of the same video."""
         item = self.item
         return {
             "rank": self.rank,
@@ -333,6 +339,9 @@ class Hit:
             "matched": list(self.matched),
             "words": list(self.words),
             "copies": list(self.copies),
+            "moments": [
+                {"start": moment.item.start, "end": moment.item.end, "score": moment.score} for moment in self.moments
+            ],
         }
 
 

@@ -8,6 +8,7 @@ import secrets
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 
+from media.names import valid_json
 from retrieval.store.manifest import read_manifest
 from server.access import SIGN_IN, Access
 from server.documents import documents
@@ -26,7 +27,7 @@ def add_about(app: FastAPI, service: SearchService, watcher: Watcher | None, pag
     @app.get("/api/status", response_model=StatusResponse, responses=ERRORS, summary="What the index holds")
     async def status() -> StatusResponse:
         counts = await service.status()
-        state = WatchModel(**vars(watcher.state)) if watcher is not None else None
+        state = WatchModel.model_validate(valid_json(vars(watcher.state))) if watcher is not None else None
         return StatusResponse.model_validate({**counts, "reader": service.captioner, "watch": state})
 
     @app.get("/healthz", response_model=HealthResponse, responses=ERRORS, summary="Whether the index can be read")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from retrieval.types import Kind
 
 MOST = 200
 Text = Annotated[str, Field(max_length=2000)]
+
+
+def _as_list(value: object) -> object:
+    """A single text as a list of one."""
+    return [value] if isinstance(value, str) else value
 
 
 class Strict(BaseModel):
@@ -29,7 +34,7 @@ class SearchRequest(Strict):
     picture: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     image_id: Annotated[str, Field(max_length=64)] | None = None
     unlike_id: Annotated[str, Field(max_length=64)] | None = None
-    negatives: Annotated[list[Text], Field(alias="not", max_length=16)] = []
+    negatives: Annotated[list[Text], Field(alias="not", max_length=16), BeforeValidator(_as_list)] = []
     kind: Kind | None = None
     k: Annotated[int, Field(ge=1, le=MOST)] = 20
     rerank: bool = False
@@ -53,11 +58,13 @@ class MomentModel(BaseModel):
 
 
 class ItemModel(BaseModel):
-    """One item of the index. `path` is for people; the file itself is at `media_url`."""
+    """One item of the index. `path` is for people, with the replacement character where a name is no UTF-8, and then
+    `path_raw` are its bytes as base64; the file itself is at `media_url`."""
 
     id: str
     kind: Kind
     path: str
+    path_raw: str | None = None
     start: float | None
     end: float | None
     text: str | None
@@ -87,6 +94,7 @@ class HitModel(BaseModel):
     id: str
     kind: Kind
     path: str
+    path_raw: str | None = None
     start: float | None
     end: float | None
     text: str | None
@@ -159,6 +167,7 @@ class EvidenceModel(BaseModel):
 
     id: str
     path: str
+    path_raw: str | None = None
     start: float | None
     end: float | None
     caption: str

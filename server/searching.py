@@ -10,12 +10,13 @@ from PIL.Image import Image
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
+from media.names import valid_json
 from retrieval.errors import QueryError
 from retrieval.types import Hit, Item, Query, Rerank
 from server.errors import first_finding
 from server.http import FOR_EVER, etag, not_modified
 from server.media import version
-from server.models import HitModel, ItemModel, MomentModel, SearchRequest, SearchResponse, UploadResponse
+from server.models import HitModel, ItemModel, SearchRequest, SearchResponse, UploadResponse
 from server.openapi import ERRORS, SEARCH_BODY, UPLOAD_BODY, binary
 from server.service import SearchService
 from server.uploads import Uploads
@@ -99,29 +100,15 @@ def thumb_url(item: Item) -> str:
 
 def item_model(item: Item) -> ItemModel:
     """An item as the API gives it."""
-    facts = {name: getattr(item, name) for name in ItemModel.model_fields if not name.endswith("_url")}
-    return ItemModel(**facts, media_url=media_url(item), thumb_url=thumb_url(item))
+    names = [name for name in ItemModel.model_fields if not name.endswith(("_url", "_raw"))]
+    facts = valid_json({name: getattr(item, name) for name in names})
+    return ItemModel.model_validate({**facts, "media_url": media_url(item), "thumb_url": thumb_url(item)})
 
 
 def hit_model(hit: Hit) -> HitModel:
     """A hit as the API gives it."""
-    item = hit.item
-    moments = [
-        MomentModel(start=moment.item.start, end=moment.item.end, score=moment.score)
-        for moment in hit.moments
-        if moment.item.start is not None and moment.item.end is not None
-    ]
-    facts = {name: getattr(item, name) for name in ("taken_at", "camera", "latitude", "longitude")}
-    return HitModel.model_validate(
-        {
-            **facts,
-            **hit.to_json(),
-            "media_url": media_url(item),
-            "thumb_url": thumb_url(item),
-            "relevance": hit.relevance,
-            "moments": moments,
-        }
-    )
+    addresses = {"media_url": media_url(hit.item), "thumb_url": thumb_url(hit.item)}
+    return HitModel.model_validate({**valid_json(hit.to_json()), **addresses})
 
 
 def _content_type(request: Request) -> str:

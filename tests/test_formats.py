@@ -190,7 +190,8 @@ def test_one_lamp_does_not_leave_a_float_picture_black() -> None:
 
 def pq(nits: float) -> int:
     power = (nits / 10_000) ** 0.1593017578125
-    return round(255 * ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375)
+    signal: float = ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+    return round(255 * signal)
 
 
 @pytest.mark.parametrize(

@@ -165,10 +165,11 @@ def test_gone_is_said_of_what_is_gone(browser: Browser, address: str, status: in
         server = MadeUpServer(tab.page, total=1)
         server.hold = lambda path: path.startswith("/thumb")
         page = tab.open("/?q=sea")
-        for _ in range(2):
+        # The picture, the question why, and what the server says of it.
+        for _ in range(3):
             wait_held(page, server)
             server.release(status=status)
-        expect(page.locator("#grid .gone")).to_have_text("sea-0.jpg is gone or cannot be read")
+        expect(page.locator("#grid .gone")).to_have_text("sea-0.jpg: the file is gone")
         tab.wrong.clear()
 
 

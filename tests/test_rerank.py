@@ -263,7 +263,7 @@ def test_the_command_re_ranks_and_tells_what_it_could_not_read(tmp_path: Path, m
     short = command("search", "a dog", "--rerank", "--rerank-ms", "0.01", "--index", str(media))
     assert "re-ranked 16 candidates" in short.stderr
     wrong = command("search", "--image", str(media / "photo0701.jpg"), "--rerank", "--index", str(media))
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: re-ranking orders images by words")
 
 

@@ -186,7 +186,9 @@ def test_a_link_out_of_the_tree_is_not_followed(web: httpx.Client) -> None:
     hits = search(web, text="colours", kind="image", k=100)
     link = next(hit for hit in hits if str(hit["path"]).endswith("link.jpg"))
     for url in (link["media_url"], link["thumb_url"]):
-        assert web.get(str(url)).json() == {"error": "the file lies outside of what is served"}
+        assert web.get(str(url)).json() == {
+            "error": "the file is a link that leads out of the indexed folders, and those alone are served"
+        }
     assert web.post("/api/describe", json={"id": link["id"]}).status_code == 404
 
 

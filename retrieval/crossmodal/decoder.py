@@ -26,7 +26,7 @@ from retrieval.crossmodal.attention import (
     self_projections,
     split_heads,
 )
-from retrieval.errors import ModelError, QueryError
+from retrieval.errors import ModelChoiceError, QueryError
 from retrieval.models.catalog import CAPTIONER
 
 if TYPE_CHECKING:
@@ -72,11 +72,13 @@ class CaptionDecoder:
     def __init__(self, loaded: LoadedModel) -> None:
         model = loaded.model
         if getattr(model, "text_decoder", None) is None:
-            raise ModelError(
+            raise ModelChoiceError(
                 f"{loaded.spec.name} has no caption decoder; mini has one, and after `mmsearch models pull` {CAPTIONER}"
             )
         if not hasattr(model.text, "token_embedding"):
-            raise ModelError(f"{loaded.spec.name} has a text tower that mmsearch cannot decode with; use {CAPTIONER}")
+            raise ModelChoiceError(
+                f"{loaded.spec.name} has a text tower that mmsearch cannot decode with; use {CAPTIONER}"
+            )
         self._loaded = loaded
         self._model = model
         self._text, self._decoder = model.text, model.text_decoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from retrieval.errors import ModelError
+from retrieval.errors import ModelChoiceError
 from retrieval.models.catalog import CAPTIONER, RERANKER
 from retrieval.models.query_encoder import QueryEncoder
 from retrieval.models.weights import ModelFiles, cache_dir, has_decoder, is_cached, resolve
@@ -37,7 +37,7 @@ class DecoderModels:
         """The files of a model with a decoder. Raises `ModelError` for one that has no decoder."""
         files = resolve(self._queries.spec.name if name == "auto" else name)
         if not has_decoder(files):
-            raise ModelError(
+            raise ModelChoiceError(
                 f"{files.name} has no decoder to re-rank with; name a reranker that has one: mini, or after "
                 f"`mmsearch models pull {RERANKER}` {RERANKER}"
             )

@@ -20,6 +20,8 @@ from retrieval.types import Kind, Query
 # fast that changes. Measured with `mini` and Flickr8k (benchmarks/README.md); a sample smaller than LEAST says nothing.
 _MIDDLE, _SLOPE = 1.5, 2.0
 LEAST = 30
+# From which relevance on each word holds. No figure: nobody believes a percent, and a cosine is no certainty.
+WORDS = ((0.9, "very likely"), (0.7, "likely"), (0.4, "maybe"), (0.0, "unlikely"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,3 +89,10 @@ def fit_calibration(true: NDArray[np.float32], false: NDArray[np.float32]) -> Ca
         if float(np.abs(step).max()) < 1e-9:
             break
     return Calibration(slope=float(at[0] / spread), intercept=float(at[1] - at[0] * middle / spread))
+
+
+def in_words(relevance: float | None) -> str:
+    """A relevance as people read it: `very likely`, `likely`, `maybe` or `unlikely`; nothing where it is not known."""
+    if relevance is None:
+        return ""
+    return next((word for least, word in WORDS if relevance >= least), "")

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from media.names import join_name
 from retrieval.copies.grouping import BURST_SECONDS, Fingerprints, group_copies, looks_alike, one_burst
 from retrieval.copies.hashes import near_pairs
 from retrieval.copies.stacks import folder_and_name, stack_of
@@ -25,7 +26,7 @@ from retrieval.store.fingerprints import Segment, open_segment, write_segment
 from retrieval.store.keys import hash_of
 from retrieval.store.manifest import CopiesFile, CopiesState, Manifest
 from retrieval.store.row_places import RowPlaces, place_of_position
-from retrieval.store.shards import ShardReader, join_name
+from retrieval.store.shards import ShardReader
 from retrieval.store.sources import MERGE_SHARE
 from retrieval.types import Kind
 

@@ -182,7 +182,7 @@ def find_index(given: str | os.PathLike[str] | None, environ: Mapping[str, str],
         if (folder / ".mmsearch" / "manifest.json").is_file():
             return folder / ".mmsearch"
     raise IndexNotFoundError(
-        f"no index in {here} or above it; make one with: mmsearch index FOLDER, or name one with --index"
+        f"no index in {here} or above it; make one with: mmsearch index FOLDER, or name one that is elsewhere"
     )
 
 

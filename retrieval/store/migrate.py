@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from media.names import join_name, split_name
 from media.types import MEMBER, below
 from media.walk import source_kind
 from retrieval.errors import FormatError, OldFormatError
@@ -25,7 +26,7 @@ from retrieval.store.ledger import LEDGER, keep_ledger
 from retrieval.store.manifest import Counts, Manifest, read_manifest, write_manifest
 from retrieval.store.rewrite import write_shards
 from retrieval.store.roots import Roots
-from retrieval.store.shards import join_name, schema, split_name
+from retrieval.store.shards import schema
 from retrieval.store.sources import RowSpan, SourceLine, SourceTable, key_of, to_table, write_segment
 from retrieval.store.vector_files import make_vector_files
 from retrieval.store.writer import take_lock

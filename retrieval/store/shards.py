@@ -7,7 +7,6 @@ are small and the embedding column is stored plain, because a search reads a few
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from media.names import join_name, split_name
 from retrieval.errors import FormatError
 from retrieval.files import replacing
 from retrieval.store.keys import ShardKeys, hash_of
@@ -318,21 +318,6 @@ class ShardReader:
 
 def _tombstoned(entry: ShardEntry, row: int) -> bool:
     return any(start <= row < stop for start, stop in entry.tombstones)
-
-
-def split_name(name: str) -> tuple[str, bytes | None]:
-    """A file name as text that Parquet can hold, and its raw bytes where the text cannot hold them exactly."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        raw = os.fsencode(name)
-        return raw.decode("utf-8", "replace"), raw
-    return name, None
-
-
-def join_name(shown: str, raw: bytes | None) -> str:
-    """The inverse of `split_name`."""
-    return shown if raw is None else os.fsdecode(raw)
 
 
 def _first_line(error: BaseException) -> str:

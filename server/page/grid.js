@@ -14,9 +14,9 @@ const GAP = 6, HEIGHT = 190, LOW = 120, NARROW = 720, THUMB = 384;
 
 /** @param {Hit} hit */
 export const smallThumb = (hit) => `${hit.thumb_url}?size=${THUMB}`;
-/** @param {Hit} hit */
-export const relevanceOf = (hit) =>
-  typeof hit.relevance === "number" ? `${Math.round(100 * hit.relevance)} %` : hit.score?.toFixed(3) ?? "";
+/** How likely a hit is relevant, in words; nothing where that is not known. @param {Hit} hit */
+export const relevanceOf = ({ relevance }) =>
+  (typeof relevance === "number" && texts.relevances.find(([least]) => relevance >= least)?.[1]) || "";
 
 export class Grid {
   /** @type {HTMLAnchorElement[]} */
@@ -110,8 +110,8 @@ export class Grid {
     if (hit.kind === "text") tile.append(el("span", { className: "text", dir: "auto", textContent: hit.text ?? "" }));
     else {
       const image = el("img", { alt: "", loading: "lazy", decoding: "async", draggable: false });
-      showImage(image, smallThumb(hit), signal, (gone) => image.replaceWith(
-        el("span", { className: "gone", dir: "auto", textContent: gone ? texts.gone(name) : texts.unseen(name) })));
+      showImage(image, smallThumb(hit), signal, (why) => image.replaceWith(
+        el("span", { className: "gone", dir: "auto", textContent: why ? texts.refused(name, why) : texts.unseen(name) })));
       tile.append(image, el("span", { className: "label" }, el("span", { textContent: [when, copies && `+${hit.copies?.length}`].filter(Boolean).join(" ") }), el("span", { textContent: relevanceOf(hit) })));
     }
     // Seen on paper, where nothing can be opened.

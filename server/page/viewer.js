@@ -81,7 +81,7 @@ export class Viewer {
     owned(signal, async () => {
       await pause(REST, signal);
       this.#said.textContent = [name, times(hit), position].filter(Boolean).join(", ");
-      if (hit.kind === "video") play(hit, smallThumb(hit), this.#stage, this.#line, signal, (gone) => this.#failed(hit, gone));
+      if (hit.kind === "video") play(hit, smallThumb(hit), this.#stage, this.#line, signal, (why) => this.#failed(hit, why));
       else if (hit.kind === "image") this.#large(hit, signal);
       const item = await patiently(signal, () => call(`/api/items/${hit.id}`, signal));
       this.#facts({ ...hit, ...item });
@@ -95,7 +95,7 @@ export class Viewer {
     if (hit.kind === "text") { this.#stage.replaceChildren(el("p", { dir: "auto", textContent: hit.text ?? "" })); return; }
     const image = el("img", { alt: nameOf(hit), className: "small" });
     if (hit.width && hit.height) { image.width = hit.width; image.height = hit.height; }
-    showImage(image, smallThumb(hit), signal, (gone) => this.#failed(hit, gone));
+    showImage(image, smallThumb(hit), signal, (why) => this.#failed(hit, why));
     this.#stage.replaceChildren(image);
   }
 
@@ -110,11 +110,11 @@ export class Viewer {
     showImage(image, `${hit.thumb_url}?size=${LARGE}`, signal, () => {});
   }
 
-  /** @param {Hit} hit @param {boolean} gone */
-  #failed(hit, gone) {
+  /** @param {Hit} hit @param {string} refusal why the server does not have it; empty where it may */
+  #failed(hit, refusal) {
     if (hit !== this.hit) return;
-    const text = gone ? texts.fileGone : hit.kind === "video" ? texts.unplayable : texts.unseen(nameOf(hit));
-    if (gone || hit.kind !== "video") this.#stage.replaceChildren(el("p", { textContent: text }));
+    const text = refusal ? texts.refused(nameOf(hit), refusal) : hit.kind === "video" ? texts.unplayable : texts.unseen(nameOf(hit));
+    if (refusal || hit.kind !== "video") this.#stage.replaceChildren(el("p", { textContent: text }));
     else {
       const image = el("img", { alt: nameOf(hit), src: `${hit.thumb_url}?size=${LARGE}` });
       this.#stage.replaceChildren(image, el("p", { textContent: text }));
