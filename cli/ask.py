@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, clock, note, print_json, quiet_native_stderr, shown
+from cli.terminal import busy, clock, hint, print_json, quiet_native_stderr, shown
 
 
 def ask_command(
@@ -42,7 +42,7 @@ def ask_command(
         if captioner == "auto":
             captioner, notice = engine.captioner_name()
             if notice:
-                note(notice)
+                hint(notice)
         described = engine.evidence(
             question, k, min_relevance=min_relevance, candidates=candidates, captioner=captioner
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from cli import bench_ann, bench_speed
-from cli.terminal import busy, columns, interruptible, note, print_json, progress_bar, quiet_native_stderr
+from cli.terminal import busy, columns, hint, interruptible, note, print_json, progress_bar, quiet_native_stderr
 from retrieval.types import WEIGHTED
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _measure(
 
     files = resolve(name)
     if files.notice:
-        note(files.notice)
+        hint(files.notice)
     with quiet_native_stderr() as stream, progress_bar(stream) as bar:
         task = bar.add_task("encoding", total=len(data.paths), rate="", file=files.name)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, columns, interruptible, note, print_json, quiet_native_stderr
+from cli.terminal import busy, columns, hint, interruptible, note, print_json, quiet_native_stderr
 
 if TYPE_CHECKING:
     from benchmarks.stages import SpeedReport
@@ -35,7 +35,7 @@ def speed_command(
 
     files = resolve(model)
     if files.notice:
-        note(files.notice)
+        hint(files.notice)
     with interruptible(), busy("loading the model") as show, quiet_native_stderr():
         encoder = Encoder.load(files, device, precision)
         report = stages.measure_speed(images, encoder, rounds, limit, show)

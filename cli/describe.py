@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from cli.terminal import busy, clock, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
+from cli.terminal import busy, clock, hint, interruptible, print_json, progress_bar, quiet_native_stderr, shown
 from retrieval.errors import MediaError, MmsearchError
-from retrieval.models.catalog import CAPTIONER
+from retrieval.models.catalog import READER
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,16 +74,16 @@ def describe_command(
 
 
 def load_captioner(name: str, device: str, precision: str) -> Encoder:
-    """The model that a command shall describe with, a line on standard error where `auto` found another than the best.
+    """The model that a command shall describe with, and a hint where `auto` took another than the best.
 
     Raises `ModelError`.
     """
     from retrieval.models.encoder import Encoder
     from retrieval.models.weights import resolve
 
-    files = resolve(name, CAPTIONER)
+    files = resolve(name, READER)
     if files.notice:
-        note(files.notice)
+        hint(files.notice)
     with busy("loading the model"):
         return Encoder.load(files, device, precision)
 

@@ -7,9 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, note, print_json, quiet_native_stderr, shown
+from cli.terminal import busy, hint, print_json, quiet_native_stderr, shown
 from retrieval.errors import MediaError, MmsearchError, QueryError
-from retrieval.models.catalog import RERANKER
+from retrieval.models.catalog import READER
 
 
 def explain_command(
@@ -30,9 +30,9 @@ def explain_command(
     from retrieval.models.weights import resolve
 
     file = output or Path(f"{Path(image).stem}-explained.png")
-    files = resolve(model, RERANKER)
+    files = resolve(model, READER)
     if files.notice:
-        note(files.notice)
+        hint(files.notice)
     with quiet_native_stderr():
         try:
             rgb = decode_image(read_bytes(image), 512).rgb

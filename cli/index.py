@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
+from cli.terminal import busy, hint, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
 from retrieval.errors import IndexNotFoundError, MmsearchError
 
 if TYPE_CHECKING:
     from indexer.build import BuildReport, IndexBuild
+    from indexer.change import ModelChange
     from retrieval.models.encoder import Encoder
 
 
@@ -24,6 +26,13 @@ def index_command(
     model: Annotated[
         str, typer.Option(help="ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR, mini or auto.")
     ] = "auto",
+    change_model: Annotated[
+        bool,
+        typer.Option(
+            "--change-model",
+            help="Let an index of another model change to --model, without asking: all is encoded anew.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 32,
@@ -58,9 +67,9 @@ def index_command(
         raise typer.BadParameter(f"{fps:g} is not in 0..60", param_hint="--fps")
     began = time.monotonic()
     with interruptible():
-        from indexer.build import BuildConfig, IndexBuild
+        from indexer.build import BuildConfig
         from indexer.roots import roots_of
-        from indexer.run import index_folder, open_encoder
+        from indexer.run import build_of, index_folder, open_encoder
         from retrieval.crossmodal.moments import MOMENT_FUSIONS
 
         fusion = next((choice for choice in MOMENT_FUSIONS if choice == moment_fusion), None)
@@ -71,11 +80,12 @@ def index_command(
         if rebuild_vectors:
             _rebuild(folder)
             return
+        change_model = change_model or _change_agreed(folder, model)
         with busy("loading the model"):
-            opened = open_encoder(folder, model, device, precision)
+            opened = open_encoder(folder, model, device, precision, change_model=change_model)
         encoder = opened.encoder
         for line in opened.notices:
-            note(line)
+            hint(line)
         recogniser = None
         if transcribe:
             from media.sound import WhisperRecogniser
@@ -92,8 +102,8 @@ def index_command(
             recogniser=recogniser,
             prune=prune,
         )
-        build = IndexBuild(roots, folder, encoder, config)
-        _run(build)
+        build = build_of(roots, folder, opened, config)
+        _run(build, f"indexing with {encoder.spec.name}")
     report = build.report
     if report is None:
         raise MmsearchError("the build ended without a report")
@@ -117,9 +127,27 @@ def index_command(
         _print_report(report, encoder, folder, time.monotonic() - began)
 
 
-def _run(build: IndexBuild) -> None:
+def _change_agreed(folder: Path, model: str) -> bool:
+    """Whether the index at `folder` shall change to another model that `model` names: asked on a terminal. Wrong usage where
+    nobody can be asked."""
+    from indexer.run import change_of_model, other_model
+
+    change = change_of_model(folder, model)
+    if change is None:
+        return False
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        note(
+            f"this index is of {change[0]}. Everything in it can be encoded anew by {change[1]}; until that is done, the old "
+            "index is searched"
+        )
+        if typer.confirm("change the model?", err=True):
+            return True
+    raise typer.BadParameter(other_model(*change), param_hint="--model")
+
+
+def _run(build: IndexBuild | ModelChange, what: str) -> None:
     with quiet_native_stderr() as stream, progress_bar(stream) as bar:
-        task = bar.add_task("indexing", total=None, rate="", file="")
+        task = bar.add_task(what, total=None, rate="", file="")
         began = time.monotonic()
         for event in build:
             rate = event.done / max(1e-6, time.monotonic() - began)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from cli import admin, ask, bench, describe, explain, index, model, search, serve, summarize
+from cli.terminal import say_hints
 from retrieval.errors import MmsearchError
 
 app = typer.Typer(
@@ -45,7 +46,11 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+def _say_hints(_: object, **__: object) -> None:
+    say_hints()
+
+
+@app.callback(result_callback=_say_hints)
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
     version: Annotated[

@@ -21,6 +21,7 @@ from indexer.run import open_encoder
 from media.types import below
 from retrieval.errors import MmsearchError
 from retrieval.models.encoder import Encoder
+from retrieval.store.manifest import read_manifest
 
 _STEP_MILLISECONDS = 500
 _WHOLE_SECONDS = 3600.0
@@ -128,7 +129,7 @@ class Watcher:
         """One run over the paths that changed (None: all that is below the roots); whether it came to its end."""
         self.state = WatchState(state="indexing", path=min(changed or (), default=""))
         try:
-            if self._encoder is None:
+            if self._encoder is None or self._encoder.spec.name != read_manifest(self._folder).model.name:
                 self._encoder = open_encoder(self._folder, "auto", self._device, "auto").encoder
             build = IndexBuild(sorted(changed) if changed else self._roots, self._folder, self._encoder, BuildConfig())
             for event in build:

@@ -233,13 +233,15 @@ def _resolve_auto(default: str) -> ModelFiles:
         except ModelError:
             pass
     mini = resolve("mini")
+    # Fetched later, it serves descriptions at once; an index stays on the model that made it.
+    stays = f"; an index made by mini stays on mini until: mmsearch index FOLDER --model {default}"
     return ModelFiles(
         name=mini.name,
         architecture=mini.architecture,
         weights=mini.weights,
         folder=mini.folder,
-        notice=f"using the small built-in model mini: {default} is not here and cannot be fetched; "
-        f"for better results, when online: mmsearch models pull {default}",
+        notice=f"made by the small built-in model mini: {default} is not here and cannot be fetched; "
+        f"better, when online: mmsearch models pull {default}{stays if default == DEFAULT else ''}",
     )
 
 
