@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import admin, ask, bench, describe, explain, index, model, search, serve, summarize
+from cli import admin, ask, bench, describe, explain, export, index, model, search, serve, summarize
 from cli.terminal import say_hints
 from retrieval.errors import MmsearchError
 
@@ -32,6 +32,7 @@ app.command("explain")(explain.explain_command)
 app.command("serve")(serve.serve_command)
 app.command("status")(admin.status_command)
 app.command("failures")(admin.failures_command)
+app.command("export")(export.export_command)
 app.command("compact")(admin.compact_command)
 app.command("doctor")(admin.doctor_command)
 app.add_typer(model.app, name="models")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -47,6 +48,10 @@ def search_command(
             min=0, max=1, help="Leave out what is less likely relevant than this, 0 to 1.", show_default=False
         ),
     ] = None,
+    queries: Annotated[
+        Optional[Path],
+        typer.Option(help="Search for each line of this file (-: standard input), in one process.", show_default=False),
+    ] = None,
     moments: Annotated[
         bool, typer.Option("--moments", help="Every moment of a video as a hit of its own, not the best for all.")
     ] = False,
@@ -79,6 +84,12 @@ def search_command(
     )
     from retrieval.engine import Engine
 
+    if queries is not None:
+        if query or html is not None or clip is not None or open_best:
+            raise typer.BadParameter("it stands without QUERY, --html, --clip and --open", param_hint="--queries")
+        with Engine.open(index, device=device) as engine:
+            _search_each(engine, queries, wanted, as_json)
+        return
     with Engine.open(index, device=device) as engine:
         hits = _reranked(engine, wanted) if rerank else engine.answer(wanted).hits
         if html is not None:
@@ -94,6 +105,21 @@ def search_command(
         _show(hits)
     if open_best and hits:
         _open(hits[0])
+
+
+def _search_each(engine: Engine, file: Path, like: Query, as_json: bool) -> None:
+    """Search for each line of a file, by the settings of the query `like`."""
+    from cli.queries import answers, read_lines
+
+    def search(query: Query) -> Sequence[Hit]:
+        return _reranked(engine, query) if query.rerank is not None else engine.answer(query).hits
+
+    for number, line, hits in answers(engine, read_lines(file), lambda text: replace(like, text=text), search):
+        if as_json:
+            write_lines({"query_number": number, "query": line, **hit.to_json()} for hit in hits)
+        else:
+            print(f"{number}. {shown(line)}")
+            _show(hits)
 
 
 def _reranked(engine: Engine, query: Query) -> tuple[Hit, ...]:
