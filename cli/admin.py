@@ -1,21 +1,12 @@
-"""`mmsearch status`, `failures`, `compact` and `doctor`."""
+"""`mmsearch status`, `failures` and `compact`."""
 
 from __future__ import annotations
 
 import os
-import platform
-import sys
-from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Optional
 
-import typer
-
-from cli.terminal import busy, interruptible, print_json, shown, write_lines
-from retrieval.errors import MmsearchError
-
-IndexOption = Annotated[Optional[str], typer.Option("--index", help="The index, or a folder that has one.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+from cli.options import IndexOption, JsonOption
+from cli.terminal import busy, interruptible, print_json, shown, size_name, write_lines
 
 
 def status_command(index: IndexOption = None, as_json: JsonOption = False) -> None:
@@ -30,7 +21,7 @@ def status_command(index: IndexOption = None, as_json: JsonOption = False) -> No
         return
     print(f"index         {shown(str(folder))}")
     for key, value in status.items():
-        text = _size(value) if key == "bytes" and isinstance(value, int) else value
+        text = size_name(value) if key == "bytes" and isinstance(value, int) else value
         print(f"{key.replace('_', ' '):<13} {text}")
 
 
@@ -60,63 +51,4 @@ def compact_command(index: IndexOption = None) -> None:
         shards = len(writer.manifest.shards)
         state = writer.compact()
     after = sum(entry.bytes for entry in state.files())
-    print(f"{shards} shards to {len(state.shards)}, {_size(before)} to {_size(after)}")
-
-
-def doctor_command(as_json: JsonOption = False) -> None:
-    """What this machine and this installation offer, and what is wrong with them."""
-    from retrieval.models.loading import cpu_has_bf16
-    from retrieval.models.weights import cache_dir
-
-    problems: list[str] = []
-    report: dict[str, object] = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "cpu_bf16": cpu_has_bf16(),
-        "cache": str(cache_dir()),
-    }
-    for package in ("torch", "open-clip-torch", "onnxruntime", "numpy", "pyarrow", "pillow", "pillow-heif"):
-        try:
-            report[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            problems.append(f"{package} is not installed")
-    try:
-        import faiss
-
-        report["faiss"] = faiss.__version__
-        report["faiss_gpus"] = faiss.get_num_gpus()
-    except ImportError as error:
-        problems.append(f"faiss cannot be imported: {error}")
-    try:
-        import torch
-
-        report["cuda"] = torch.cuda.is_available()
-    except ImportError as error:
-        problems.append(f"torch cannot be imported: {error}")
-    if report.get("cuda") and not report.get("faiss_gpus"):
-        problems.append("torch sees a CUDA device, Faiss does not: vectors are searched on the CPU")
-    if sys.platform == "darwin":
-        problems.append(
-            "torch and Faiss bring an OpenMP runtime each; if a command aborts, set KMP_DUPLICATE_LIB_OK=TRUE"
-        )
-    report["problems"] = problems
-    if as_json:
-        print_json(report)
-        return
-    for key, value in report.items():
-        if key != "problems":
-            print(f"{key:<16} {value}")
-    for problem in problems:
-        print(f"problem: {problem}")
-    if not problems:
-        print("no problems found")
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    raise MmsearchError("unreachable size")
+    print(f"{shards} shards to {len(state.shards)}, {size_name(before)} to {size_name(after)}")

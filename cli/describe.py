@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from cli.options import DecoderOption, DeviceOption, PrecisionOption, choices
 from cli.terminal import busy, clock, hint, interruptible, print_json, progress_bar, quiet_native_stderr, shown
 from retrieval.errors import MediaError, MmsearchError
 from retrieval.models.catalog import READER
@@ -24,11 +25,20 @@ BATCH = 16
 
 
 def describe_command(
-    files: Annotated[list[str], typer.Argument(help="Images and videos to describe.", show_default=False)],
-    model: Annotated[str, typer.Option(help="A model with a caption decoder: mini, a CoCa's NAME, or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    method: Annotated[str, typer.Option(help="beam, greedy or nucleus (sampling).")] = "beam",
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Images and videos to describe.", show_default=False)
+    ],
+    model: DecoderOption = "auto",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="beam|greedy|nucleus",
+            help="How words are chosen; nucleus samples.",
+            autocompletion=choices("beam", "greedy", "nucleus"),
+        ),
+    ] = "beam",
     beams: Annotated[int, typer.Option(help="Hypotheses that beam search keeps.")] = 4,
     seed: Annotated[int, typer.Option(help="Chance of nucleus sampling.")] = 0,
     min_length: Annotated[int, typer.Option(help="Least tokens of a caption.")] = 3,

@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from cli.options import DecoderOption, DeviceOption
 from cli.terminal import busy, hint, print_json, quiet_native_stderr, shown
 from retrieval.errors import MediaError, MmsearchError, QueryError
 from retrieval.models.catalog import READER
@@ -18,8 +19,8 @@ def explain_command(
     output: Annotated[
         Optional[Path], typer.Option(help="The PNG to write; by default beside the picture's name, here.")
     ] = None,
-    model: Annotated[str, typer.Option(help="A model with a caption decoder: mini, a CoCa's NAME, or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    model: DecoderOption = "auto",
+    device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print words and their likelihood as JSON.")] = False,
 ) -> None:
     """Show which parts of a picture each word rests on, as a PNG with one panel a word."""

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from cli.options import IndexOption, KindsOption, choices
 from cli.terminal import busy, interruptible, print_json, shown
 from retrieval.errors import MmsearchError
 from retrieval.types import KINDS, Kind
@@ -17,13 +18,22 @@ def export_command(
     output: Annotated[Path, typer.Option(help="The file to write.", show_default=False)],
     format: Annotated[
         Optional[str],
-        typer.Option(help="parquet, csv or npy; by default what the file's name ends with, else parquet."),
+        typer.Option(
+            metavar="parquet|csv|npy",
+            autocompletion=choices("parquet", "csv", "npy"),
+            help="By default what the file's name ends with, else parquet.",
+        ),
     ] = None,
-    kind: Annotated[
-        Optional[list[str]], typer.Option(help="Only image, video (moments) or text; may be repeated.")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="float16, as the index holds them, or float32.")] = "float16",
-    index: Annotated[Optional[str], typer.Option(help="The index, or a folder that has one.")] = None,
+    kind: KindsOption = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="float16|float32",
+            autocompletion=choices("float16", "float32"),
+            help="Numbers of an embedding; the index holds float16.",
+        ),
+    ] = "float16",
+    index: IndexOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Write the embeddings and facts of every item to a file: Parquet, CSV, or a NumPy matrix with its lines of JSON.

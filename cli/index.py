@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from cli.options import DeviceOption, PrecisionOption, choices, complete_index, complete_model
 from cli.terminal import busy, hint, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
 from retrieval.errors import IndexNotFoundError, MmsearchError
 
@@ -20,11 +21,24 @@ if TYPE_CHECKING:
 
 def index_command(
     paths: Annotated[
-        Optional[list[str]], typer.Argument(help="Folders, files, .tar or .parquet.", show_default=False)
+        Optional[list[str]],
+        typer.Argument(metavar="PATH", help="Folders, files, .tar or .parquet.", show_default=False),
     ] = None,
-    index: Annotated[Optional[str], typer.Option(help="Where the index is or shall be.")] = None,
+    index: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="DIR",
+            help="Where the index is or shall be; by default .mmsearch in the first PATH.",
+            autocompletion=complete_index,
+        ),
+    ] = None,
     model: Annotated[
-        str, typer.Option(help="ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR, mini or auto.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The model: ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR, mini or auto.",
+            autocompletion=complete_model,
+        ),
     ] = "auto",
     change_model: Annotated[
         bool,
@@ -33,14 +47,19 @@ def index_command(
             help="Let an index of another model change to --model, without asking: all is encoded anew.",
         ),
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 32,
     workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one for each CPU.")] = 0,
     fps: Annotated[float, typer.Option(help="Frames a second that are taken of videos, where they move on.")] = 1.0,
     max_frames: Annotated[int, typer.Option(min=1, help="Most frames of one video.")] = 10_000,
     moment_fusion: Annotated[
-        str, typer.Option(help="How a moment's frames become one embedding: mean or attention.")
+        str,
+        typer.Option(
+            metavar="mean|attention",
+            help="How a moment's frames become one embedding.",
+            autocompletion=choices("mean", "attention"),
+        ),
     ] = "mean",
     transcribe: Annotated[
         bool, typer.Option("--transcribe", help="Make texts of what is said in videos and sound files.")

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from cli.layout import PlainCommand
+from cli.options import complete_model
 from cli.terminal import interruptible, shown, write_lines
 from retrieval.models.catalog import CURATED
 
@@ -51,8 +53,10 @@ def models_command(
     print("any other open_clip model works, too: ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR")
 
 
-@app.command("pull")
-def pull_command(name: Annotated[str, typer.Argument(help="ARCH/TAG or hf-hub:ORG/REPO.")]) -> None:
+@app.command("pull", cls=PlainCommand)
+def pull_command(
+    name: Annotated[str, typer.Argument(help="ARCH/TAG or hf-hub:ORG/REPO.", autocompletion=complete_model)],
+) -> None:
     """Fetch a model's weights into the cache; run it again to resume."""
     from retrieval.models.weights import download
 
@@ -60,9 +64,14 @@ def pull_command(name: Annotated[str, typer.Argument(help="ARCH/TAG or hf-hub:OR
         print(shown(str(download(name))))
 
 
-@app.command("use")
+@app.command("use", cls=PlainCommand)
 def use_command(
-    name: Annotated[str, typer.Argument(help="A model that is here; auto takes the choice back.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A model that is here; auto takes the choice back.", show_default=False, autocompletion=complete_model
+        ),
+    ],
 ) -> None:
     """Make a model the default for new indexes of this user: what `--model auto` means. Indexes that are there keep theirs."""
     from retrieval.models.weights import resolve

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from cli.options import DeviceOption, IndexOption, KindOption, choices, complete_model
 from cli.terminal import busy, clock, file_url, inline_image, note, quiet_native_stderr, shown, write_lines
 from retrieval.errors import MediaError, MmsearchError, QueryError
 from retrieval.types import KINDS, Hit, Kind, Query, Rerank
@@ -23,12 +24,18 @@ if TYPE_CHECKING:
 
 
 def search_command(
-    query: Annotated[Optional[str], typer.Argument(help="Words to look for.", show_default=False)] = None,
-    image: Annotated[Optional[list[str]], typer.Option(help="An image or video to look for; may be repeated.")] = None,
-    negative: Annotated[Optional[list[str]], typer.Option("--not", help="Words for what it should not be.")] = None,
-    index: Annotated[Optional[str], typer.Option(help="The index, or a folder that has one.")] = None,
+    query: Annotated[
+        Optional[str], typer.Argument(metavar="TEXT", help="Words to look for.", show_default=False)
+    ] = None,
+    image: Annotated[
+        Optional[list[str]], typer.Option(metavar="FILE", help="An image or video to look for; may be repeated.")
+    ] = None,
+    negative: Annotated[
+        Optional[list[str]], typer.Option("--not", help="Words for what it should not be; may be repeated.")
+    ] = None,
+    index: IndexOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
-    kind: Annotated[Optional[str], typer.Option(help="image, video or text; without it photos and videos.")] = None,
+    kind: KindOption = None,
     rerank: Annotated[
         bool, typer.Option("--rerank/--no-rerank", help="Order the best again by words and pixels together.")
     ] = False,
@@ -37,10 +44,22 @@ def search_command(
         Optional[float], typer.Option(min=0, help="Stop re-ranking after this many milliseconds.", show_default=False)
     ] = None,
     reranker: Annotated[
-        str, typer.Option("--reranker", "--reader", help="The model that re-ranks; auto: the index's own.")
+        str,
+        typer.Option(
+            "--reranker",
+            "--reader",
+            metavar="NAME",
+            help="The model that re-ranks; auto: the index's own.",
+            autocompletion=complete_model,
+        ),
     ] = "auto",
     fusion: Annotated[
-        str, typer.Option(help="How re-ranking joins both scores: weighted, attention or concat.")
+        str,
+        typer.Option(
+            metavar="weighted|attention|concat",
+            help="How re-ranking joins both scores.",
+            autocompletion=choices("weighted", "attention", "concat"),
+        ),
     ] = "weighted",
     min_relevance: Annotated[
         Optional[float],
@@ -57,9 +76,11 @@ def search_command(
     ] = False,
     clip: Annotated[
         Optional[Path],
-        typer.Option(help="Write each moment that is found to this folder, as a video.", show_default=False),
+        typer.Option(
+            metavar="DIR", help="Write each moment that is found to this folder, as a video.", show_default=False
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     html: Annotated[Optional[Path], typer.Option(help="Write a contact sheet to this file.")] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="With --html: show for each picture which parts each word rests on.")

@@ -47,6 +47,16 @@ def clock(seconds: float) -> str:
     return f"{minutes:02d}:{whole % 60:02d}"
 
 
+def size_name(count: int) -> str:
+    """A number of bytes as people read it."""
+    size = float(count)
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
 def file_url(path: str) -> str:
     """A `file://` address, for OSC 8 links and pages."""
     return "file://" + quote(os.fsencode(path))
