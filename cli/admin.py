@@ -1,24 +1,20 @@
-"""`mmsearch status`, `failures`, `compact` and `doctor`."""
+"""`mmsearch status`, `failures` and `compact`."""
 
 from __future__ import annotations
 
 import os
-import platform
-import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
+from cli.options import IndexOption, JsonOption
 from cli.terminal import busy, byte_count, interruptible, near, print_json, shown, write_lines
 
-IndexOption = Annotated[Optional[str], typer.Option("--index", help="The index, or a folder that has one.")]
 FolderArgument = Annotated[
     Optional[str],
     typer.Argument(metavar="[FOLDER]", help="The indexed folder; else the nearest one upwards.", show_default=False),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def named_index(folder: str | None, index: str | None) -> str | None:
@@ -79,53 +75,3 @@ def compact_command(folder: FolderArgument = None, index: IndexOption = None) ->
         state = writer.compact()
     after = sum(entry.bytes for entry in state.files())
     print(f"{shards} shards to {len(state.shards)}, {byte_count(before)} to {byte_count(after)}")
-
-
-def doctor_command(as_json: JsonOption = False) -> None:
-    """What this machine and this installation offer, and what is wrong with them."""
-    from retrieval.models.processor import cpu_has_bf16
-    from retrieval.models.weights import cache_dir
-
-    problems: list[str] = []
-    report: dict[str, object] = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "cpu_bf16": cpu_has_bf16(),
-        "cache": str(cache_dir()),
-    }
-    for package in ("torch", "open-clip-torch", "onnxruntime", "numpy", "pyarrow", "pillow", "pillow-heif"):
-        try:
-            report[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            problems.append(f"{package} is not installed")
-    try:
-        import faiss
-
-        report["faiss"] = faiss.__version__
-        report["faiss_gpus"] = faiss.get_num_gpus()
-    except ImportError as error:
-        problems.append(f"faiss cannot be imported: {error}")
-    try:
-        import torch
-
-        report["cuda"] = torch.cuda.is_available()
-    except ImportError as error:
-        problems.append(f"torch cannot be imported: {error}")
-    if report.get("cuda") and not report.get("faiss_gpus"):
-        problems.append("torch sees a CUDA device, Faiss does not: vectors are searched on the CPU")
-    if sys.platform == "darwin":
-        problems.append(
-            "torch and Faiss bring an OpenMP runtime each; if a command aborts, set KMP_DUPLICATE_LIB_OK=TRUE"
-        )
-    report["problems"] = problems
-    if as_json:
-        print_json(report)
-        return
-    for key, value in report.items():
-        if key != "problems":
-            print(f"{key:<16} {value}")
-    for problem in problems:
-        print(f"problem: {problem}")
-    if not problems:
-        print("no problems found")

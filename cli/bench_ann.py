@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from cli.options import IndexOption
 from cli.terminal import busy, columns, interruptible, note, print_json, shown
 from retrieval.errors import QueryError
 
@@ -32,7 +33,7 @@ HEAD = (
 
 
 def ann_command(
-    index: Annotated[Optional[str], typer.Option(help="The index, or a folder that has one.")] = None,
+    index: IndexOption = None,
     rows: Annotated[Optional[int], typer.Option(min=16, help="Measure on so many made-up rows instead.")] = None,
     dim: Annotated[int, typer.Option(min=2, help="Their dimension.")] = 512,
     k: Annotated[int, typer.Option("-k", min=1, help="Recall of the first k.")] = 10,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.admin import IndexOption
+from cli.options import IndexOption
 from cli.terminal import byte_count, columns, file_url, note, quiet_native_stderr, shown, write_lines
 from retrieval.errors import MediaError, MmsearchError
 from retrieval.types import CopyGroup, Item

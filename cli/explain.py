@@ -7,10 +7,11 @@ from typing import Annotated, Optional
 
 import typer
 
+from cli.options import DecoderOption, DeviceOption
 from cli.outputs import output_place
-from cli.terminal import busy, note, print_json, quiet_native_stderr, shown
+from cli.terminal import busy, hint, print_json, quiet_native_stderr, shown
 from retrieval.errors import MediaError, MmsearchError
-from retrieval.models.catalog import RERANKER
+from retrieval.models.catalog import READER
 
 
 def explain_command(
@@ -23,8 +24,8 @@ def explain_command(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="A model with a caption decoder: mini, a CoCa's NAME, or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    model: DecoderOption = "auto",
+    device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print words and their likelihood as JSON.")] = False,
 ) -> None:
     """Show which parts of a picture each word rests on, as a PNG with one panel a word."""
@@ -36,9 +37,9 @@ def explain_command(
     from retrieval.models.weights import resolve
 
     file = output or output_place(f"{Path(image).stem}-explained.png")
-    files = resolve(model, RERANKER)
+    files = resolve(model, READER)
     if files.notice:
-        note(files.notice)
+        hint(files.notice)
     with quiet_native_stderr():
         try:
             rgb = decode_image(read_bytes(image), 512).rgb

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, interruptible, near, note, print_json, progress_bar, quiet_native_stderr, shown
+from cli.options import DeviceOption, PrecisionOption, choices, complete_index, complete_model
+from cli.terminal import busy, hint, interruptible, near, note, print_json, progress_bar, quiet_native_stderr, shown
 from retrieval.errors import IndexNotFoundError, MmsearchError
 
 if TYPE_CHECKING:
     from indexer.build import BuildReport, IndexBuild
+    from indexer.change import ModelChange
     from retrieval.models.encoder import Encoder
 
 # Kinds of files that are not indexed, the most frequent, of which the report tells.
@@ -24,20 +27,45 @@ _KINDS_SHOWN = 8
 
 def index_command(
     paths: Annotated[
-        Optional[list[str]], typer.Argument(help="Folders, files, .tar or .parquet.", show_default=False)
+        Optional[list[str]],
+        typer.Argument(metavar="PATH", help="Folders, files, .tar or .parquet.", show_default=False),
     ] = None,
-    index: Annotated[Optional[str], typer.Option(help="Where the index is or shall be.")] = None,
+    index: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="DIR",
+            help="Where the index is or shall be; by default .mmsearch in the first PATH.",
+            autocompletion=complete_index,
+        ),
+    ] = None,
     model: Annotated[
-        str, typer.Option(help="ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR, mini or auto.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The model: ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR, mini or auto.",
+            autocompletion=complete_model,
+        ),
     ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    change_model: Annotated[
+        bool,
+        typer.Option(
+            "--change-model",
+            help="Let an index of another model change to --model, without asking: all is encoded anew.",
+        ),
+    ] = False,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 32,
     workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one for each CPU.")] = 0,
     fps: Annotated[float, typer.Option(help="Frames a second that are taken of videos, where they move on.")] = 1.0,
     max_frames: Annotated[int, typer.Option(min=1, help="Most frames of one video.")] = 10_000,
     moment_fusion: Annotated[
-        str, typer.Option(help="How a moment's frames become one embedding: mean or attention.")
+        str,
+        typer.Option(
+            metavar="mean|attention",
+            help="How a moment's frames become one embedding.",
+            autocompletion=choices("mean", "attention"),
+        ),
     ] = "mean",
     transcribe: Annotated[
         bool, typer.Option("--transcribe", help="Make texts of what is said in videos and sound files.")
@@ -80,9 +108,9 @@ def index_command(
         raise typer.BadParameter(f"{fps:g} is not in 0..60", param_hint="--fps")
     began = time.monotonic()
     with interruptible():
-        from indexer.build import BuildConfig, IndexBuild
+        from indexer.build import BuildConfig
         from indexer.roots import roots_of
-        from indexer.run import index_folder, joins, open_encoder
+        from indexer.run import build_of, index_folder, joins, open_encoder
         from retrieval.crossmodal.moments import MOMENT_FUSIONS
 
         fusion = next((choice for choice in MOMENT_FUSIONS if choice == moment_fusion), None)
@@ -97,11 +125,12 @@ def index_command(
         if rebuild_vectors:
             _rebuild(folder)
             return
+        change_model = change_model or _change_agreed(folder, model)
         with busy("loading the model"):
-            opened = open_encoder(folder, model, device, precision)
+            opened = open_encoder(folder, model, device, precision, change_model=change_model)
         encoder = opened.encoder
         for line in opened.notices:
-            note(line)
+            hint(line)
         recogniser = None
         if transcribe:
             from media.sound import WhisperRecogniser
@@ -120,8 +149,8 @@ def index_command(
             exclude=_globs(exclude or ()),
             default_excludes=default_excludes,
         )
-        build = IndexBuild(roots, folder, encoder, config)
-        _run(build)
+        build = build_of(roots, folder, opened, config)
+        _run(build, f"indexing with {encoder.spec.name}")
     report = build.report
     if report is None:
         raise MmsearchError("the build ended without a report")
@@ -146,9 +175,27 @@ def index_command(
         _print_report(report, encoder, folder, time.monotonic() - began, first=first)
 
 
-def _run(build: IndexBuild) -> None:
+def _change_agreed(folder: Path, model: str) -> bool:
+    """Whether the index at `folder` shall change to another model that `model` names: asked on a terminal. Wrong usage where
+    nobody can be asked."""
+    from indexer.run import change_of_model, other_model
+
+    change = change_of_model(folder, model)
+    if change is None:
+        return False
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        note(
+            f"this index is of {change[0]}. Everything in it can be encoded anew by {change[1]}; until that is done, the old "
+            "index is searched"
+        )
+        if typer.confirm("change the model?", err=True):
+            return True
+    raise typer.BadParameter(other_model(*change), param_hint="--model")
+
+
+def _run(build: IndexBuild | ModelChange, what: str) -> None:
     with quiet_native_stderr() as stream, progress_bar(stream) as bar:
-        task = bar.add_task("indexing", total=None, rate="", file="")
+        task = bar.add_task(what, total=None, rate="", file="")
         began = time.monotonic()
         for event in build:
             rate = event.done / max(1e-6, time.monotonic() - began)

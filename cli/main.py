@@ -11,33 +11,46 @@ from typing import Annotated
 
 import typer
 
-from cli import admin, ask, bench, describe, duplicates, explain, index, model, search, serve, summarize
+from cli import admin, ask, bench, describe, doctor, duplicates, explain, export, index, model, search, serve, summarize
+from cli.layout import GroupedCommands, PlainCommand, complete_command
+from cli.terminal import say_hints
 from media.names import valid_text
 from retrieval.errors import MmsearchError, UsageError
 
 app = typer.Typer(
     name="mmsearch",
-    help="Search folders of photos and texts by meaning, on this machine.",
+    cls=GroupedCommands,
+    help="Search folders of photos, videos and texts by meaning, on this machine.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-app.command("index")(index.index_command)
-app.command("search")(search.search_command)
-app.command("duplicates")(duplicates.duplicates_command)
-app.command("ask")(ask.ask_command)
-app.command("describe")(describe.describe_command)
-app.command("summarize")(summarize.summarize_command)
-app.command("explain")(explain.explain_command)
-app.command("serve")(serve.serve_command)
-app.command("status")(admin.status_command)
-app.command("failures")(admin.failures_command)
-app.command("compact")(admin.compact_command)
-app.command("doctor")(admin.doctor_command)
-app.add_typer(model.app, name="models")
-app.add_typer(bench.app, name="bench")
+FIND, READ, KEEP, MEASURE = (
+    "Index and search",
+    "Pictures and films in words",
+    "Look after an index",
+    "Models and figures",
+)
+for _heading, _name, _function in (
+    (FIND, "index", index.index_command),
+    (FIND, "search", search.search_command),
+    (FIND, "serve", serve.serve_command),
+    (READ, "describe", describe.describe_command),
+    (READ, "summarize", summarize.summarize_command),
+    (READ, "explain", explain.explain_command),
+    (READ, "ask", ask.ask_command),
+    (KEEP, "duplicates", duplicates.duplicates_command),
+    (KEEP, "status", admin.status_command),
+    (KEEP, "failures", admin.failures_command),
+    (KEEP, "compact", admin.compact_command),
+    (KEEP, "export", export.export_command),
+    (MEASURE, "doctor", doctor.doctor_command),
+):
+    app.command(_name, cls=PlainCommand, rich_help_panel=_heading)(_function)
+app.add_typer(model.app, name="models", rich_help_panel=MEASURE)
+app.add_typer(bench.app, name="bench", rich_help_panel=MEASURE)
 
 
 def _version(wanted: bool) -> None:
@@ -48,14 +61,18 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+def _say_hints(_: object, **__: object) -> None:
+    say_hints()
+
+
+@app.callback(result_callback=_say_hints)
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Search folders of photos and texts by meaning, on this machine."""
+    """Search folders of photos, videos and texts by meaning, on this machine."""
 
 
 def main() -> None:
@@ -68,7 +85,7 @@ def main() -> None:
     # Pillow warns of odd metadata in files that it reads well: nobody can act on that.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        app(standalone_mode=True)
+        complete_command(app)(prog_name="mmsearch")
     except MmsearchError as error:
         if debug:
             traceback.print_exc()

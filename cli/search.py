@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from cli.options import DeviceOption, IndexOption, KindOption, choices, complete_model
 from cli.terminal import busy, clock, file_url, inline_image, near, note, quiet_native_stderr, shown, write_lines
 from retrieval.errors import MediaError, MmsearchError
 from retrieval.query import add_filters, parse_region
@@ -27,30 +28,51 @@ def search_command(
     query: Annotated[
         Optional[list[str]],
         typer.Argument(
-            help='Words and filters, as in: dog after:2023 in:holiday -people "exact words"', show_default=False
+            metavar="[TEXT]...",
+            help='Words and filters, as in: dog after:2023 in:holiday -people "exact words"',
+            show_default=False,
         ),
     ] = None,
-    image: Annotated[Optional[list[str]], typer.Option(help="An image or video to look for; may be repeated.")] = None,
-    negative: Annotated[Optional[list[str]], typer.Option("--not", help="Words for what it should not be.")] = None,
-    index: Annotated[Optional[str], typer.Option(help="The index, or a folder that has one.")] = None,
+    image: Annotated[
+        Optional[list[str]], typer.Option(metavar="FILE", help="An image or video to look for; may be repeated.")
+    ] = None,
+    negative: Annotated[
+        Optional[list[str]], typer.Option("--not", help="Words for what it should not be; may be repeated.")
+    ] = None,
+    index: IndexOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
-    kind: Annotated[Optional[str], typer.Option(help="image, video or text; without it photos and videos.")] = None,
-    after: Annotated[Optional[str], typer.Option(help="Taken in or after this year, month or day.")] = None,
-    before: Annotated[Optional[str], typer.Option(help="Taken before this year, month or day.")] = None,
+    kind: KindOption = None,
+    after: Annotated[
+        Optional[str], typer.Option(metavar="DATE", help="Taken in or after this year, month or day.")
+    ] = None,
+    before: Annotated[Optional[str], typer.Option(metavar="DATE", help="Taken before this year, month or day.")] = None,
     folder: Annotated[
-        Optional[list[str]], typer.Option("--in", help="In this folder, by its name or a path; may be repeated.")
+        Optional[list[str]],
+        typer.Option("--in", metavar="FOLDER", help="In this folder, by its name or a path; may be repeated."),
     ] = None,
     camera: Annotated[Optional[str], typer.Option(help="Taken by a camera of this name, or part of it.")] = None,
     near_place: Annotated[
         Optional[str],
-        typer.Option("--near", help="Taken near a place: Paris, Paris~5km or 48.86,2.35~5km.", show_default=False),
+        typer.Option(
+            "--near",
+            metavar="PLACE",
+            help="Taken near a place: Paris, Paris~5km or 48.86,2.35~5km.",
+            show_default=False,
+        ),
     ] = None,
     sort: Annotated[
-        str, typer.Option(help="relevance, newest or oldest; by date: the best hundred, then the next.")
+        str,
+        typer.Option(
+            metavar="|".join(SORTS),
+            help="By date: the best hundred, then the next.",
+            autocompletion=choices(*SORTS),
+        ),
     ] = "relevance",
     region: Annotated[
         Optional[str],
-        typer.Option(help="The part of --image that is meant: left,top,width,height in fractions.", show_default=False),
+        typer.Option(
+            metavar="X,Y,W,H", help="The part of --image that is meant, in fractions of its sides.", show_default=False
+        ),
     ] = None,
     rerank: Annotated[
         bool, typer.Option("--rerank/--no-rerank", help="Order the best again by words and pixels together.")
@@ -60,16 +82,32 @@ def search_command(
         Optional[float], typer.Option(min=0, help="Stop re-ranking after this many milliseconds.", show_default=False)
     ] = None,
     reranker: Annotated[
-        str, typer.Option("--reranker", "--reader", help="The model that re-ranks; auto: the index's own.")
+        str,
+        typer.Option(
+            "--reranker",
+            "--reader",
+            metavar="NAME",
+            help="The model that re-ranks; auto: the index's own.",
+            autocompletion=complete_model,
+        ),
     ] = "auto",
     fusion: Annotated[
-        str, typer.Option(help="How re-ranking joins both scores: weighted, attention or concat.")
+        str,
+        typer.Option(
+            metavar="weighted|attention|concat",
+            help="How re-ranking joins both scores.",
+            autocompletion=choices("weighted", "attention", "concat"),
+        ),
     ] = "weighted",
     min_relevance: Annotated[
         Optional[float],
         typer.Option(
             min=0, max=1, help="Leave out what is less likely relevant than this, 0 to 1.", show_default=False
         ),
+    ] = None,
+    queries: Annotated[
+        Optional[Path],
+        typer.Option(help="Search for each line of this file (-: standard input), in one process.", show_default=False),
     ] = None,
     moments: Annotated[
         bool, typer.Option("--moments", help="Every moment of a video as a hit of its own, not the best for all.")
@@ -79,9 +117,11 @@ def search_command(
     ] = False,
     clip: Annotated[
         Optional[Path],
-        typer.Option(help="Write each moment that is found to this folder, as a video.", show_default=False),
+        typer.Option(
+            metavar="DIR", help="Write each moment that is found to this folder, as a video.", show_default=False
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     html: Annotated[Optional[Path], typer.Option(help="Write a contact sheet to this file.")] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="With --html: show for each picture which parts each word rests on.")
@@ -99,25 +139,38 @@ def search_command(
         raise typer.BadParameter(f"{shown(str(clip))} is no folder", param_hint="--clip")
     options = [("after", after), ("before", before), ("camera", camera), ("near", near_place)]
     options += [("in", name) for name in folder or ()]
-    line = Query.parse(" ".join(query or ()))
-    wanted = replace(
-        line,
-        images=_query_images(image or []),
-        negatives=(*line.negatives, *(negative or ())),
-        kind=_kind(kind),
-        filter=add_filters(line.filter, [(name, value) for name, value in options if value is not None]),
-        sort=_sort(sort),
-        region=parse_region(region) if region is not None else None,
-        k=k,
-        rerank=how if rerank else None,
-        min_relevance=min_relevance,
-        group=not moments,
-        copies=copies,
-    )
+    filters = [(name, value) for name, value in options if value is not None]
+    images = _query_images(image or [])
+
+    def query_of(text: str) -> Query:
+        """What a line and the options mean together."""
+        line = Query.parse(text)
+        return replace(
+            line,
+            images=images,
+            negatives=(*line.negatives, *(negative or ())),
+            kind=_kind(kind),
+            filter=add_filters(line.filter, filters),
+            sort=_sort(sort),
+            region=parse_region(region) if region is not None else None,
+            k=k,
+            rerank=how if rerank else None,
+            min_relevance=min_relevance,
+            group=not moments,
+            copies=copies,
+        )
+
+    wanted = query_of(" ".join(query or ()))
     if explain and (html is None or wanted.words is None):
         raise typer.BadParameter("it needs --html FILE and words to explain", param_hint="--explain")
     from retrieval.engine import Engine
 
+    if queries is not None:
+        if query or html is not None or clip is not None or open_best:
+            raise typer.BadParameter("it stands without QUERY, --html, --clip and --open", param_hint="--queries")
+        with Engine.open(index, device=device) as engine:
+            _search_each(engine, queries, query_of, as_json)
+        return
     with Engine.open(index, device=device) as engine:
         answer = _reranked(engine, wanted) if rerank else engine.answer(wanted)
         hits = answer.hits
@@ -139,6 +192,21 @@ def search_command(
         _open(hits[0])
     if uncut:
         raise MmsearchError(f"{uncut} of the moments could not be cut out")
+
+
+def _search_each(engine: Engine, file: Path, query_of: Callable[[str], Query], as_json: bool) -> None:
+    """Search for each line of a file."""
+    from cli.queries import answers, read_lines
+
+    def search(query: Query) -> Sequence[Hit]:
+        return (_reranked(engine, query) if query.rerank is not None else engine.answer(query)).hits
+
+    for number, line, hits in answers(engine, read_lines(file), query_of, search):
+        if as_json:
+            write_lines({"query_number": number, "query": line, **hit.to_json()} for hit in hits)
+        else:
+            print(f"{number}. {shown(line)}")
+            _show(hits, by_date=False)
 
 
 def _reranked(engine: Engine, query: Query) -> Answer:

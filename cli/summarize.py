@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from cli.describe import load_captioner
+from cli.options import DecoderOption, DeviceOption, PrecisionOption
 from cli.terminal import clock, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
 from retrieval.errors import MediaError, MmsearchError, UsageError
 
@@ -22,9 +23,9 @@ def summarize_command(
     length: Annotated[int, typer.Option(min=1, help="Most moments of the summary.")] = 8,
     html: Annotated[Optional[Path], typer.Option(help="Write a storyboard page to this file.")] = None,
     fps: Annotated[float, typer.Option(min=0.01, max=60, help="Frames a second that are looked at.")] = 1.0,
-    model: Annotated[str, typer.Option(help="A model with a caption decoder: mini, a CoCa's NAME, or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    model: DecoderOption = "auto",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say in words what a video shows: its most representative moments, in order, and a paragraph that joins them."""

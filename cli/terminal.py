@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
@@ -19,6 +20,8 @@ from retrieval.errors import MmsearchError
 if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.progress import Progress
+
+_hints: ContextVar[tuple[str, ...]] = ContextVar("hints", default=())
 
 
 def print_json(value: Mapping[str, object]) -> None:
@@ -72,6 +75,18 @@ def file_url(path: str) -> str:
 def note(message: str) -> None:
     """A line on standard error."""
     print(message, file=sys.stderr, flush=True)
+
+
+def hint(message: str) -> None:
+    """A line on standard error once the command has done its work; none where it fails, since that is what matters then."""
+    _hints.set((*_hints.get(), message))
+
+
+def say_hints() -> None:
+    """Print the hints of the command that has done its work, and forget them."""
+    for line in _hints.get():
+        note(line)
+    _hints.set(())
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.crossmodal.decoder_models import DecoderModels
-from retrieval.errors import ItemNotFoundError, MediaError
+from retrieval.errors import ItemNotFoundError, MediaError, ModelError
 from retrieval.models.query_encoder import QueryEncoder
 from retrieval.query import hint
 from retrieval.ranking.fitted import Fitted
@@ -85,15 +85,20 @@ class Engine:
     def reopened(self) -> Engine:
         """The index as it is now, with the models that this engine has loaded; this one stays as it is until it is closed.
 
-        Raises what `open` raises, and `ModelError` where another model has taken the index's place.
+        Where the index has changed to another model, that one is loaded here, as far as words need it. Raises what `open`
+        raises, and `ModelError`.
         """
         fresh = Engine(self.folder, self._device, self._images)
         try:
             check_model(self.model, fresh.model)
-        except BaseException:
-            fresh.close()
-            raise
-        fresh._queries, fresh._decoder_models = self._queries, self._decoder_models
+        except ModelError:
+            try:
+                fresh.embed_texts(["a photo"])
+            except BaseException:
+                fresh.close()
+                raise
+        else:
+            fresh._queries, fresh._decoder_models = self._queries, self._decoder_models
         return fresh
 
     @property

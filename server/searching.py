@@ -58,7 +58,7 @@ def add_searching(app: FastAPI, service: SearchService, uploads: Uploads, deepes
             truncated=result.truncated,
             picture=upload,
             milliseconds=round(1000 * (time.perf_counter() - began), 2),
-            model=service.model,
+            model=result.model,
         )
 
     @app.post(

@@ -7,6 +7,7 @@ once an hour, and after a run that failed, everything is compared again, since s
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -22,7 +23,10 @@ from media.excludes import MARKS
 from media.types import below
 from retrieval.errors import MmsearchError
 from retrieval.models.encoder import Encoder
+from retrieval.store.manifest import read_manifest
+from server.logs import LOGGER
 
+_log = logging.getLogger(LOGGER)
 _STEP_MILLISECONDS = 500
 _WHOLE_SECONDS = 3600.0
 _RETRY_SECONDS = 60.0
@@ -130,7 +134,7 @@ class Watcher:
         """One run over the paths that changed (None: all that is below the roots); whether it came to its end."""
         self.state = WatchState(state="indexing", path=min(changed or (), default=""))
         try:
-            if self._encoder is None:
+            if self._encoder is None or self._encoder.spec.name != read_manifest(self._folder).model.name:
                 self._encoder = open_encoder(self._folder, "auto", self._device, "auto").encoder
             build = IndexBuild(sorted(changed) if changed else self._roots, self._folder, self._encoder, BuildConfig())
             for event in build:
@@ -140,11 +144,16 @@ class Watcher:
             if build.report is not None and changed is None:
                 self._links = build.report.links
             self.state = WatchState(error=self._watch_error)
+            report = build.report
+            if report is not None and (report.indexed or report.removed):
+                _log.info("%d indexed, %d removed, %d failed", report.indexed, report.removed, report.failed)
             return True
         except MmsearchError as error:
             self.state = WatchState(error=str(error))
+            _log.warning("not indexed: %s", error)
         except Exception as error:  # A later run tries again, whatever went wrong
             self.state = WatchState(error=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            _log.error("not indexed: %s", self.state.error, exc_info=_log.isEnabledFor(logging.DEBUG))
         return False
 
     def _as_indexed(self, path: str) -> str:

@@ -27,7 +27,7 @@ from retrieval.crossmodal.attention import (
     split_heads,
 )
 from retrieval.errors import ModelChoiceError, QueryError
-from retrieval.models.catalog import CAPTIONER
+from retrieval.models.catalog import READER
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,11 +73,12 @@ class CaptionDecoder:
         model = loaded.model
         if getattr(model, "text_decoder", None) is None:
             raise ModelChoiceError(
-                f"{loaded.spec.name} has no caption decoder; mini has one, and after `mmsearch models pull` {CAPTIONER}"
+                f"{loaded.spec.name} has no caption decoder; name one that has: mini, or after "
+                f"`mmsearch models pull {READER}` {READER}"
             )
         if not hasattr(model.text, "token_embedding"):
             raise ModelChoiceError(
-                f"{loaded.spec.name} has a text tower that mmsearch cannot decode with; use {CAPTIONER}"
+                f"{loaded.spec.name} has a text tower that mmsearch cannot decode with; use {READER}"
             )
         self._loaded = loaded
         self._model = model

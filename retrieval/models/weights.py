@@ -20,6 +20,7 @@ import platformdirs
 from retrieval.errors import ModelChoiceError, ModelError
 from retrieval.files import write_atomically
 from retrieval.models.catalog import DEFAULT, curated
+from retrieval.settings import chosen_model, config_file
 
 NETWORK_WAIT = 3.0
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -56,11 +57,14 @@ def cache_dir() -> Path:
 
 def resolve(name: str, default: str = DEFAULT) -> ModelFiles:
     """The files of a model that is here already, or for `auto` those of `default` if it is here or can be fetched, else
-    `mini`.
+    `mini`; where the user has chosen a default (`retrieval.settings`), `auto` means that in place of `DEFAULT`.
 
     Raises `ModelError` for an unknown name, a missing file, or a model that is not in the cache.
     """
     if name == "auto":
+        chosen = chosen_model() if default == DEFAULT else None
+        if chosen is not None:
+            return _resolve_chosen(chosen)
         return _resolve_auto(default)
     if name == "mini":
         return ModelFiles(name="mini", architecture="ConvCoCa", weights=_weights_in(MINI, "mini"), folder=MINI)
@@ -223,6 +227,15 @@ def _hub() -> tuple[str, int]:
     return parts.hostname or "huggingface.co", parts.port or (80 if parts.scheme == "http" else 443)
 
 
+def _resolve_chosen(name: str) -> ModelFiles:
+    try:
+        return resolve(name)
+    except ModelError as error:
+        raise ModelError(
+            f"{error} (it is the default that {config_file()} names; `mmsearch models use auto` takes that back)"
+        ) from error
+
+
 def _resolve_auto(default: str) -> ModelFiles:
     if is_cached(default):
         return resolve(default)
@@ -233,13 +246,15 @@ def _resolve_auto(default: str) -> ModelFiles:
         except ModelError:
             pass
     mini = resolve("mini")
+    # Fetched later, it serves descriptions at once; an index stays on the model that made it.
+    stays = f"; an index made by mini stays on mini until: mmsearch index FOLDER --model {default}"
     return ModelFiles(
         name=mini.name,
         architecture=mini.architecture,
         weights=mini.weights,
         folder=mini.folder,
-        notice=f"using the small built-in model mini: {default} is not here and cannot be fetched; "
-        f"for better results, when online: mmsearch models pull {default}",
+        notice=f"made by the small built-in model mini: {default} is not here and cannot be fetched; "
+        f"better, when online: mmsearch models pull {default}{stays if default == DEFAULT else ''}",
     )
 
 

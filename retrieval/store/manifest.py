@@ -186,9 +186,9 @@ def find_index(given: str | os.PathLike[str] | None, environ: Mapping[str, str],
     )
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, name: str = "manifest.json") -> Manifest:
     """The committed state of an index. `FormatError` when it is later than this program or not readable."""
-    file = folder / "manifest.json"
+    file = folder / name
     try:
         value = json.loads(file.read_text("utf-8"))
     except FileNotFoundError as error:
@@ -292,8 +292,9 @@ def check_model(made_with: ModelSpec, given: ModelSpec) -> None:
         if old != new:
             shown = (old[:12], new[:12]) if name == "weights_sha256" else (old, new)
             raise ModelError(
-                f"this index was made by {made_with.name} ({name} {shown[0]}), the model given is {given.name} "
-                f"({name} {shown[1]}); use the first, or index into another folder with --index"
+                f"this index was made by {made_with.name} ({field} {shown[0]}), the model given is {given.name} "
+                f"({field} {shown[1]}); use the first, or let the index change to the other with: "
+                f"mmsearch index FOLDER --model {given.name} --change-model"
             )
 
 

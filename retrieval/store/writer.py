@@ -40,6 +40,7 @@ from retrieval.store.manifest import (
 from retrieval.store.rewrite import compacted, make_words, merge_small, merge_sources, write_shards
 from retrieval.store.roots import Roots
 from retrieval.store.sources import SourceLine, SourceTable, to_table, write_segment
+from retrieval.store.succession import carry_out_succession, plan_succession
 from retrieval.store.vector_files import make_vector_files, outgrown
 from retrieval.types import KINDS, ModelSpec
 
@@ -74,6 +75,9 @@ class IndexWriter:
             ) from error
         self._lock = take_lock(self.folder)
         try:
+            # Before anything is swept: a run that was killed may have left files that the manifest does not name yet.
+            with _disk(self.folder):
+                carry_out_succession(self.folder)
             if (self.folder / "manifest.json").exists():
                 self.manifest = read_manifest(self.folder)
                 if self._spec is not None:
@@ -217,6 +221,18 @@ class IndexWriter:
             self._write(state)
         self._sweep()
         return state
+
+    def succeed(self) -> Manifest:
+        """Let the successor inside this index, which is whole, take its place: other rows, of another model. Killed at any
+        moment, the index is the one or the other, and the next writer ends what was begun."""
+        with _disk(self.folder):
+            plan_succession(self.folder, self.manifest)
+            carry_out_succession(self.folder)
+        self.manifest = read_manifest(self.folder)
+        self._parts = {}
+        self._keep_ledger(-1)
+        self._sweep()
+        return self.manifest
 
     def _write(self, state: Manifest, gone: frozenset[bytes] = frozenset(), lines: Sequence[SourceLine] = ()) -> None:
         """Publish a state: its lease, then the manifest, after which every new reader sees it, then the ledger."""
