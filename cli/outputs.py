@@ -9,7 +9,6 @@ import platformdirs
 
 from media.types import below_any
 from retrieval.errors import MmsearchError
-from retrieval.store.manifest import find_index, read_manifest
 
 
 def output_place(name: str) -> Path:
@@ -31,6 +30,8 @@ def output_place(name: str) -> Path:
 
 def _is_indexed(folder: Path) -> bool:
     """Whether a folder lies below a root of an index that is in it, above it, or named by `MMSEARCH_INDEX`."""
+    from retrieval.store.manifest import find_index, read_manifest
+
     nearest: dict[str, str] = {}
     for environ in (nearest, os.environ):
         try:
