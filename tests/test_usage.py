@@ -233,6 +233,14 @@ def test_one_query_has_no_interval() -> None:
     assert set(several.confidence()) == {"R@1", "R@5", "R@10"} and "–" in cells(several)[0]
 
 
+def test_the_api_takes_one_negative_as_the_form_does() -> None:
+    """`"not": "people"` was refused in JSON."""
+    from server.models import SearchRequest
+
+    assert SearchRequest.model_validate({"text": "x", "not": "people"}).negatives == ["people"]
+    assert SearchRequest.model_validate({"text": "x", "not": ["people", "cars"]}).negatives == ["people", "cars"]
+
+
 def test_the_demo_speaks_english() -> None:
     said = [sentence(caption) for caption in PHOTOS.values() if caption]
     assert (
