@@ -112,3 +112,5 @@ def serve_command(
 
             webbrowser.open(link)
         http_server(app, log_level).run(sockets=[listener])
+        if log is not None:
+            log.close()
