@@ -70,16 +70,26 @@ def index(
     device: str = "auto",
     precision: str = "auto",
     batch_size: int = 32,
+    change_model: bool = False,
 ) -> BuildReport:
     """Build an index over `paths`, one or several, or bring it up to date; returns what was done. Raises `MmsearchError`.
 
-    Without `index` it is written to `.mmsearch` in the first of `paths`.
+    Without `index` it is written to `.mmsearch` in the first of `paths`. An index that is there keeps its model; with
+    `change_model` it changes to `model`, if that is another, and the old one is searched until the new one is whole.
     """
     from indexer.run import build_index
 
     # Not the letters of a text: one path, as a list of one.
     several = list(paths) if isinstance(paths, Iterable) and not isinstance(paths, (str, os.PathLike)) else [paths]
-    return build_index(several, index, model=model, device=device, precision=precision, batch_size=batch_size)
+    return build_index(
+        several,
+        index,
+        model=model,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        change_model=change_model,
+    )
 
 
 def open_image(path: str | os.PathLike[str]) -> Image:

@@ -47,7 +47,8 @@ def doctor_command(index: IndexOption = None, as_json: JsonOption = False) -> No
         print_json({**report, "models": models, "extras": extras, "problems": problems, "advice": advice})
         return
     for key, value in report.items():
-        print(f"{key.replace('_', ' '):<16} {shown(str(value))}")
+        text = size_name(value) if key.endswith("_bytes") and isinstance(value, int) else str(value)
+        print(f"{key.removesuffix('_bytes').replace('_', ' '):<16} {shown(text)}")
     print("\nmodels")
     for model in models:
         size = byte_count(int(str(model["bytes"]))) if model["bytes"] is not None else "not here"

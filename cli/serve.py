@@ -119,6 +119,8 @@ def serve_command(
 
             webbrowser.open(link)
         http_server(app, log_level).run(sockets=[listener])
+        if log is not None:
+            log.close()
 
 
 def _refused(folder: Path) -> list[str]:

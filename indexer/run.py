@@ -70,18 +70,22 @@ def _is_part(path: Path, index: Path) -> bool:
 
 
 def change_of_model(folder: Path, model: str) -> tuple[str, str] | None:
-    """The name of the model of the index at `folder` and of the other one that `model` names; None where it names no other,
-    or there is no index. Raises `ModelError` for a model that is not here."""
-    if model == "auto":
+    """The name of the model of the index at `folder` and of the other one that `model` names (`auto`: other weights by the
+    same name); None where it names no other, or there is no index. Raises `ModelError` for a model that is not here."""
+    try:
+        made_with = _model_of(folder)
+    except OldFormatError:
+        # Who opens it brings it up to date first, and says so.
         return None
-    bring_up_to_date(folder)
-    made_with, files = _model_of(folder), resolve(model)
-    return None if made_with is None or _is_same(made_with, files) else (made_with.name, files.name)
+    if made_with is None:
+        return None
+    files = resolve(made_with.name if model == "auto" else model)
+    return None if _is_same(made_with, files) else (made_with.name, files.name)
 
 
 def other_model(made_with: str, given: str) -> str:
     """What to tell who names the model `given` for an index of another, in one line."""
-    given = f"other weights of {given}" if given == made_with else given
+    given = _given(made_with, given)
     return (
         f"this index is of {made_with}, and stays so unless --change-model is given: then everything in it is encoded anew by "
         f"{given}, and the old index is searched until the new one is whole"
@@ -97,7 +101,10 @@ def open_encoder(folder: Path, model: str, device: str, precision: str, *, chang
     files = resolve(made_with.name if made_with is not None and model == "auto" else model)
     changes = made_with is not None and not _is_same(made_with, files)
     if made_with is not None and changes and not change_model:
-        raise ModelError(other_model(made_with.name, files.name))
+        raise ModelError(
+            f"this index is of {made_with.name}, the model given is {_given(made_with.name, files.name)}; change_model lets it "
+            "change: everything in it is encoded anew"
+        )
     notices = [line for line in (brought, files.notice, None if changes else _unfinished(folder, model)) if line]
     # Before this process loads the model, so that the two never hold it at once.
     notices += ensure_exported(files)
@@ -113,6 +120,10 @@ def build_of(
 ) -> IndexBuild | ModelChange:
     """The run over some folders: a build, or a change of the index's model."""
     return (ModelChange if opened.changes_model else IndexBuild)(roots, folder, opened.encoder, config)
+
+
+def _given(made_with: str, given: str) -> str:
+    return f"other weights of {given}" if given == made_with else given
 
 
 def _model_of(folder: Path) -> ModelSpec | None:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from retrieval.errors import MmsearchError
 
-LEVELS = ("critical", "error", "warning", "info", "debug")
+LEVELS = ("debug", "info", "warning", "error", "critical")
 LOGGER = "mmsearch"
 
 
@@ -42,6 +42,10 @@ class AccessLog:
                 self._stream.close()
                 self._stream = self._open()
             self._stream.write(line)
+
+    def close(self) -> None:
+        """Take no more lines."""
+        self._stream.close()
 
     def _open(self) -> TextIO:
         if self._file is None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import mmsearch
 import retrieval.store.succession as succession
 from indexer.build import BuildConfig
 from indexer.change import ModelChange
@@ -268,3 +269,17 @@ def test_a_server_goes_over_to_the_new_model_without_a_restart(tmp_path: Path, c
         assert web.post("/api/describe", json={"id": identity}).status_code == 200
     with Engine.open(tmp_path / "m") as engine:
         assert len(engine.search(Query(text="a dog"))) == 5
+
+
+def test_from_python_another_model_is_refused_in_words_of_python_and_can_be_let_in(
+    tmp_path: Path, mini: object, other: str
+) -> None:
+    write_photos(tmp_path / "m", 2)
+    mmsearch.index(tmp_path / "m", model="mini", device="cpu")
+    with pytest.raises(
+        MmsearchError, match=r"this index is of mini, the model given is local-dir:.*; change_model lets it"
+    ):
+        mmsearch.index(tmp_path / "m", model=other, device="cpu")
+    assert mmsearch.index(tmp_path / "m", model=other, device="cpu", change_model=True).indexed == 2
+    with mmsearch.open(tmp_path / "m") as engine:
+        assert engine.model.name == other

@@ -62,7 +62,7 @@ def completed(command: Command, line: str, cwd: Path) -> list[str]:
         cwd=cwd,
         env={"_MMSEARCH_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)},
     )
-    return done.stdout.split("\n")
+    return done.stdout.splitlines()
 
 
 def test_a_shell_completes_kinds_models_and_index_folders(command: Command, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_doctor_lists_models_and_extras_and_says_what_would_be_better(command: C
     assert command("index", "m", "--model", "mini").returncode == 0
     shown = command("doctor", "--index", "m").stdout
     assert f"better: the index here stays on mini until it changes: mmsearch index FOLDER --model {DEFAULT}" in shown
-    assert "34" in next(line for line in shown.splitlines() if line.strip().startswith("mini"))
+    assert " MB" in next(line for line in shown.splitlines() if line.strip().startswith("mini"))
     missing = command("doctor", "--index", "nowhere")
     assert missing.returncode == 1 and missing.stderr.startswith("error: no index at")
 

@@ -91,6 +91,7 @@ def test_a_log_that_was_moved_away_begins_anew(tmp_path: Path) -> None:
     log.request("GET", "/", 200, 0.0123, 5)
     file.rename(tmp_path / "access.log.1")
     log.request("GET", "/later", 200, 0.5, 7)
+    log.close()
     assert (tmp_path / "access.log.1").read_text().split()[1:] == ["GET", "/", "200", "12.3", "5"]
     assert file.read_text().split()[1:] == ["GET", "/later", "200", "500.0", "7"]
 
