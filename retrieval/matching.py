@@ -73,7 +73,7 @@ def match(
         by_meaning = near(state, query, kinds, direction, max(k, MEANING_DEPTH), selection)
         whole = _unfiltered(state, kinds)
         same = whole.counts == selection.counts
-        ranked = by_meaning if same else near(state, query, kinds, direction, MEANING_DEPTH, whole)
+        ranked = by_meaning if same else near(state, query, _scope(kinds), direction, MEANING_DEPTH, whole)
     words = _selected(words, selection)
     rows = np.flatnonzero(~_unwanted(state, kinds, words, direction, unlike))[:MOST_WORD_HITS]
     return _fused(state, query, kinds, by_meaning, ranked, words.take(rows), direction)
