@@ -16,6 +16,7 @@ from indexer.plan import Unit
 from indexer.rows import image_item, item_id, moment_items, text_items
 from indexer.videos import VideoRead
 from media.errors import MediaError
+from media.image import DecodedImage
 from media.types import CONTAINERS, Passage, Source
 from retrieval.crossmodal.moments import MomentFusion, merge
 from retrieval.store.journal import UnitResult
@@ -47,11 +48,13 @@ class Embedder(Protocol):
 
 @dataclass(kw_only=True)
 class UnitEncoder:
-    """Encodes units with one model. `encoded` counts the images and frames that went through it."""
+    """Encodes units with one model; `decode` is for an image that is read again. `encoded` counts the images and frames that
+    went through the model."""
 
     embedder: Embedder
     roots: Roots
     batch_size: int
+    decode: Callable[[bytes, int, str], DecodedImage]
     copies: Copies | None = None
     encoded: int = 0
 
@@ -176,7 +179,10 @@ class UnitEncoder:
         if copy is None:
             # Another content with the same 64-bit hash: the image is read like any other.
             how = Preparation(
-                preprocess=self.embedder.preprocess, min_side=self.embedder.spec.image_size, holds=_nothing
+                preprocess=self.embedder.preprocess,
+                min_side=self.embedder.spec.image_size,
+                holds=_nothing,
+                decode=self.decode,
             )
             reread = prepare_record(record, how)
             if reread.failure is not None:

@@ -19,7 +19,7 @@ from PIL.Image import Image
 
 from media.containers import read_bytes
 from media.errors import MediaError
-from media.image import DecodedImage, decode_image
+from media.image import DecodedImage
 from media.subtitles import read_subtitles
 from media.text import caption_lines, decode_text, passages
 from media.types import Passage, Record
@@ -44,11 +44,13 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """What the workers need: the model's preprocessing, the side that it wants, and whether the index holds a content."""
+    """What the workers need: the model's preprocessing, the side that it wants, whether the index holds a content, and what
+    decodes images (bytes, least side, name of the file)."""
 
     preprocess: Callable[[Image], NDArray[np.float32]]
     min_side: int
     holds: Callable[[str], bool]
+    decode: Callable[[bytes, int, str], DecodedImage]
 
 
 def prepare(
@@ -96,7 +98,7 @@ def _prepared(record: Record, how: Preparation) -> Prepared:
     digest = hashlib.sha256(data).hexdigest()
     if how.holds(digest):
         return Prepared(record=_light(record), sha256=digest)
-    decoded = decode_image(data, how.min_side)
+    decoded = how.decode(data, how.min_side, os.path.basename(record.path))
     return Prepared(record=_light(record), sha256=digest, decoded=decoded, pixels=how.preprocess(decoded.rgb))
 
 
