@@ -97,7 +97,7 @@ def open_image(path: str | os.PathLike[str]) -> Image:
     from media.containers import read_bytes
     from media.image import decode_image
 
-    return decode_image(read_bytes(os.fspath(path)), 512).rgb
+    return decode_image(read_bytes(os.fspath(path)), 512, name=os.fspath(path)).rgb
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def _captions(
         errors: dict[str, MediaError] = {}
         for file in part:
             try:
-                rgb_images.append(decode_image(read_bytes(file), encoder.spec.image_size).rgb)
+                rgb_images.append(decode_image(read_bytes(file), encoder.spec.image_size, name=str(file)).rgb)
             except MediaError as error:
                 errors[file] = error
         captions = iter(decoder.describe(rgb_images, config))

@@ -47,7 +47,7 @@ def doctor_command(index: IndexOption = None, as_json: JsonOption = False) -> No
         print_json({**report, "models": models, "extras": extras, "problems": problems, "advice": advice})
         return
     for key, value in report.items():
-        text = size_name(value) if key.endswith("_bytes") and isinstance(value, int) else str(value)
+        text = byte_count(value) if key.endswith("_bytes") and isinstance(value, int) else str(value)
         print(f"{key.removesuffix('_bytes').replace('_', ' '):<16} {shown(text)}")
     print("\nmodels")
     for model in models:

@@ -42,7 +42,7 @@ def explain_command(
         hint(files.notice)
     with quiet_native_stderr():
         try:
-            rgb = decode_image(read_bytes(image), 512).rgb
+            rgb = decode_image(read_bytes(image), 512, name=image).rgb
         except MediaError as error:
             raise MmsearchError(f"{shown(image)}: {error.reason}") from error
     # Gradients need float32, and one picture costs little.

@@ -80,6 +80,9 @@ def index_command(
             "--prune", help="Let a folder that is empty now lose its files; else it may be a drive not mounted."
         ),
     ] = False,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Millions of pixels that a picture may have (a JPEG: eight times as many).")
+    ] = 300,
     exclude: Annotated[
         Optional[list[str]],
         typer.Option(
@@ -146,6 +149,7 @@ def index_command(
             moment_fusion=fusion,
             recogniser=recogniser,
             prune=prune,
+            max_pixels=max_pixels * 1_000_000,
             exclude=_globs(exclude or ()),
             default_excludes=default_excludes,
         )

@@ -21,6 +21,8 @@ from media.containers import expand
 from media.errors import MediaError
 from media.excludes import Excludes
 from media.foreign import hint_of
+from media.image import MAX_PIXELS
+from media.isolated import ImageDecoder
 from media.names import printable
 from media.sound import Recogniser
 from media.types import CONTAINERS, Record, Source
@@ -48,8 +50,9 @@ class BuildConfig:
 
     Of videos, `fps` frames a second are taken where they move on, at most `max_frames` of one; `moment_fusion` makes one
     embedding of a moment's frames. With a `recogniser`, the speech of videos without subtitles and of sound files is
-    transcribed. `prune` lets a folder that is empty now lose its files. `exclude` are globs that the index leaves out from
-    now on, beside those that it remembers; `default_excludes` (None: as before) whether it leaves out what nobody means.
+    transcribed. `prune` lets a folder that is empty now lose its files. An image of more than `max_pixels` is refused.
+    `exclude` are globs that the index leaves out from now on, beside those that it remembers; `default_excludes` (None: as
+    before) whether it leaves out what nobody means.
     """
 
     batch_size: int = 32
@@ -60,6 +63,7 @@ class BuildConfig:
     moment_fusion: MomentFusion = "mean"
     recogniser: Recogniser | None = None
     prune: bool = False
+    max_pixels: int = MAX_PIXELS
     exclude: tuple[str, ...] = ()
     default_excludes: bool | None = None
 
@@ -141,8 +145,13 @@ class IndexBuild:
             # The journal of a killed run: from here on the table of sources is complete.
             writer.publish()
             # Held open, so that the rows this run may copy stay on disk while it publishes.
-            with closing(open_state(self._folder)) as lease:
-                run = _Run(writer, lease.manifest, self._paths, self._embedder, self._config, exclude_anew=anew)
+            with (
+                closing(open_state(self._folder)) as lease,
+                ImageDecoder(_workers(self._config), self._config.max_pixels) as decoder,
+            ):
+                run = _Run(
+                    writer, lease.manifest, self._paths, self._embedder, self._config, decoder, exclude_anew=anew
+                )
                 yield from run.work()
             self.report = run.report()
         if not self.report.items and not self.report.indexed:
@@ -163,15 +172,16 @@ class _Run:
 
     def __init__(
         self, writer: IndexWriter, state: Manifest, paths: Sequence[str], embedder: Embedder, config: BuildConfig,
-        *, exclude_anew: bool,
+        decoder: ImageDecoder, *, exclude_anew: bool,
     ) -> None:  # fmt: skip
-        self._writer, self._embedder, self._config = writer, embedder, config
+        self._writer, self._embedder, self._config, self._decoder = writer, embedder, config, decoder
         self._touched = Touched()
         table = SourceTable(writer.folder, state, self._touched)
         self._encoder = UnitEncoder(
             embedder=embedder,
             roots=state.roots,
             batch_size=config.batch_size,
+            decode=decoder.decode,
             copies=Copies(ShardReader(writer.folder, state, self._touched), table),
         )
         self._plan = Plan(
@@ -215,9 +225,10 @@ class _Run:
         how = Preparation(
             preprocess=self._embedder.preprocess,
             min_side=side,
+            decode=self._decoder.decode,
             holds=copies.may_hold_image if copies is not None and copies.table.manifest.shards else _never,
         )
-        workers = config.workers or min(8, os.cpu_count() or 1)
+        workers = _workers(config)
         frames = SampleConfig(fps=config.fps, max_frames=config.max_frames, min_side=side, skip_own=True)
         gathered: list[Prepared] = []
         with (
@@ -377,6 +388,10 @@ class _Ahead:
             self._queue.put(None)
         except BaseException as error:  # It belongs to the one who waits for units
             self._queue.put(error)
+
+
+def _workers(config: BuildConfig) -> int:
+    return config.workers or min(8, os.cpu_count() or 1)
 
 
 def _never(_: str) -> bool:

@@ -17,6 +17,7 @@ from indexer.rows import FACTS, image_item, item_id, moment_items, text_items, w
 from indexer.videos import VideoRead
 from media.errors import MediaError, OwnOutputError
 from media.facts import NO_FACTS, Facts, completed, with_sidecars
+from media.image import DecodedImage
 from media.sidecars import sidecar_facts
 from media.types import CONTAINERS, Passage, Source
 from retrieval.crossmodal.moments import MomentFusion, merge
@@ -49,12 +50,13 @@ class Embedder(Protocol):
 
 @dataclass(kw_only=True)
 class UnitEncoder:
-    """Encodes units with one model. `encoded` counts the images and frames that went through it, `own` the files that were left
-    out since mmsearch wrote them."""
+    """Encodes units with one model; `decode` is for an image that is read again. `encoded` counts the images and frames that
+    went through the model, `own` the files that were left out since mmsearch wrote them."""
 
     embedder: Embedder
     roots: Roots
     batch_size: int
+    decode: Callable[[bytes, int, str], DecodedImage]
     copies: Copies | None = None
     encoded: int = 0
     own: int = 0
@@ -206,7 +208,10 @@ class UnitEncoder:
         if copy is None:
             # Another content with the same 64-bit hash: the image is read like any other.
             how = Preparation(
-                preprocess=self.embedder.preprocess, min_side=self.embedder.spec.image_size, holds=_nothing
+                preprocess=self.embedder.preprocess,
+                min_side=self.embedder.spec.image_size,
+                holds=_nothing,
+                decode=self.decode,
             )
             reread = prepare_record(record, how)
             if reread.failure is not None:

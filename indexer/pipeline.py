@@ -20,7 +20,7 @@ from PIL.Image import Image
 from media.containers import read_bytes
 from media.errors import MediaError, OwnOutputError
 from media.facts import NO_FACTS, Facts, completed, with_sidecars
-from media.image import DecodedImage, decode_image
+from media.image import DecodedImage
 from media.marks import is_marked_image
 from media.metadata import file_facts, image_facts
 from media.sidecars import sidecar_facts
@@ -51,11 +51,13 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """What the workers need: the model's preprocessing, the side that it wants, and whether the index holds a content."""
+    """What the workers need: the model's preprocessing, the side that it wants, whether the index holds a content, and what
+    decodes images (bytes, least side, name of the file)."""
 
     preprocess: Callable[[Image], NDArray[np.float32]]
     min_side: int
     holds: Callable[[str], bool]
+    decode: Callable[[bytes, int, str], DecodedImage]
 
 
 def prepare(
@@ -108,7 +110,7 @@ def _prepared(record: Record, how: Preparation) -> Prepared:
     known = Prepared(record=_light(record), sha256=digest, facts=facts, wrong=tuple(wrong))
     if how.holds(digest):
         return known
-    decoded = decode_image(data, how.min_side)
+    decoded = how.decode(data, how.min_side, os.path.basename(record.path))
     return replace(known, decoded=decoded, pixels=how.preprocess(decoded.rgb))
 
 

@@ -58,7 +58,7 @@ class ImageReader:
             return frame_at(place.path, (place.start + (place.end or place.start)) / 2, self._min_side)
         if not self._is_member(place.path) and source_kind(place.path) != "image":
             raise MediaError("read", "has no image of its own")
-        return decode_image(self.read(place.path), self._min_side).rgb
+        return decode_image(self.read(place.path), self._min_side, name=place.path).rgb
 
     def read(self, path: str) -> bytes:
         """The encoded image at a path, `file` or `file::member`; `MediaError` when it is not there."""
@@ -92,7 +92,7 @@ class ImageReader:
 def query_media(path: str) -> Image | tuple[Image, ...]:
     """A file to search by: an image, upright RGB, or the frames of a video. Raises `MediaError`."""
     if not moves(path):
-        return decode_image(read_bytes(path), 512).rgb
+        return decode_image(read_bytes(path), 512, name=path).rgb
     with VideoDecoder() as decoder:
         config = SampleConfig(max_frames=_QUERY_FRAMES, min_side=512)
         return tuple(event.rgb for event in decoder.sample(os.path.abspath(path), config) if isinstance(event, Frame))

@@ -18,27 +18,8 @@ from media.errors import MediaError, OwnOutputError
 from media.facts import NO_FACTS, Facts
 from media.subtitles import Cue
 
-VIDEO_SUFFIXES = frozenset(
-    (
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".ts",
-        ".m2ts",
-        ".mts",
-        ".mpg",
-        ".mpeg",
-        ".ogv",
-        ".flv",
-        ".wmv",
-        ".3gp",
-    )
-)
 # Suffixes that programs' sources have as well.
-SHARED_SUFFIXES = frozenset((".ts", ".mts"))
+SHARED_SUFFIXES = frozenset((".ts", ".mts", ".mod"))
 # Images that may be animated, which their first bytes show.
 ANIMATED_SUFFIXES = frozenset((".gif", ".webp"))
 PATIENCE_SECONDS = 60.0
@@ -228,6 +209,11 @@ def is_transport_stream(head: bytes) -> bool:
         head[at : at + 1] == b"G" and head[at + step : at + step + 1] in (b"G", b"")
         for at, step in ((0, 188), (4, 192))
     )
+
+
+def is_program_stream(head: bytes) -> bool:
+    """Whether a file that begins with `head` is MPEG-PS, as old camcorders write it: Go and music trackers have the suffix."""
+    return head.startswith(b"\0\0\x01\xba")
 
 
 def is_animated(head: bytes, suffix: str) -> bool:

@@ -20,9 +20,10 @@ from media.image import IMAGE_SUFFIXES
 from media.sidecars import SIDECAR_SUFFIXES, SidecarNames
 from media.sound import SOUND_SUFFIXES
 from media.subtitles import SUBTITLE_SUFFIXES
+from media.suffixes import VIDEO_SUFFIXES
 from media.text import TABLE_SUFFIXES, TEXT_SUFFIXES
 from media.types import Sidecar, Source, SourceKind, Unreadable, below
-from media.video import ANIMATED_SUFFIXES, SHARED_SUFFIXES, VIDEO_SUFFIXES, is_animated, is_transport_stream
+from media.video import ANIMATED_SUFFIXES, SHARED_SUFFIXES, is_animated, is_program_stream, is_transport_stream
 
 # What systems say of a file that is in a cloud alone: reading it would fetch it.
 _OFFLINE_ATTRIBUTES = 0x1000 | 0x40000 | 0x400000
@@ -149,7 +150,7 @@ def moving(path: str, kind: SourceKind) -> SourceKind:
 def _is_video(path: str) -> bool:
     """False for a `.ts` that holds a program's source."""
     head = _head(path) if os.path.splitext(path)[1].lower() in SHARED_SUFFIXES else b""
-    return not head or is_transport_stream(head)
+    return not head or is_transport_stream(head) or is_program_stream(head)
 
 
 def _head(path: str) -> bytes:
