@@ -128,7 +128,8 @@ def test_the_api_takes_the_line_and_fields(web: httpx.Client) -> None:
     )
     every = search(web, text="colours")
     assert search(web, text="colours after:2024") == [name for name in every if name in search(web, after="2024")]
-    form = web.post("/api/search", data={"text": "colours", "in": ["work", "holiday"], "after": "2024", "near": ""})
+    fields_of_form = [("text", "colours"), ("in", "work"), ("in", "holiday"), ("after", "2024"), ("near", "")]
+    form = web.post("/api/search", files=[(name, (None, value)) for name, value in fields_of_form])
     assert form.status_code == 200 and len(form.json()["hits"]) == 3
     noted = web.post("/api/search", json={"text": "no people rating:5"}).json()
     assert noted["hits"] == [] and "to leave out people, write -people" in noted["notes"]
