@@ -6,10 +6,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from retrieval.types import Kind
+from retrieval.types import Kind, Sort
 
 MOST = 200
 Text = Annotated[str, Field(max_length=2000)]
+Name = Annotated[str, Field(max_length=400)]
 
 
 def _as_list(value: object) -> object:
@@ -23,19 +24,34 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
 
-class SearchRequest(Strict):
-    """What to look for. At least one of `text`, `image_id`, `picture` and an uploaded image.
+class Narrowed(Strict):
+    """A query line and what narrows it: fields mean the same as the filters of that name in `text`. Dates are a year, a month
+    or a day, and `before` excludes it; `in` are folders by their name or a path; `near` is PLACE or LAT,LON and ~KM."""
+
+    text: Text | None = None
+    kind: Kind | None = None
+    after: Name | None = None
+    before: Name | None = None
+    folders: Annotated[list[Name], Field(alias="in", max_length=16)] = []
+    camera: Name | None = None
+    near: Name | None = None
+
+
+class SearchRequest(Narrowed):
+    """What to look for. At least one of `text`, `image_id`, `picture` and an uploaded image; or filters alone, which list what
+    passes them, newest first. `text` is a line that may hold filters. `region` is the part of the image that is meant, as
+    left,top,width,height in fractions of its sides.
 
     `picture` names an image that was uploaded before, by the hash that the answer to that search gave. `cursor` is the `next`
     of the page before, of the same search. Copies of a picture are one hit, unless `copies` asks for each.
     """
 
-    text: Text | None = None
     picture: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     image_id: Annotated[str, Field(max_length=64)] | None = None
     unlike_id: Annotated[str, Field(max_length=64)] | None = None
     negatives: Annotated[list[Text], Field(alias="not", max_length=16), BeforeValidator(_as_list)] = []
-    kind: Kind | None = None
+    region: Annotated[str, Field(max_length=128)] | tuple[float, float, float, float] | None = None
+    sort: Sort = "relevance"
     k: Annotated[int, Field(ge=1, le=MOST)] = 20
     rerank: bool = False
     copies: bool = False
@@ -117,7 +133,8 @@ class SearchResponse(BaseModel):
     """Hits, best first; `next` is the cursor of the page after this one, null at the end.
 
     `more` says whether there are others, which beyond the last page a narrower search brings; `truncated` whether the model
-    read only the beginning of the words; `picture` names the uploaded image, to be asked for again without sending it.
+    read only the beginning of the words; `picture` names the uploaded image, to be asked for again without sending it. `notes`
+    are sentences about the query for whoever typed it.
     """
 
     hits: list[HitModel]
@@ -125,8 +142,21 @@ class SearchResponse(BaseModel):
     more: bool
     truncated: bool
     picture: str | None
+    notes: list[str]
     milliseconds: float
     model: str
+
+
+class FacetsResponse(BaseModel):
+    """How many items the filters leave, by name; a video counts once. Years and months have the newest first, the others the
+    largest; a folder is its path below its root and counts the folders in it, too."""
+
+    years: dict[str, int]
+    months: dict[str, int]
+    folders: dict[str, int]
+    cameras: dict[str, int]
+    places: dict[str, int]
+    kinds: dict[str, int]
 
 
 class UploadForm(Strict):

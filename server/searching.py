@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Path, Request, Response
+from fastapi import Query as Parameter
 from PIL.Image import Image
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from media.names import valid_json
 from retrieval.errors import QueryError
-from retrieval.types import Hit, Item, Query, Rerank
+from retrieval.query import add_filters, parse_region
+from retrieval.search import asked_filter
+from retrieval.types import Filter, Hit, Item, Query, Rerank
 from server.errors import first_finding
 from server.http import FOR_EVER, etag, not_modified
 from server.media import version
-from server.models import HitModel, ItemModel, SearchRequest, SearchResponse, UploadResponse
+from server.models import (
+    FacetsResponse,
+    HitModel,
+    ItemModel,
+    Narrowed,
+    SearchRequest,
+    SearchResponse,
+    UploadResponse,
+)
 from server.openapi import ERRORS, SEARCH_BODY, UPLOAD_BODY, binary
 from server.service import SearchService
 from server.uploads import Uploads
@@ -57,9 +69,19 @@ def add_searching(app: FastAPI, service: SearchService, uploads: Uploads, deepes
             more=more,
             truncated=result.truncated,
             picture=upload,
+            notes=list(result.notes),
             milliseconds=round(1000 * (time.perf_counter() - began), 2),
             model=result.model,
         )
+
+    @app.get(
+        "/api/facets", response_model=FacetsResponse, responses=ERRORS,
+        summary="How many items filters leave, by year, month, folder, camera, place and kind",
+    )  # fmt: skip
+    async def facets(request: Request, asked: Annotated[Narrowed, Parameter()]) -> FacetsResponse:
+        line = Query.parse(asked.text or "")
+        wanted = asked_filter(replace(line, kind=asked.kind, filter=_narrow(line.filter, asked)))
+        return FacetsResponse.model_validate(vars(await service.facets(wanted, request)))
 
     @app.post(
         "/api/upload", response_model=UploadResponse, responses=ERRORS, openapi_extra={"requestBody": UPLOAD_BODY},
@@ -137,8 +159,9 @@ def _from_form(form: FormData) -> tuple[SearchRequest, UploadFile | None]:
             raise HTTPException(422, f"{name[:64]}: there is no such field")
         elif isinstance(given, UploadFile):
             raise HTTPException(422, f"{name}: send text")
-        elif name == "not":
-            value.setdefault("not", []).append(given)
+        elif name in ("not", "in"):
+            if given != "" or name == "not":
+                value.setdefault(name, []).append(given)
         elif name in value:
             raise HTTPException(422, f"{name}: given twice")
         elif given != "":
@@ -164,21 +187,33 @@ def _cursor(cursor: str | None, deepest: int) -> tuple[str | None, int]:
 
 
 def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reranker: str) -> Query:
-    words = (asked.text or "").strip()
-    if not words and not asked.image_id and not images:
-        raise QueryError("give some words, an image_id or an image")
+    line = Query.parse(asked.text or "")
+    region = parse_region(asked.region) if isinstance(asked.region, str) else asked.region
     if any(not text.strip() for text in asked.negatives):
         raise QueryError("not: every entry needs some words")
-    return Query(
-        text=asked.text if words else None,
+    query = replace(
+        line,
         images=images,
-        negatives=tuple(asked.negatives),
+        negatives=(*line.negatives, *asked.negatives),
         like=(asked.image_id,) if asked.image_id else (),
         unlike=(asked.unlike_id,) if asked.unlike_id else (),
+        region=region,
         kind=asked.kind,
+        filter=_narrow(line.filter, asked),
+        sort=asked.sort,
         # One more than is wanted tells whether there is a next page.
         k=offset + asked.k + 1,
         rerank=Rerank(reranker=reranker) if asked.rerank else None,
         min_relevance=asked.min_relevance,
         copies=asked.copies,
     )
+    if query.words is None and not asked.image_id and not images and not query.lists:
+        raise QueryError("give some words, an image_id, an image or a filter")
+    return query
+
+
+def _narrow(wanted: Filter, asked: Narrowed) -> Filter:
+    """A filter with what the fields of a request say beside the line. Raises `QueryError`."""
+    fields = [("after", asked.after), ("before", asked.before), ("camera", asked.camera), ("near", asked.near)]
+    fields += [("in", folder) for folder in asked.folders]
+    return add_filters(wanted, [(name, value) for name, value in fields if value is not None])

@@ -27,8 +27,9 @@ from retrieval.cancellation import Cancellation
 from retrieval.crossmodal.decoder_models import reading_model
 from retrieval.engine import Engine
 from retrieval.errors import IndexNotFoundError, MmsearchError
+from retrieval.store.facets import Facets
 from retrieval.store.manifest import read_manifest
-from retrieval.types import Hit, Item, Query
+from retrieval.types import Filter, Hit, Item, Query
 from server.lanes import Busy, Lane
 from server.metrics import Metrics
 
@@ -44,13 +45,14 @@ class ResultsChanged(MmsearchError):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """The hits of a search, the state of the index that they are of and its model, and whether that read less than all the
-    words."""
+    """The hits of a search, the state of the index that they are of and its model, whether that read less than all the words,
+    and notes on the query."""
 
     hits: list[Hit]
     state: str
     model: str
     truncated: bool
+    notes: tuple[str, ...]
 
 
 class _Stoppable:
@@ -164,9 +166,12 @@ class SearchService:
         def work(engine: Engine, now: str) -> tuple[SearchResult, tuple[int, ...]]:
             if state is not None and state != now:
                 raise ResultsChanged("the index has changed since these results were found; search again")
-            hits = engine.search(query)
-            cut = query.text is not None and not engine.reads_whole(query.text)
-            return SearchResult(hits=hits, state=now, model=engine.model.name, truncated=cut), stamp(self.folder)
+            answer = engine.answer(query)
+            cut = query.words is not None and not engine.reads_whole(query.words)
+            result = SearchResult(
+                hits=list(answer.hits), state=now, model=engine.model.name, truncated=cut, notes=answer.notes
+            )
+            return result, stamp(self.folder)
 
         with self.metrics.stage("rerank" if query.rerank is not None else "search"):
             async with self._admitted(query):
@@ -205,6 +210,11 @@ class SearchService:
         if state == state_name(stamped):
             self._remember(stamped, [item])
         return item
+
+    async def facets(self, wanted: Filter, request: Request | None = None) -> Facets:
+        """As `Engine.facets`."""
+        with self.metrics.stage("facets"):
+            return await self._lookups.run(lambda engine, _: engine.facets(wanted), request)
 
     async def read(self, stage: str, work: Callable[[Engine], Result], request: Request | None = None) -> Result:
         """Have something longer done, on the reading lane."""
