@@ -13,7 +13,7 @@ import typer
 
 from cli.terminal import busy, clock, file_url, inline_image, note, quiet_native_stderr, shown, write_lines
 from retrieval.errors import MediaError, MmsearchError, QueryError
-from retrieval.types import KINDS, Hit, Kind, Query, Rerank
+from retrieval.types import KINDS, MATCHES, Answer, Hit, Kind, Match, Query, Rerank
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,6 +28,10 @@ def search_command(
     index: Annotated[Optional[str], typer.Option(help="The index, or a folder that has one.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     kind: Annotated[Optional[str], typer.Option(help="image, video or text; without it photos and videos.")] = None,
+    match: Annotated[
+        str,
+        typer.Option(help="meaning, words (of names, captions and other texts), or auto: both joined."),
+    ] = "auto",
     rerank: Annotated[
         bool, typer.Option("--rerank/--no-rerank", help="Order the best again by words and pixels together.")
     ] = False,
@@ -76,16 +80,23 @@ def search_command(
         else None,
         min_relevance=min_relevance,
         group=not moments,
+        match=_match(match),
     )
     from retrieval.engine import Engine
 
     with Engine.open(index, device=device) as engine:
-        hits = _reranked(engine, wanted) if rerank else engine.answer(wanted).hits
+        answer = _reranked(engine, wanted) if rerank else engine.answer(wanted)
+        hits = answer.hits
         if html is not None:
             from cli.sheet import write_sheet
 
             write_sheet(html, _title(wanted), hits, (engine.captioner(reranker), query or "") if explain else None)
             note(f"wrote {shown(str(html))}")
+    if answer.unindexed:
+        note(
+            f"{answer.unindexed} items were searched by meaning alone: an older mmsearch wrote them; "
+            "mmsearch index FOLDER also indexes their words"
+        )
     if clip is not None:
         _cut(hits, clip)
     if as_json:
@@ -96,8 +107,8 @@ def search_command(
         _open(hits[0])
 
 
-def _reranked(engine: Engine, query: Query) -> tuple[Hit, ...]:
-    """The hits, and on standard error what re-ranking could not do."""
+def _reranked(engine: Engine, query: Query) -> Answer:
+    """The answer, and on standard error what re-ranking could not do."""
     with quiet_native_stderr() as stream:
         with busy("reading the candidates"):
             answer = engine.answer(query)
@@ -107,7 +118,7 @@ def _reranked(engine: Engine, query: Query) -> tuple[Hit, ...]:
             print(f"re-ranked {answer.seen} candidates in the time given", file=stream)
         if answer.text_cut:
             print("the words are more than the reranker reads: it used the first of them", file=stream)
-    return answer.hits
+    return answer
 
 
 def _cut(hits: Sequence[Hit], folder: Path) -> None:
@@ -129,6 +140,13 @@ def _kind(value: str | None) -> Kind | None:
         if value == kind:
             return kind
     raise typer.BadParameter(f"{value!r} is not one of {', '.join(KINDS)}", param_hint="--kind")
+
+
+def _match(value: str) -> Match:
+    for match in MATCHES:
+        if value == match:
+            return match
+    raise typer.BadParameter(f"{value!r} is not one of {', '.join(MATCHES)}", param_hint="--match")
 
 
 def _query_images(files: list[str]) -> tuple[Image | tuple[Image, ...], ...]:
@@ -180,6 +198,8 @@ def _show(hits: Sequence[Hit]) -> None:
                 label += f"  also {', '.join(rest)}" + (" …" if len(hit.moments) > 4 else "")
         # Links only where a terminal shows them: in a pipe they would be noise around the path.
         path = Text(label, style=f"link {file_url(item.source)}" if sys.stdout.isatty() else "")
+        if hit.words:
+            path += Text(f"  has {shown(', '.join(hit.words))}", style="dim")
         if item.text is not None:
             path = Text(f"{item.text[:200]}\n") + path
         relevance = f"{hit.relevance:.0%}" if hit.relevance is not None else ""

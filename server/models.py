@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from retrieval.types import Kind
+from retrieval.types import Kind, Match
 
 MOST = 200
 Text = Annotated[str, Field(max_length=2000)]
@@ -22,7 +22,8 @@ class SearchRequest(Strict):
     """What to look for. At least one of `text`, `image_id`, `picture` and an uploaded image.
 
     `picture` names an image that was uploaded before, by the hash that the answer to that search gave. `cursor` is the `next`
-    of the page before, of the same search.
+    of the page before, of the same search. `match` says what `text` is matched by: meaning, words, or auto, both joined; with
+    `prefix` its last word may be the beginning of one.
     """
 
     text: Text | None = None
@@ -33,6 +34,8 @@ class SearchRequest(Strict):
     kind: Kind | None = None
     k: Annotated[int, Field(ge=1, le=MOST)] = 20
     rerank: bool = False
+    match: Match = "auto"
+    prefix: bool = False
     min_relevance: Annotated[float, Field(ge=0, le=1)] | None = None
     cursor: Annotated[str, Field(max_length=64)] | None = None
 
@@ -96,6 +99,7 @@ class HitModel(BaseModel):
     longitude: float | None
     place: str | None
     matched: list[str]
+    words: list[str]
     copies: list[str]
     moments: list[MomentModel]
 

@@ -193,4 +193,6 @@ def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reranke
         k=offset + asked.k + 1,
         rerank=Rerank(reranker=reranker) if asked.rerank else None,
         min_relevance=asked.min_relevance,
+        match=asked.match,
+        prefix=asked.prefix,
     )
