@@ -16,7 +16,7 @@ from cli.options import DeviceOption, IndexOption, KindOption, choices, complete
 from cli.terminal import busy, clock, file_url, inline_image, near, note, quiet_native_stderr, shown, write_lines
 from retrieval.errors import MediaError, MmsearchError
 from retrieval.query import add_filters, parse_region
-from retrieval.types import KINDS, SORTS, Answer, Hit, Kind, Query, Rerank, Sort
+from retrieval.types import KINDS, MATCHES, SORTS, Answer, Hit, Kind, Match, Query, Rerank, Sort
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,6 +74,14 @@ def search_command(
             metavar="X,Y,W,H", help="The part of --image that is meant, in fractions of its sides.", show_default=False
         ),
     ] = None,
+    match: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(MATCHES),
+            help="By meaning, by the words of names, captions and other texts, or auto: both joined.",
+            autocompletion=choices(*MATCHES),
+        ),
+    ] = "auto",
     rerank: Annotated[
         bool, typer.Option("--rerank/--no-rerank", help="Order the best again by words and pixels together.")
     ] = False,
@@ -157,6 +165,7 @@ def search_command(
             rerank=how if rerank else None,
             min_relevance=min_relevance,
             group=not moments,
+            match=_match(match),
             copies=copies,
         )
 
@@ -183,6 +192,11 @@ def search_command(
             note(f"wrote {shown(str(html))}")
     for line_of_note in answer.notes:
         note(shown(line_of_note))
+    if answer.unindexed:
+        note(
+            f"{answer.unindexed} items were searched by meaning alone: an older mmsearch wrote them; "
+            "mmsearch index FOLDER also indexes their words"
+        )
     uncut = _cut(hits, clip) if clip is not None else 0
     if as_json:
         write_lines(hit.to_json() for hit in hits)
@@ -255,6 +269,13 @@ def _sort(value: str) -> Sort:
     raise typer.BadParameter(f"{value!r} is not one of {', '.join(SORTS)}", param_hint="--sort")
 
 
+def _match(value: str) -> Match:
+    for match in MATCHES:
+        if value == match:
+            return match
+    raise typer.BadParameter(f"{value!r} is not one of {', '.join(MATCHES)}", param_hint="--match")
+
+
 def _query_images(files: list[str]) -> tuple[Image | tuple[Image, ...], ...]:
     if not files:
         return ()
@@ -308,6 +329,8 @@ def _show(hits: Sequence[Hit], *, by_date: bool) -> None:
             label += f"  +{len(hit.copies)} " + ("copy" if len(hit.copies) == 1 else "copies")
         # Links only where a terminal shows them: in a pipe they would be noise around the path.
         path = Text(label, style=f"link {file_url(item.source)}" if sys.stdout.isatty() else "")
+        if hit.words:
+            path += Text(f"  has {shown(', '.join(hit.words))}", style="dim")
         if item.text is not None:
             path = Text(f"{item.text[:200]}\n") + path
         facts = [f"{hit.score:.4f}", in_words(hit.relevance)]

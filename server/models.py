@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from retrieval.types import Kind, Sort
+from retrieval.types import Kind, Match, Sort
 
 MOST = 200
 Text = Annotated[str, Field(max_length=2000)]
@@ -43,7 +43,8 @@ class SearchRequest(Narrowed):
     left,top,width,height in fractions of its sides.
 
     `picture` names an image that was uploaded before, by the hash that the answer to that search gave. `cursor` is the `next`
-    of the page before, of the same search. Copies of a picture are one hit, unless `copies` asks for each.
+    of the page before, of the same search. `match` says what `text` is matched by: meaning, words, or auto, both joined; with
+    `prefix` its last word may be the beginning of a longer word. Copies of a picture are one hit, unless `copies` asks for each.
     """
 
     picture: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
@@ -55,6 +56,8 @@ class SearchRequest(Narrowed):
     k: Annotated[int, Field(ge=1, le=MOST)] = 20
     rerank: bool = False
     copies: bool = False
+    match: Match = "auto"
+    prefix: bool = False
     min_relevance: Annotated[float, Field(ge=0, le=1)] | None = None
     cursor: Annotated[str, Field(max_length=64)] | None = None
 
@@ -125,6 +128,7 @@ class HitModel(BaseModel):
     longitude: float | None
     place: str | None
     matched: list[str]
+    words: list[str]
     copies: list[str]
     moments: list[MomentModel]
 

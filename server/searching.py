@@ -205,6 +205,8 @@ def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reranke
         k=offset + asked.k + 1,
         rerank=Rerank(reranker=reranker) if asked.rerank else None,
         min_relevance=asked.min_relevance,
+        match=asked.match,
+        prefix=asked.prefix,
         copies=asked.copies,
     )
     if query.words is None and not asked.image_id and not images and not query.lists:
