@@ -19,11 +19,13 @@ BAND_BITS = 16
 NEAR_BITS = 10
 # A hash with fewer bits set, or unset, is that of a picture without a drawing: blank, black, or a gradient from side to side.
 LEAST_BITS = 8
-# Rows that are looked at under one value of a band, the first ones. More of them share a pattern than tells pictures apart.
-MOST_PROBED = 2048
+# Rows that are looked at under one value of a band, the first ones: so many, or sixteen times as many as there are on average.
+# A pattern that more of them share does not tell pictures apart.
+LEAST_PROBED = 512
 # Pairs that are kept of one query, its nearest.
 MOST_PAIRS = 32
 _PAIRS_AT_ONCE = 4_000_000
+_QUERIES_AT_ONCE = 8192
 
 Hashes = NDArray[np.uint64]
 
@@ -67,16 +69,16 @@ def near_pairs(queries: Hashes, hashes: Hashes, table: BandTable) -> tuple[NDArr
     at most `NEAR_BITS` bits: of each query its `MOST_PAIRS` nearest, ties by position; ascending by query."""
     # Thousands of equal pictures ask once.
     distinct, number = np.unique(queries, return_inverse=True)
-    parts = [np.empty(0, np.int64)]
+    parts = [np.empty((2, 0), np.int64)]
     for query, row in _candidates(distinct, table):
         near = distances(distinct[query], hashes[row]) <= NEAR_BITS
-        parts.append(query[near] << 32 | row[near])
-    pairs = np.unique(np.concatenate(parts))
-    query, row = pairs >> 32, pairs & 0xFFFFFFFF
-    order = np.lexsort((row, distances(distinct[query], hashes[row]), query))
-    query, row = query[order], row[order]
-    kept = np.arange(len(query)) - np.searchsorted(query, query, "left") < MOST_PAIRS
-    query, row = query[kept], row[kept]
+        pairs = np.unique(query[near] << 32 | row[near])
+        query, row = pairs >> 32, pairs & 0xFFFFFFFF
+        order = np.lexsort((row, distances(distinct[query], hashes[row]), query))
+        query, row = query[order], row[order]
+        kept = np.arange(len(query)) - np.searchsorted(query, query, "left") < MOST_PAIRS
+        parts.append(np.stack([query[kept], row[kept]]))
+    query, row = np.concatenate(parts, 1)
     # Back from distinct hashes to the queries that have them.
     low = np.searchsorted(query, number, "left")
     counts = np.searchsorted(query, number, "right") - low
@@ -85,23 +87,35 @@ def near_pairs(queries: Hashes, hashes: Hashes, table: BandTable) -> tuple[NDArr
 
 
 def _candidates(queries: Hashes, table: BandTable) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs of a query and a row that agree in a band but for one bit, some millions at a time; a pair may come again."""
+    """Pairs of a query and a row that agree in a band but for one bit, all of some queries at a time, as many as bound the
+    memory; a pair may come again."""
     asking = np.flatnonzero(telling(queries)).astype(np.int64)
-    if not len(asking) or not table.rows.shape[1]:
+    entries = table.rows.shape[1]
+    if not len(asking) or not entries:
         return
+    most = max(LEAST_PROBED, 16 * entries >> BAND_BITS)
     turns = np.concatenate([np.zeros(1, np.uint16), np.uint16(1) << np.arange(BAND_BITS, dtype=np.uint16)])
-    for band, values in enumerate(bands(queries[asking])):
-        for turn in turns:
-            wanted = values ^ turn
-            low = np.searchsorted(table.values[band], wanted, "left")
-            counts = np.minimum(np.searchsorted(table.values[band], wanted, "right") - low, MOST_PROBED)
-            ends = np.cumsum(counts)
-            start = 0
-            while start < len(asking):
-                before = int(ends[start - 1]) if start else 0
-                stop = max(start + 1, int(np.searchsorted(ends, before + _PAIRS_AT_ONCE, "right")))
-                here = counts[start:stop]
-                within = np.arange(int(here.sum())) - np.repeat(np.cumsum(here) - here, here)
-                rows = table.rows[band][np.repeat(low[start:stop], here) + within]
-                yield np.repeat(asking[start:stop], here), rows.astype(np.int64)
-                start = stop
+    for first in range(0, len(asking), _QUERIES_AT_ONCE):
+        block = asking[first : first + _QUERIES_AT_ONCE]
+        # (4, 17, q): where the rows under each band, and each of its turns, begin in the table.
+        wanted = bands(queries[block])[:, None] ^ turns[None, :, None]
+        ranges = [_range_of(values, here) for values, here in zip(table.values, wanted, strict=True)]
+        low = np.concatenate([low for low, _ in ranges]).T
+        counts = np.minimum(np.concatenate([high - low for low, high in ranges]).T, most)
+        of_bands = np.repeat(np.arange(BANDS), len(turns))
+        ends = np.cumsum(counts.sum(1))
+        start = 0
+        while start < len(block):
+            before = int(ends[start - 1]) if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, before + _PAIRS_AT_ONCE, "right")))
+            here = counts[start:stop].reshape(-1)
+            within = np.arange(int(here.sum())) - np.repeat(np.cumsum(here) - here, here)
+            at = np.repeat(low[start:stop].reshape(-1), here) + within
+            band = np.repeat(np.tile(of_bands, stop - start), here)
+            yield np.repeat(block[start:stop], counts[start:stop].sum(1)), table.rows[band, at].astype(np.int64)
+            start = stop
+
+
+def _range_of(values: NDArray[np.uint16], wanted: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the rows of each of the `wanted` values of a band begin and end."""
+    return np.searchsorted(values, wanted, "left"), np.searchsorted(values, wanted, "right")

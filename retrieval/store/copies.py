@@ -111,12 +111,9 @@ class _Update:
         a, b = np.searchsorted(places, pairs[:, 0]), np.searchsorted(places, pairs[:, 1])
         embeddings = self._stored.take(*self._places.rows(places)).astype(np.float32)
         made = [(group.kind, places[group.rows]) for group in group_copies(prints, embeddings, a, b)]
-        untouched = np.setdiff1d(np.arange(len(self._groups)), numbers).tolist()
         if not made and not len(numbers):
             return None
-        return CopyGroups.of(
-            [*((self._groups.kind_of(group), self._groups.members_of(group)) for group in untouched), *made]
-        )
+        return self._groups.without(numbers, CopyGroups.of(made))
 
     def _partners(self, fresh: Segment) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The places of rows that may have copies, ascending, fresh ones and what they are like; and pairs of places `(m, 2)`

@@ -34,14 +34,27 @@ class CopyGroups:
     @staticmethod
     def of(groups: Sequence[tuple[CopyKind, NDArray[np.int64]]]) -> CopyGroups:
         """From the kind and the places of each group."""
-        members = np.concatenate([np.empty(0, np.int64), *(places for _, places in groups)])
-        order = np.argsort(members, kind="stable")
-        return CopyGroups(
-            members,
-            np.cumsum([0, *(len(places) for _, places in groups)]).astype(_NUMBER),
+        return CopyGroups._made(
+            np.concatenate([np.empty(0, np.int64), *(places for _, places in groups)]),
+            np.array([len(places) for _, places in groups], np.int64),
             np.array([COPY_KINDS.index(kind) for kind, _ in groups], _KIND),
-            members[order],
-            order.astype(_NUMBER),
+        )
+
+    @staticmethod
+    def _made(members: NDArray[np.int64], sizes: NDArray[np.int64], kinds: NDArray[np.uint8]) -> CopyGroups:
+        order = np.argsort(members, kind="stable")
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]).astype(_NUMBER)
+        return CopyGroups(members, starts, kinds, members[order], order.astype(_NUMBER))
+
+    def without(self, groups: NDArray[np.int64], added: CopyGroups) -> CopyGroups:
+        """The others than `groups`, and behind them those that are `added`."""
+        sizes = np.diff(self.starts.astype(np.int64))
+        kept = np.ones(len(self), np.bool_)
+        kept[groups] = False
+        return CopyGroups._made(
+            np.concatenate([self.members[np.repeat(kept, sizes)], added.members]),
+            np.concatenate([sizes[kept], np.diff(added.starts.astype(np.int64))]),
+            np.concatenate([self.kinds[kept], added.kinds]),
         )
 
     @staticmethod
