@@ -90,10 +90,11 @@ class Item:
     tar or Parquet file and for a caption, whose `path` is its image. Times are seconds from the start of a video.
     `mtime_ns` belongs to `source`. `dhash` is a 64-bit difference hash (dHash) of the image, as a signed integer.
 
-    `taken_at` is local time, as the camera showed it, in ISO 8601 without a zone, and `date_source` where it comes from:
-    `exif` (what a picture says of itself: EXIF, XMP, IPTC), `container` (a video's metadata), `sidecar` (XMP beside the file),
-    `takeout`, `name` or `file` (the time of the file's last change). `place` is "City, Region, Country" near latitude and longitude, `rating` 1 to 5
-    stars, and `words` are the keywords, titles, descriptions and people that others wrote, one a line.
+    `taken_at` is local time, as the camera showed it, in ISO 8601 without a zone, and `date_source` where it comes from: `exif`
+    (what a picture says of itself: EXIF, XMP, IPTC), `container` (a video's metadata), `sidecar` (XMP beside the file),
+    `takeout`, `name` or `file` (the time of the file's last change). `place` is "City, Region, Country" near latitude and
+    longitude, `rating` 1 to 5 stars, and `words` are the keywords, titles, descriptions and people that others wrote, one a
+    line.
     """
 
     id: str
