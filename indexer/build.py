@@ -45,12 +45,14 @@ class BuildConfig:
 
     Of videos, `fps` frames a second are taken where they move on, at most `max_frames` of one; `moment_fusion` makes one
     embedding of a moment's frames. With a `recogniser`, the speech of videos without subtitles and of sound files is
-    transcribed. `prune` lets a folder that is empty now lose its files.
+    transcribed. `prune` lets a folder that is empty now lose its files. `reread` reads the facts of unchanged photos and videos
+    again, whose embeddings are taken from the index.
     """
 
     batch_size: int = 32
     workers: int = 0
     retry_failed: bool = False
+    reread: bool = False
     fps: float = 1.0
     max_frames: int = 10_000
     moment_fusion: MomentFusion = "mean"
@@ -166,6 +168,7 @@ class _Run:
             PlanConfig(
                 unit_size=config.batch_size,
                 retry_failed=config.retry_failed,
+                reread=config.reread,
                 transcribe=config.recogniser is not None,
                 prune=config.prune,
             ),
