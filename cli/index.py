@@ -74,6 +74,10 @@ def index_command(
         str, typer.Option(help="The speech model: a folder in CTranslate2 format, or a name in the cache.")
     ] = "small",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try files that failed before again.")] = False,
+    reread: Annotated[
+        bool,
+        typer.Option("--reread", help="Read dates, places and words of unchanged files again; none is encoded again."),
+    ] = False,
     prune: Annotated[
         bool,
         typer.Option(
@@ -144,6 +148,7 @@ def index_command(
             batch_size=batch_size,
             workers=workers,
             retry_failed=retry_failed,
+            reread=reread,
             fps=fps,
             max_frames=max_frames,
             moment_fusion=fusion,

@@ -52,12 +52,14 @@ class BuildConfig:
     embedding of a moment's frames. With a `recogniser`, the speech of videos without subtitles and of sound files is
     transcribed. `prune` lets a folder that is empty now lose its files. An image of more than `max_pixels` is refused.
     `exclude` are globs that the index leaves out from now on, beside those that it remembers; `default_excludes` (None: as
-    before) whether it leaves out what nobody means.
+    before) whether it leaves out what nobody means. `reread` reads the facts of unchanged photos and videos again, whose
+    embeddings are taken from the index.
     """
 
     batch_size: int = 32
     workers: int = 0
     retry_failed: bool = False
+    reread: bool = False
     fps: float = 1.0
     max_frames: int = 10_000
     moment_fusion: MomentFusion = "mean"
@@ -190,6 +192,7 @@ class _Run:
             PlanConfig(
                 unit_size=config.batch_size,
                 retry_failed=config.retry_failed,
+                reread=config.reread,
                 transcribe=config.recogniser is not None,
                 prune=config.prune,
                 exclude_anew=exclude_anew,

@@ -48,10 +48,12 @@ class _Columns(NamedTuple):
 class PlanConfig:
     """`unit_size` small files make a unit. With `transcribe`, sound files are indexed too, and a video without a transcript
     counts as changed. With `prune`, a folder that had files and is empty now loses them; else it may be a drive that is not
-    mounted. With `exclude_anew`, what the index leaves out has changed: all that it holds is compared with that."""
+    mounted. With `exclude_anew`, what the index leaves out has changed: all that it holds is compared with that. With `reread`,
+    photos and videos count as changed whatever their lines say, so that their facts are read again."""
 
     unit_size: int = 32
     retry_failed: bool = False
+    reread: bool = False
     transcribe: bool = False
     prune: bool = False
     exclude_anew: bool = False
@@ -186,7 +188,7 @@ class Plan:
             return False
         if (line.about is not None or source.about is not None) and line.about != self._about(source):
             return False
-        if (line.sidecar or b"") != source.sidecar_state:
+        if (line.sidecar or b"") != source.sidecar_state or (config.reread and line.kind in ("image", "video")):
             return False
         if line.failures is not None and config.retry_failed:
             return False

@@ -120,7 +120,7 @@ def table_columns(schema: pa.Schema) -> tuple[str, str]:
         if str(kind).startswith("struct") and "bytes" in {kind.field(n).name for n in range(kind.num_fields)}:
             return "image", "image"
     raise MediaError(
-        "decode", "a table must have a column image: structs with a field bytes, or bytes with a column image_id"
+        "decode", "a table must have the columns image_id and image (bytes), or image alone (structs with bytes)"
     )
 
 

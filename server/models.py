@@ -44,7 +44,8 @@ class SearchRequest(Narrowed):
 
     `picture` names an image that was uploaded before, by the hash that the answer to that search gave. `cursor` is the `next`
     of the page before, of the same search. `match` says what `text` is matched by: meaning, words, or auto, both joined; with
-    `prefix` its last word may be the beginning of a longer word. Copies of a picture are one hit, unless `copies` asks for each.
+    `prefix` its last word may be the beginning of a longer word. Copies of a picture are one hit, unless `copies` asks for
+    each.
     """
 
     picture: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None

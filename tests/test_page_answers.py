@@ -99,7 +99,11 @@ def test_leafing_through_on_a_slow_line_asks_for_the_last_one_alone(browser: Bro
         )
         tiles(page).first.focus()
         page.keyboard.press("Enter")
-        expect(page.locator("#facts")).to_contain_text("camera of sea-0")
+        facts = page.locator("#facts")
+        expect(facts).to_contain_text("camera of sea-0")
+        for fact in ("2023-12-25 18:30:00 (Google Takeout)", "Paris, Île-de-France, France (48.8584, 2.2945)", "4 stars",
+                     "snow · Jo March"):  # fmt: skip
+            expect(facts).to_contain_text(fact)
         server.asked.clear()
         server.hold = lambda path: path.startswith(("/api/items", "/thumb"))
         shown = page.evaluate(

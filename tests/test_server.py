@@ -95,6 +95,7 @@ def test_items_files_and_thumbnails(web: httpx.Client, site: Path) -> None:
     cat = search(web, text="a cat", k=1)[0]
     item = web.get(f"/api/items/{cat['id']}").json()
     assert (item["width"], item["path"]) == (cat["width"], cat["path"])
+    assert (item["date_source"], item["rating"], item["words"], item["place"]) == ("exif", None, None, cat["place"])
     whole = web.get(str(cat["media_url"]))
     assert whole.content == (site / "chelsea.png").read_bytes() and whole.headers["content-type"] == "image/png"
     part = web.get(str(cat["media_url"]), headers={"Range": "bytes=10-19"})

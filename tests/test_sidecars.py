@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from indexer.build import BuildReport
+from indexer.build import BuildConfig, BuildReport
 from media.errors import MediaError
 from media.reader import ImageReader
 from media.sidecars import SidecarNames, takeout_facts
@@ -25,7 +25,8 @@ from retrieval.types import Item
 from tests.films import film
 from tests.libraries import jpeg, run
 from tests.stores import PlainEncoder
-from tests.test_metadata import xmp
+from tests.test_metadata import tagged, xmp
+from tests.test_store import as_an_older_version_wrote
 
 
 def takeout(**more: Any) -> bytes:
@@ -269,6 +270,37 @@ def test_captions_lie_beside_their_picture_in_every_spelling(album: Album) -> No
     (album.folder / "img_2.txt").write_text("another\n")
     assert album.run("img_2.txt").indexed == 1
     assert album.run().unchanged == 6
+
+
+def test_moments_of_a_film_carry_what_the_phone_wrote(album: Album) -> None:
+    film(album.folder / "plain.mp4", [3, 4], 1.0)
+    tags = {"location": "+48.8584+002.2945/", "title": "Snow"}
+    tagged(album.folder / "plain.mp4", album.folder / "VID_20231225_183000.mp4", tags)
+    (album.folder / "plain.mp4").unlink()
+    album.write("VID_20231225_183000.srt", b"1\n00:00:00,000 --> 00:00:01,000\nhello\n")
+    album.run()
+    lease = open_state(album.index)
+    reader = ShardReader(album.index, lease.manifest)
+    rows = [item for item in reader.items(*reader.living()) if item.path.endswith(".mp4")]
+    lease.close()
+    assert {item.kind for item in rows} == {"video", "text"}
+    assert {(item.taken_at, item.date_source) for item in rows} == {("2023-12-25T18:30:00", "name")}
+    moments = [item for item in rows if item.kind == "video"]
+    assert {(item.place, item.words) for item in moments} == {("Paris, Île-de-France, France", "Snow")}
+
+
+def test_facts_that_an_older_version_did_not_read_come_with_reread_and_encode_nothing(album: Album) -> None:
+    album.write("photo.xmp", xmp("sea", 4))
+    film(album.folder / "snow.mp4", [3], 0.6)
+    album.run()
+    encoded = album.encoder.encoded
+    as_an_older_version_wrote(album.index)
+    assert (album.item().rating, album.item("snow.mp4").date_source) == (None, None)
+    config = BuildConfig(batch_size=4, workers=2, reread=True)
+    report = run(album.index, album.folder, encoder=album.encoder, config=config)
+    assert (report.indexed, report.encoded, album.encoder.encoded) == (2, 0, encoded)
+    assert (album.item().rating, album.item("snow.mp4").date_source) == (4, "file")
+    assert album.run().unchanged == 2
 
 
 def add_member(out: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -130,11 +130,17 @@ export class Viewer {
     if (typeof hit.relevance === "number") rows.push([texts.relevant, relevanceOf(hit)]);
     if (hit.start !== null) rows.push([texts.time, times(hit)]);
     if (hit.width) rows.push([texts.size, `${hit.width} × ${hit.height}`]);
-    if (hit.taken_at) rows.push([texts.taken, hit.taken_at.replace("T", " ")]);
+    if (hit.taken_at) {
+      const source = texts.dateSource[hit.date_source ?? ""];
+      rows.push([texts.taken, hit.taken_at.replace("T", " ") + (source ? ` (${source})` : "")]);
+    }
     if (hit.camera) rows.push([texts.camera, hit.camera]);
     if (typeof hit.latitude === "number" && typeof hit.longitude === "number") {
-      rows.push([texts.place, `${hit.latitude.toFixed(4)}, ${hit.longitude.toFixed(4)}`]);
+      const position = `${hit.latitude.toFixed(4)}, ${hit.longitude.toFixed(4)}`;
+      rows.push([texts.place, hit.place ? `${hit.place} (${position})` : position]);
     }
+    if (hit.rating) rows.push([texts.rating, texts.stars(hit.rating)]);
+    if (hit.words) rows.push([texts.words, hit.words.split("\n").join(" · ")]);
     rows.push([texts.file, hit.path]);
     for (const path of hit.copies ?? []) rows.push([texts.copyOf, path]);
     byId("facts", HTMLElement).replaceChildren(...rows.flatMap(([term, value]) => [
