@@ -23,21 +23,23 @@ from media.image import DecodedImage
 from media.subtitles import read_subtitles
 from media.text import caption_lines, decode_text, passages
 from media.types import Passage, Record
+from media.views import views_of
 
 Mark = TypeVar("Mark")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """One record, ready for the model: `pixels` of an image, `texts` of a document, or the `failure`.
+    """One record, ready for the model: the `views` of an image, `(3, s, s)` each and more than one of a long one, `texts` of a
+    document, or the `failure`.
 
-    An image whose content the index holds already has neither pixels nor decoded facts: its row is copied.
+    An image whose content the index holds already has neither views nor decoded facts: its row is copied.
     """
 
     record: Record
     sha256: str = ""
     decoded: DecodedImage | None = None
-    pixels: NDArray[np.float32] | None = None
+    views: tuple[NDArray[np.float32], ...] = ()
     texts: tuple[Passage, ...] = ()
     failure: MediaError | None = None
 
@@ -99,7 +101,9 @@ def _prepared(record: Record, how: Preparation) -> Prepared:
     if how.holds(digest):
         return Prepared(record=_light(record), sha256=digest)
     decoded = how.decode(data, how.min_side, os.path.basename(record.path))
-    return Prepared(record=_light(record), sha256=digest, decoded=decoded, pixels=how.preprocess(decoded.rgb))
+    return Prepared(
+        record=_light(record), sha256=digest, decoded=decoded, views=tuple(map(how.preprocess, views_of(decoded.rgb)))
+    )
 
 
 def _prepared_text(record: Record, data: bytes) -> Prepared:
