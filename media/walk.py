@@ -157,6 +157,7 @@ class _View:
     config: WalkConfig
     inside: Sequence[tuple[str, str]]
     excluder: Excluder
+    _lacking: dict[str, bool] = field(default_factory=dict)
 
     @staticmethod
     def of(paths: Sequence[str], config: WalkConfig) -> _View:
@@ -191,6 +192,13 @@ class _View:
                 if not any(name.startswith(".") for name in place.split(os.sep)):
                     names.append(os.path.join(path, place) if place else path)
         return names
+
+    def lacks_extra(self, name: str) -> bool:
+        """Whether a library for files of this suffix is not installed; looked for once a walk."""
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in self._lacking:
+            self._lacking[suffix] = missing_extra(name) is not None
+        return self._lacking[suffix]
 
     def skip(self, name: str) -> None:
         """Count a file that is not of a kind that is indexed."""
@@ -270,7 +278,7 @@ class _Listing:
             self.folders.append(entry)
             return
         kind = source_kind(entry.name)
-        if kind is None or missing_extra(entry.name) is not None:
+        if kind is None or (kind == "image" and view.lacks_extra(entry.name)):
             view.skip(entry.name)
             return
         if not entry.is_file() and os.path.exists(entry.path):
