@@ -101,7 +101,8 @@ def _look(folder: str, names: Collection[str], view: _View) -> Iterator[Source |
 
 def _stem(name: str) -> str:
     """What names belong together by: without the suffix, in one spelling, since systems differ in how they compose letters."""
-    return unicodedata.normalize("NFC", os.path.splitext(name)[0])
+    stem = os.path.splitext(name)[0]
+    return stem if stem.isascii() else unicodedata.normalize("NFC", stem)
 
 
 def source_kind(name: str) -> SourceKind | None:
@@ -310,12 +311,12 @@ class _Listing:
         if is_placeholder(stat):
             return Unreadable(path=entry.path, reason="is in the cloud only, and reading it would fetch it")
         about = None
-        stem = _stem(entry.name)
         if kind == "document" and entry.name.lower().endswith(".txt"):
-            about = self.images.get(stem)
+            about = self.images.get(_stem(entry.name))
             kind = "sidecar" if about else kind
         elif kind == "subtitles":
             # `talk.srt` and `talk.en.srt` both belong to `talk.mp4`.
+            stem = _stem(entry.name)
             about = self.spoken.get(stem) or self.spoken.get(os.path.splitext(stem)[0])
         return Source(path=entry.path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns, about=about)
 
