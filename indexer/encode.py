@@ -153,6 +153,18 @@ class UnitEncoder:
         self.encoded += len(places)
         return embeddings, places
 
+    def _pictures(self, pictures: Sequence[Sequence[Floats]]) -> tuple[Floats, list[int]]:
+        """Embeddings of pictures, each of its views `(3, s, s)`: the unit mean of theirs. Also the positions of
+        the pictures that have one."""
+        embeddings, places = self.frames([view for views in pictures for view in views])
+        if len(places) == len(pictures) == sum(map(len, pictures)):
+            return embeddings, places
+        owners = np.repeat(np.arange(len(pictures)), [len(views) for views in pictures])[places]
+        kept = np.unique(owners)
+        means = [embeddings[owners == owner].mean(axis=0) for owner in kept]
+        units = [mean / max(float(np.linalg.norm(mean)), 1e-12) for mean in means]
+        return np.stack([self.none().sum(axis=0), *units])[1:].astype(np.float32), kept.tolist()
+
     def line(self, source: Source, failures: Iterable[tuple[str, MediaError]]) -> SourceLine:
         """The line of a source without items, with these failures by absolute path."""
         return SourceLine(
@@ -179,13 +191,13 @@ class UnitEncoder:
                 self.own += 1
             elif ready.failure is not None:
                 _fail(failures, ready, ready.failure)
-            elif ready.pixels is not None:
+            elif ready.views:
                 fresh.append(ready)
             elif not ready.texts:
                 self._copy(ready, items, parts, fresh, failures)
         for start in range(0, len(fresh), self.batch_size):
             batch = fresh[start : start + self.batch_size]
-            encoded, places = self.frames([ready.pixels for ready in batch if ready.pixels is not None])
+            encoded, places = self._pictures([ready.views for ready in batch])
             parts.append(encoded)
             for place, ready in enumerate(batch):
                 if place not in places:

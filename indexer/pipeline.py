@@ -27,22 +27,24 @@ from media.sidecars import sidecar_facts
 from media.subtitles import read_subtitles
 from media.text import caption_lines, decode_text, passages
 from media.types import Passage, Record
+from media.views import views_of
 
 Mark = TypeVar("Mark")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """One record, ready for the model: `pixels` of an image, `texts` of a document, or the `failure`.
+    """One record, ready for the model: the `views` of an image, `(3, s, s)` each and more than one of a long one, `texts` of a
+    document, or the `failure`.
 
-    An image whose content the index holds already has neither pixels nor a decoded image: its embedding is copied. `facts` are
+    An image whose content the index holds already has neither views nor a decoded image: its embedding is copied. `facts` are
     those of the image, or of the image that a text is about. `wrong` are sidecars that could not be used, and why.
     """
 
     record: Record
     sha256: str = ""
     decoded: DecodedImage | None = None
-    pixels: NDArray[np.float32] | None = None
+    views: tuple[NDArray[np.float32], ...] = ()
     texts: tuple[Passage, ...] = ()
     facts: Facts = NO_FACTS
     wrong: tuple[tuple[str, MediaError], ...] = ()
@@ -111,7 +113,7 @@ def _prepared(record: Record, how: Preparation) -> Prepared:
     if how.holds(digest):
         return known
     decoded = how.decode(data, how.min_side, os.path.basename(record.path))
-    return replace(known, decoded=decoded, pixels=how.preprocess(decoded.rgb))
+    return replace(known, decoded=decoded, views=tuple(map(how.preprocess, views_of(decoded.rgb))))
 
 
 def _prepared_text(record: Record, data: bytes) -> Prepared:

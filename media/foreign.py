@@ -33,7 +33,7 @@ _EXTRAS = (
     _Extra("formats", "resvg_py", SVG_SUFFIXES),
     _Extra("pdf", "pypdfium2", PAGED_SUFFIXES),
 )
-FOREIGN_SUFFIXES = frozenset((".jxl",)) | RAW_SUFFIXES | SVG_SUFFIXES
+FOREIGN_SUFFIXES = frozenset((".jxl",)) | RAW_SUFFIXES | SVG_SUFFIXES | PAGED_SUFFIXES
 
 
 def missing_extra(name: str) -> str | None:

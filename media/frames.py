@@ -20,7 +20,6 @@ from PIL import Image, ImageSequence
 
 from media.colors import to_rgb
 from media.errors import MediaError, OwnOutputError
-from media.image import MAX_PIXELS
 from media.marks import is_marked_container
 from media.metadata import facts_of, opened_facts
 from media.opening import open_image
@@ -35,6 +34,8 @@ _VIEW = (36, 64)
 _SHARPNESS_ROWS = 67
 _KEY_GAP = 0.5
 _LATE_SECONDS = 2.0
+# A decoder keeps several frames at once.
+MAX_PIXELS = 120_000_000
 _ERRORS_IN_A_ROW = 200
 # With fewer cores, decoding frames side by side costs more than it gains: the others encode meanwhile.
 _MANY_CORES = 4

@@ -17,6 +17,7 @@ from media.drawings import draw, is_drawing
 from media.errors import MediaError
 from media.foreign import FOREIGN_SUFFIXES, RAW_SUFFIXES, missing_extra
 from media.opening import open_image
+from media.pages import first_page
 from media.raw import develop
 from media.salvage import salvaged
 
@@ -79,6 +80,11 @@ def _decoded(data: bytes, min_side: int, name: str, max_pixels: int) -> DecodedI
         drawing, (width, height) = draw(data, min_side)
         return _facts(_smaller(drawing, min_side), Image.Exif(), width, height)
 
+    if data[:1024].lstrip().startswith(b"%PDF-"):
+        if missing_extra("x.pdf") is not None:
+            raise MediaError("decode", "a PDF needs: pip install 'mmsearch[pdf]'")
+        page, (width, height) = first_page(data, min_side)
+        return _facts(_smaller(page, min_side), Image.Exif(), width, height)
     header = _Header(min_side, max_pixels)
     missing = None
     with contextlib.ExitStack() as held:

@@ -59,7 +59,7 @@ class ImageDecoder:
 
 
 def _is_trusted(data: bytes, name: str) -> bool:
-    if name.lower().endswith(tuple(RAW_SUFFIXES)) or is_drawing(data[:512]):
+    if name.lower().endswith(tuple(RAW_SUFFIXES)) or is_drawing(data[:512]) or b"%PDF-" in data[:1024]:
         return False
     try:
         return not data or format_of(data[:512]) in _TRUSTED

@@ -108,7 +108,8 @@ def _look(folder: str, names: Collection[str], view: _View) -> Iterator[Source |
 
 def _stem(name: str) -> str:
     """What names belong together by: without the suffix, in one spelling, since systems differ in how they compose letters."""
-    return unicodedata.normalize("NFC", os.path.splitext(name)[0])
+    stem = os.path.splitext(name)[0]
+    return stem if stem.isascii() else unicodedata.normalize("NFC", stem)
 
 
 def _whole(name: str) -> str:
@@ -169,6 +170,7 @@ class _View:
     config: WalkConfig
     inside: Sequence[tuple[str, str]]
     excluder: Excluder
+    _lacking: dict[str, bool] = field(default_factory=dict)
 
     @staticmethod
     def of(paths: Sequence[str], config: WalkConfig) -> _View:
@@ -203,6 +205,13 @@ class _View:
                 if not any(name.startswith(".") for name in place.split(os.sep)):
                     names.append(os.path.join(path, place) if place else path)
         return names
+
+    def lacks_extra(self, name: str) -> bool:
+        """Whether a library for files of this suffix is not installed; looked for once a walk."""
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in self._lacking:
+            self._lacking[suffix] = missing_extra(name) is not None
+        return self._lacking[suffix]
 
     def skip(self, name: str) -> None:
         """Count a file that is not of a kind that is indexed."""
@@ -292,7 +301,7 @@ class _Listing:
             self.beside[entry.name] = entry
             if kind is None:
                 return
-        if kind is None or missing_extra(entry.name) is not None:
+        if kind is None or (kind == "image" and view.lacks_extra(entry.name)):
             view.skip(entry.name)
             return
         if not entry.is_file() and os.path.exists(entry.path):

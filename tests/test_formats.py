@@ -16,6 +16,7 @@ from media.colors import HLG, PQ, Signal, to_rgb, to_srgb, tone_mapped
 from media.errors import MediaError
 from media.foreign import hint_of
 from media.image import decode_image
+from media.isolated import ImageDecoder
 from media.walk import source_kind
 from tests.conftest import picture
 from tests.test_images import encoded, far
@@ -61,6 +62,29 @@ def test_scripts_in_a_drawing_do_nothing_and_huge_ones_stay_small() -> None:
     assert np.asarray(drawn("<script>alert(1)</script>")).min() == 255
     huge = '<svg xmlns="http://www.w3.org/2000/svg" width="90000" height="90000"><rect width="9" height="9"/></svg>'
     assert decode_image(huge.encode(), 64).rgb.width < 4100
+
+
+def test_the_first_page_of_a_document_is_its_picture() -> None:
+    pytest.importorskip("pypdfium2")
+    pages = [Image.new("RGB", (200, 300), "red"), Image.new("RGB", (200, 300), "blue")]
+    data = encoded(pages[0], "PDF", save_all=True, append_images=pages[1:], resolution=72)
+    decoded = decode_image(data, 64)
+    assert (decoded.width, decoded.height) == (200, 300)
+    assert abs(np.asarray(decoded.rgb)[30, 30].astype(int) - (255, 0, 0)).max() < 6
+    with ImageDecoder(1) as decoder:
+        assert decoder.decode(data, 64).width == 200
+        with pytest.raises(MediaError, match="PDF"):
+            decoder.decode(data[:200], 64)
+
+
+@pytest.mark.parametrize("tail", [b"", b"\0\0\0\x18ftypmp42" + bytes(5000), b"MotionPhoto_Data" + bytes(900)])
+def test_a_photo_with_more_behind_it_is_decoded_at_a_fraction(tail: bytes) -> None:
+    second = encoded(picture(4, 800, 600), "JPEG")
+    data = encoded(picture(3, 1600, 1200), "JPEG", quality=90) + second + tail
+    decoded = decode_image(data, 200)
+    assert (decoded.width, decoded.height, decoded.missing) == (1600, 1200, None)
+    assert decoded.rgb.height < 400
+    assert far(decoded.rgb.resize((64, 48)), picture(3, 1600, 1200).resize((64, 48))) < 4
 
 
 def test_jpeg_xl_gives_back_its_picture() -> None:

@@ -53,8 +53,8 @@ def flat_film(file: Path, values: tuple[int, int, int], *, size: tuple[int, int]
 
 
 def colour(file: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    rgb = np.asarray(frame_at(str(file), 0.5, 64))
-    return rgb[rgb.shape[0] // 2, rgb.shape[1] // 2].astype(np.int64)
+    rgb = np.asarray(frame_at(str(file), 0.5, 64), np.int64)
+    return np.asarray(rgb[rgb.shape[0] // 2, rgb.shape[1] // 2])
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -122,7 +122,7 @@ def test_what_moves_between_two_fields_is_not_combed(tmp_path: Path) -> None:
         stream = out.add_stream("mpeg2video", rate=25, options={"flags": "+ildct+ilme", "qscale": "2"})
         stream.width, stream.height, stream.pix_fmt = 352, 288, "yuv420p"
         graph = av.filter.Graph()
-        source = graph.add_buffer(width=352, height=288, format="yuv420p", time_base=Fraction(1, 25))
+        source = graph.add_buffer(width=352, height=288, format=av.VideoFormat("yuv420p"), time_base=Fraction(1, 25))
         graph.link_nodes(source, graph.add("setfield", "mode=tff"), graph.add("buffersink")).configure()
         for number in range(25):
             picture_of = np.zeros((288, 352, 3), np.uint8)
@@ -132,7 +132,9 @@ def test_what_moves_between_two_fields_is_not_combed(tmp_path: Path) -> None:
             frame = av.VideoFrame.from_ndarray(picture_of, format="rgb24").reformat(format="yuv420p")
             frame.pts, frame.time_base = number, Fraction(1, 25)
             graph.push(frame)
-            out.mux(stream.encode(graph.pull()))
+            field = graph.pull()
+            assert isinstance(field, av.VideoFrame)
+            out.mux(stream.encode(field))
         out.mux(stream.encode(None))
     with av.open(os.fspath(file)) as opened:
         assert next(opened.decode(video=0)).interlaced_frame

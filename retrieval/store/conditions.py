@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from datetime import datetime
@@ -11,7 +10,6 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import QueryError
 from retrieval.query import filter_values
 from retrieval.store.facts import NO_DATE, Facts
 from retrieval.store.pattern import Pattern, fold
@@ -153,17 +151,9 @@ def _point(near: Near) -> tuple[float, float]:
     """Where it is, in degrees. Raises `QueryError` for a name that is not known."""
     if near.place is None:
         return near.latitude or 0.0, near.longitude or 0.0
-    try:
-        locate = importlib.import_module("retrieval.gazetteer").locate
-    except (ImportError, AttributeError) as error:
-        raise QueryError(
-            f"near:{near.place}: no names of places are known here; give degrees, as in near:48.86,2.35~20km"
-        ) from error
-    point = locate(near.place)
-    if point is None:
-        raise QueryError(f"near:{near.place}: no such place is known; give degrees, as in near:48.86,2.35~20km")
-    latitude, longitude = point
-    return float(latitude), float(longitude)
+    from retrieval.gazetteer import gazetteer
+
+    return gazetteer().locate(near.place)
 
 
 def _named(names: tuple[str, ...]) -> Condition:
