@@ -46,19 +46,18 @@ class CopyGroups:
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]).astype(_NUMBER)
         return CopyGroups(members, starts, kinds, members[order], order.astype(_NUMBER))
 
-    @property
     def _sizes(self) -> NDArray[np.int64]:
         starts = self.starts.astype(np.int64)
-        return starts[1:] - starts[:-1]
+        return np.asarray(starts[1:] - starts[:-1], np.int64)
 
     def without(self, groups: NDArray[np.int64], added: CopyGroups) -> CopyGroups:
         """The others than `groups`, and behind them those that are `added`."""
-        sizes = self._sizes
+        sizes = self._sizes()
         kept = np.ones(len(self), np.bool_)
         kept[groups] = False
         return CopyGroups._made(
             np.concatenate([self.members[np.repeat(kept, sizes)], added.members]),
-            np.concatenate([sizes[kept], added._sizes]),
+            np.concatenate([sizes[kept], added._sizes()]),
             np.concatenate([self.kinds[kept], added.kinds]),
         )
 
