@@ -11,11 +11,9 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from media.types import MEMBER
@@ -23,6 +21,9 @@ from retrieval.errors import FormatError
 from retrieval.files import write_atomically
 from retrieval.store.keys import hash_of
 from retrieval.terms import Spans, tokens
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Marks a term that is a whole name: no word has this byte in it.
 WHOLE = b"\x01"
@@ -47,6 +48,10 @@ def media_key(root: int, path: str, path_raw: bytes | None) -> int:
 
 def write_words(folder: Path, shard: str, table: pa.Table) -> None:
     """Write the words of a shard whose rows are `table`; of its columns those of `COLUMNS` are read."""
+    # A search maps what is here and needs neither.
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     batches = [_batch_terms(batch, first) for batch, first in _batches(table)]
     terms = pa.chunked_array([part for part, _, _ in batches], pa.binary()).dictionary_encode()
     rows = np.concatenate([np.empty(0, np.int64), *(numbers for _, numbers, _ in batches)])
@@ -175,6 +180,9 @@ def _batch_terms(
     columns: dict[str, list[object]], first: int
 ) -> tuple[pa.Array, NDArray[np.int64], NDArray[np.uint16]]:
     """The terms of some rows, the row of each, and how many words each row has."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     paths = [str(path) for path in columns["path"]]
     size = len(paths)
     nothing: list[object] = [None] * size
@@ -205,6 +213,8 @@ def _batch_terms(
 
 
 def _array(spans: Spans) -> pa.Array:
+    import pyarrow as pa
+
     offsets = pa.py_buffer(spans.offsets.astype(np.int32).tobytes())
     whole = pa.Array.from_buffers(pa.binary(), len(spans.offsets) - 1, [None, offsets, pa.py_buffer(spans.data)])
     return whole.filter(pa.array(spans.keep))
