@@ -17,7 +17,7 @@ from retrieval.errors import MmsearchError
 IndexOption = Annotated[Optional[str], typer.Option("--index", help="The index, or a folder that has one.")]
 FolderArgument = Annotated[
     Optional[str],
-    typer.Argument(metavar="[FOLDER]", help="The indexed folder; else the nearest one upwards.", show_default=False),
+    typer.Argument(metavar="FOLDER", help="The indexed folder; else the nearest one upwards.", show_default=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
