@@ -13,7 +13,7 @@ from cli.terminal import busy, byte_count, interruptible, near, print_json, show
 
 FolderArgument = Annotated[
     Optional[str],
-    typer.Argument(metavar="[FOLDER]", help="The indexed folder; else the nearest one upwards.", show_default=False),
+    typer.Argument(metavar="FOLDER", help="The indexed folder; else the nearest one upwards.", show_default=False),
 ]
 
 
