@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideData
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from PIL import Image
 
@@ -99,7 +100,7 @@ class _Fields:
 def turn_of(frame: av.VideoFrame) -> Image.Transpose | None:
     """What makes a frame upright by its display matrix: the nearest of the eight ways, None where it is as stored."""
     side = frame.side_data.get("DISPLAYMATRIX")
-    if side is None:
+    if not isinstance(side, SideData):
         return None
     values = np.frombuffer(bytes(side), np.int32)
     if len(values) < 9:
