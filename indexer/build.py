@@ -184,7 +184,9 @@ class _Run:
             roots=state.roots,
             batch_size=config.batch_size,
             decode=decoder.decode,
-            copies=Copies(ShardReader(writer.folder, state, self._touched), table),
+            copies=Copies(
+                ShardReader(writer.folder, state, self._touched), SourceTable(writer.folder, state, self._touched)
+            ),
         )
         self._plan = Plan(
             table,

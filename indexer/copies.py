@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+import threading
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,12 @@ _PIECE = 64 * 1024
 
 @dataclass(frozen=True)
 class Copies:
-    """Rows of the state that a run began with. `may_hold_image` can be asked on any thread."""
+    """Rows of the state that a run began with, read by a reader and a table of their own: an open Parquet file serves one thread
+    at a time, and both who encodes images and who reads videos ask."""
 
     reader: ShardReader
     table: SourceTable
+    _alone: threading.Lock = field(default_factory=threading.Lock)
 
     def may_hold_image(self, sha256: str) -> bool:
         """Whether the index holds an image of this content; wrong once in some 10¹⁹ times."""
@@ -34,17 +37,21 @@ class Copies:
     def image(self, sha256: str) -> tuple[Item, NDArray[np.float32]] | None:
         """That image: its item and its embedding `(1, d)`. None also for one of which something is missing: that is read
         again, so that the ledger tells of the copy as well."""
-        for shard, row in self.reader.find_content(sha256):
-            places = np.array([shard]), np.array([row])
-            item = self.reader.items(*places)[0]
-            if item.kind == "image" and item.sha256 == sha256 and not self._fails(shard, row):
-                return item, self.reader.embeddings(*places).astype(np.float32)
+        with self._alone:
+            for shard, row in self.reader.find_content(sha256):
+                places = np.array([shard]), np.array([row])
+                item = self.reader.items(*places)[0]
+                if item.kind == "image" and item.sha256 == sha256 and not self._fails(shard, row, item.path):
+                    return item, self.reader.embeddings(*places).astype(np.float32)
         return None
 
-    def _fails(self, shard: int, row: int) -> bool:
+    def _fails(self, shard: int, row: int, path: str) -> bool:
+        """Whether the ledger has a line about the image itself: one about its sidecar, or about another member of its container,
+        is no matter."""
         key = self.reader.source_key(shard, row)
         line = self.table.find([key]).get(key)
-        return line is not None and bool(line.failures)
+        _, place = self.table.manifest.roots.split(path)
+        return line is not None and any(failed == place for failed, _, _ in line.failures)
 
     def video(self, source: Source, content: bytes) -> tuple[SourceLine, list[Item], NDArray[np.float32]] | None:
         """A video of this content and size: its line, and its moments with their embeddings `(n, d)`, as rows of `source`.
@@ -52,15 +59,16 @@ class Copies:
         None also for a video of which not everything was read: its failure may have been mended. A sidecar of it that could not
         be read is no such failure.
         """
-        for shard, row in self.reader.find_content(content):
-            key = self.reader.source_key(shard, row)
-            line = self.table.find([key]).get(key)
-            if line is None or line.content != content or line.size != source.size or _damaged(line):
-                continue
-            shards, rows = self._places(line)
-            roots = self.table.manifest.roots
-            items = [_moved(item, source, roots) for item in self.reader.items(shards, rows)]
-            return line, items, self.reader.embeddings(shards, rows).astype(np.float32)
+        with self._alone:
+            for shard, row in self.reader.find_content(content):
+                key = self.reader.source_key(shard, row)
+                line = self.table.find([key]).get(key)
+                if line is None or line.content != content or line.size != source.size or _damaged(line):
+                    continue
+                shards, rows = self._places(line)
+                roots = self.table.manifest.roots
+                items = [_moved(item, source, roots) for item in self.reader.items(shards, rows)]
+                return line, items, self.reader.embeddings(shards, rows).astype(np.float32)
         return None
 
     def _places(self, line: SourceLine) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

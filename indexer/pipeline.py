@@ -109,11 +109,14 @@ def _prepared(record: Record, how: Preparation) -> Prepared:
     digest = hashlib.sha256(data).hexdigest()
     beside, wrong = sidecar_facts(record.source.sidecars)
     facts = completed(with_sidecars(image_facts(data), beside), record.path, record.source.mtime_ns)
-    known = Prepared(record=_light(record), sha256=digest, facts=facts, wrong=tuple(wrong))
+    # A member of a container keeps its bytes: where the copy turns out not to be of use, they are read again.
+    known = Prepared(record=record, sha256=digest, facts=facts, wrong=tuple(wrong))
     if how.holds(digest):
         return known
     decoded = how.decode(data, how.min_side, os.path.basename(record.path))
-    return replace(known, decoded=decoded, views=tuple(map(how.preprocess, views_of(decoded.rgb))))
+    return replace(
+        known, record=_light(record), decoded=decoded, views=tuple(map(how.preprocess, views_of(decoded.rgb)))
+    )
 
 
 def _prepared_text(record: Record, data: bytes) -> Prepared:

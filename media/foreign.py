@@ -21,39 +21,41 @@ PAGED_SUFFIXES = frozenset((".pdf", ".ai"))
 
 
 @dataclass(frozen=True)
-class _Extra:
-    name: str
+class _Library:
+    """A library, by the name of its package and of its module, and what it reads."""
+
+    package: str
     module: str
     suffixes: frozenset[str]
 
 
-_EXTRAS = (
-    _Extra("formats", "pillow_jxl", frozenset((".jxl",))),
-    _Extra("formats", "rawpy", RAW_SUFFIXES),
-    _Extra("formats", "resvg_py", SVG_SUFFIXES),
-    _Extra("pdf", "pypdfium2", PAGED_SUFFIXES),
+_LIBRARIES = (
+    _Library("pillow-jxl-plugin", "pillow_jxl", frozenset((".jxl",))),
+    _Library("rawpy", "rawpy", RAW_SUFFIXES),
+    _Library("resvg-py", "resvg_py", SVG_SUFFIXES),
+    _Library("pypdfium2", "pypdfium2", PAGED_SUFFIXES),
 )
 FOREIGN_SUFFIXES = frozenset((".jxl",)) | RAW_SUFFIXES | SVG_SUFFIXES | PAGED_SUFFIXES
 
 
 def missing_extra(name: str) -> str | None:
-    """The extra that a file of this name needs and that is not installed."""
+    """The package that a file of this name needs and that is not installed."""
     suffix = os.path.splitext(name)[1].lower()
-    for extra in _EXTRAS:
-        if suffix in extra.suffixes and importlib.util.find_spec(extra.module) is None:
-            return extra.name
+    for library in _LIBRARIES:
+        if suffix in library.suffixes and importlib.util.find_spec(library.module) is None:
+            return library.package
     return None
 
 
 def hint_of(skipped: Mapping[str, int]) -> list[str]:
-    """What to install for files that were passed over, by their suffixes: one line an extra."""
+    """What to install for files that were passed over, by their suffixes: one line a package."""
     missing: dict[str, dict[str, int]] = {}
     for suffix, count in skipped.items():
-        extra = missing_extra(f"x{suffix}")
-        if extra is not None:
-            missing.setdefault(extra, {})[suffix] = count
+        package = missing_extra(f"x{suffix}")
+        if package is not None:
+            missing.setdefault(package, {})[suffix] = count
     return [
         f"{', '.join(f'{count} {suffix}' for suffix, count in counts.items())} can be indexed, too, after: "
-        f"pip install 'mmsearch[{extra}]'"
-        for extra, counts in missing.items()
+        f"pip install {package}"
+        for package, counts in missing.items()
     ]

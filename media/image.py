@@ -76,13 +76,13 @@ def _decoded(data: bytes, min_side: int, name: str, max_pixels: int) -> DecodedI
         return _facts(_upright(_smaller(raw.convert("RGB"), min_side), exif), exif, *size)
     if is_drawing(data[:512]):
         if missing_extra("x.svg") is not None:
-            raise MediaError("decode", "an SVG needs: pip install 'mmsearch[formats]'")
+            raise MediaError("decode", "an SVG needs: pip install resvg-py")
         drawing, (width, height) = draw(data, min_side)
         return _facts(_smaller(drawing, min_side), Image.Exif(), width, height)
 
     if data[:1024].lstrip().startswith(b"%PDF-"):
         if missing_extra("x.pdf") is not None:
-            raise MediaError("decode", "a PDF needs: pip install 'mmsearch[pdf]'")
+            raise MediaError("decode", "a PDF needs: pip install pypdfium2")
         page, (width, height) = first_page(data, min_side)
         return _facts(_smaller(page, min_side), Image.Exif(), width, height)
     header = _Header(min_side, max_pixels)

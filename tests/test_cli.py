@@ -33,7 +33,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory, mini: object) -> Path:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert " ".join(report) == "indexed unchanged removed failed items seconds images_per_second index model"
+    assert " ".join(report) == "indexed unchanged removed failed skipped items seconds images_per_second index model"
     assert report["failed"] == 0
     assert report["model"] == "mini"
     assert report["index"] == str(folder / ".mmsearch")

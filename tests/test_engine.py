@@ -54,7 +54,7 @@ def picture_of(folder: Path, number: int) -> Image.Image:
 def test_a_text_query_equals_brute_force_and_repeats_exactly(media: Path) -> None:
     ids, rows = stored(media, "image")
     with Engine.open(media) as engine:
-        query = Query(text="a dog in the snow", k=15)
+        query = Query(text="a dog in the snow", k=15, match="meaning")
         direction = engine.embed(query)
         hits = engine.search(query)
         assert engine.search(query) == hits

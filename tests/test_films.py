@@ -248,7 +248,7 @@ def test_speech_is_transcribed_once_where_asked(tmp_path: Path, mini: Encoder) -
 
 
 def test_a_missing_speech_model_is_told() -> None:
-    with pytest.raises(ModelError, match=r"mmsearch\[asr\]|cannot be loaded"):
+    with pytest.raises(ModelError, match=r"pip install faster-whisper|cannot be loaded"):
         WhisperRecogniser("/nowhere")
 
 

@@ -131,7 +131,8 @@ def test_a_raw_file_shows_the_preview_that_the_camera_put_in() -> None:
 def test_what_an_extra_would_read_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert hint_of({".nef": 3, ".docx": 1, ".jxl": 2}) == [
-        "3 .nef, 2 .jxl can be indexed, too, after: pip install 'mmsearch[formats]'"
+        "3 .nef can be indexed, too, after: pip install rawpy",
+        "2 .jxl can be indexed, too, after: pip install pillow-jxl-plugin",
     ]
 
 

@@ -30,7 +30,7 @@ from retrieval.store.shards import ShardReader
 from retrieval.store.sources import MERGE_SHARE
 from retrieval.types import Kind
 
-_FACTS = ("root", "path", "path_raw", "end", "width", "height", "size", "taken_at", "camera", "dhash")
+_FACTS = ("root", "path", "path_raw", "end", "width", "height", "size", "taken_at", "date_source", "camera", "dhash")
 _BLOCK = 16_384
 _ZERO = datetime(1, 1, 1)
 # A path by its root, its text, and its bytes where the text cannot hold them.
@@ -222,7 +222,8 @@ def _fingerprints(
         roles.append(int(role))
         camera, when = facts["camera"][head], facts["taken_at"][head]
         cameras.append(hash_of(f"{root}\0{folder}\0{camera}") if camera else 0)
-        taken.append(_seconds(when) if when else 0)
+        # The time of a file's last change says when it was copied, not when the picture was taken.
+        taken.append(_seconds(when) if when and facts["date_source"][head] != "file" else 0)
     moving = kind == "video"
     return Fingerprints(
         places=place_of_position(kind, positions[chosen]),
