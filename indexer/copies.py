@@ -23,8 +23,8 @@ _PIECE = 64 * 1024
 
 @dataclass(frozen=True)
 class Copies:
-    """Rows of the state that a run began with, read by a reader and a table of their own: an open Parquet file serves one thread
-    at a time, and both who encodes images and who reads videos ask."""
+    """Rows of the state that a run began with, read by a reader and a table of their own: an open Parquet file serves one
+    thread at a time, and both who encodes images and who reads videos ask."""
 
     reader: ShardReader
     table: SourceTable
@@ -46,8 +46,8 @@ class Copies:
         return None
 
     def _fails(self, shard: int, row: int, path: str) -> bool:
-        """Whether the ledger has a line about the image itself: one about its sidecar, or about another member of its container,
-        is no matter."""
+        """Whether the ledger has a line about the image itself: a line about its sidecar, or about another member of its
+        container, is no matter."""
         key = self.reader.source_key(shard, row)
         line = self.table.find([key]).get(key)
         _, place = self.table.manifest.roots.split(path)
