@@ -18,7 +18,7 @@ from retrieval.errors import ItemNotFoundError, MediaError, ModelError
 from retrieval.models.query_encoder import QueryEncoder
 from retrieval.query import hint
 from retrieval.ranking.fitted import Fitted
-from retrieval.ranking.relevance import from_sample, is_pair
+from retrieval.ranking.relevance import NEVER, from_sample, is_pair
 from retrieval.search import Calibrations, Reading, asked_filter, listed, reads_by_text, search
 from retrieval.state import IndexState, check_device
 from retrieval.store.facets import Facets, count_facets
@@ -180,6 +180,12 @@ class Engine:
         of_cosine = self._fitted.cosine if is_pair(query, kinds) else None
         if of_cosine is None:
             of_cosine = from_sample(self._state.sample(kinds) @ direction)
+        if is_pair(query, kinds) and query.words is not None and not self._queries.knows(query.words):
+            notes = (
+                *notes,
+                f"the model {self.model.name} knows none of these words: nothing is judged relevant by meaning",
+            )
+            of_cosine, of_fused = NEVER, None
         calibrations = Calibrations(cosine=of_cosine, fused=of_fused)
         answer = search(self._state, query, direction, calibrations, reading, self._stored(query.unlike))
         return replace(answer, notes=notes)

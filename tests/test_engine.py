@@ -182,3 +182,20 @@ def test_the_public_module_does_the_same(media: Path, tmp_path: Path) -> None:
     assert Path(hits[0].item.path).name == "photo0001.jpg"
     with pytest.raises(IndexNotFoundError):
         mmsearch.open(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("words", ["asdkjh qwpoei", "xqzvw", "lkjhgf bvcxz"])
+def test_keys_struck_at_random_are_relevant_to_nothing(media: Path, words: str) -> None:
+    with Engine.open(media) as engine:
+        answer = engine.answer(Query(text=words, k=5))
+        assert [round(hit.relevance or 0, 3) for hit in answer.hits] == [0.0] * 5
+        assert any("knows none of these words" in note for note in answer.notes)
+        assert engine.search(Query(text=words, min_relevance=0.1)) == []
+
+
+@pytest.mark.parametrize(
+    "words", ["a dog", "espresso", "cathedral", "golden retriever", "xqzvw dog", "1998", "no", "?"]
+)
+def test_words_that_a_model_may_know_are_judged(media: Path, words: str) -> None:
+    with Engine.open(media) as engine:
+        assert not any("knows none" in note for note in engine.answer(Query(text=words)).notes)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.models.tokens import TextTokenizer
 from retrieval.models.towers import Towers
 from retrieval.models.weights import ModelFiles, resolve, weights_sha256
 from retrieval.store.manifest import check_model
@@ -83,8 +84,11 @@ class Encoder:
 
     def fits(self, text: str) -> bool:
         """Whether the model reads all of a text, and does not cut its end."""
-        self.warm()
-        return (self._towers.tokenizer if self._towers is not None else self.loaded.tokenizer).fits(text)
+        return self._tokenizer.fits(text)
+
+    def knows(self, text: str) -> bool:
+        """Whether the model knows some word of a text."""
+        return self._tokenizer.knows(text)
 
     def preprocess(self, image: Image) -> NDArray[np.float32]:
         """An RGB image to `(3, s, s) float32`, resized, cropped and normalised as the model was trained."""
@@ -124,6 +128,11 @@ class Encoder:
                 encoded = self.loaded.model.encode_text(ids.to(self.loaded.device))
             rows.append(_unit(encoded.float().cpu().numpy()))
         return np.concatenate(rows)
+
+    @property
+    def _tokenizer(self) -> TextTokenizer:
+        self.warm()
+        return self._towers.tokenizer if self._towers is not None else self.loaded.tokenizer
 
     def _load(self) -> LoadedModel:
         from retrieval.models.loading import load_model

@@ -96,6 +96,11 @@ class QueryEncoder:
         tower = self._find_tower()
         return tower.tokenizer.fits(text) if tower is not None else self.encoder.fits(text)
 
+    def knows(self, text: str) -> bool:
+        """Whether the model knows some word of a text."""
+        tower = self._find_tower()
+        return tower.tokenizer.knows(text) if tower is not None else self.encoder.knows(text)
+
     def _find_tower(self) -> TextTower | None:
         if self._tower is None and self._encoder is None:
             self._tower = TextTower.find(self.spec)

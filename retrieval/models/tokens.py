@@ -22,6 +22,9 @@ from retrieval.errors import ModelError
 if TYPE_CHECKING:
     import tokenizers
 
+# Of how many letters a word must be to tell whether it is known, and how many of them a token of it has, on average, where it
+# is. Keys struck at random are cut into nearly as many tokens as letters.
+_TELLING, _PIECES = 3, 1.7
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -106,6 +109,16 @@ class TextTokenizer:
             )
             for places in places_of_word.values()
         ]
+
+    def knows(self, text: str) -> bool:
+        """Whether some word of a text is of the vocabulary, or put together from pieces of it that are more than letters. Of
+        words of one or two letters, and of figures, nobody can tell."""
+        shares = []
+        for word, places in self.words(text):
+            letters = sum(map(str.isalpha, word.removesuffix("</w>")))
+            if letters >= _TELLING:
+                shares.append(letters / len(places))
+        return not shares or max(shares) > _PIECES
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids back to text, special tokens left out, and no space before a full stop or comma."""

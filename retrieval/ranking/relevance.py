@@ -37,6 +37,10 @@ class Calibration:
         return np.asarray(1 / (1 + np.exp(-logits)))
 
 
+# What a score says of words that the model does not know: nothing.
+NEVER = Calibration(slope=0.0, intercept=-60.0)
+
+
 def judge(
     cosines: NDArray[np.float32],
     fused: NDArray[np.float32],
