@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,11 @@ def test_public_names_are_the_documented_ones() -> None:
             assert hasattr(module, name), name
     for name in retrieval.errors.__all__:
         assert issubclass(getattr(retrieval.errors, name), retrieval.errors.MmsearchError)
+
+
+def test_what_is_installed_is_every_package_that_there_is() -> None:
+    with open(ROOT / "pyproject.toml", "rb") as opened:
+        packages = tomllib.load(opened)["tool"]["setuptools"]["packages"]
+    folders = {file.parent.relative_to(ROOT) for file in ROOT.rglob("__init__.py")}
+    here = {".".join(folder.parts) for folder in folders if folder.parts[0] not in ("tests", ".venv")}
+    assert sorted(set(packages) - {"retrieval.models.mini"}) == sorted(here)
