@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+# Stands for the hyphen before a word that is not wanted, which would be read as an option.
+MINUS = "\N{MINUS SIGN}"
+_NEGATIVE = re.compile(r'-(?!k\d*$|h$)[^\W\d]|-"')
 # What a value is called where its option does not say.
 _VALUES = {int: "N", float: "NUMBER", Path: "FILE", str: "TEXT"}
 
@@ -52,6 +57,23 @@ class PlainCommand(TyperCommand):
             if part:
                 with formatter.section(heading):
                     formatter.write_dl(part)
+
+
+class LineCommand(PlainCommand):
+    """Takes a query line, in which `-people` and `-"red car"` are words that are not wanted, and no options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line."""
+        return super().parse_args(ctx, [MINUS + arg[1:] if _NEGATIVE.match(arg) else arg for arg in args])
+
+
+def typed_line(words: Sequence[str]) -> str:
+    """The line that the arguments of a `LineCommand` are together. The shell has taken the quotes of an argument of several
+    words away: where there are others beside it and it is not wanted, it is a phrase."""
+    parts = ["-" + word[1:] if word.startswith(MINUS) else word for word in words]
+    if len(parts) > 1:
+        parts = [f'-"{part[1:]}"' if part.startswith("-") and " " in part else part for part in parts]
+    return " ".join(parts)
 
 
 def complete_command(app: typer.Typer) -> Any:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from cli import admin, ask, bench, describe, doctor, duplicates, explain, export, index, model, search, serve, summarize
-from cli.layout import GroupedCommands, PlainCommand, complete_command
+from cli.layout import GroupedCommands, LineCommand, PlainCommand, complete_command
 from cli.terminal import say_hints
 from media.names import valid_text
 from retrieval.errors import MmsearchError, UsageError
@@ -48,7 +48,7 @@ for _heading, _name, _function in (
     (KEEP, "export", export.export_command),
     (MEASURE, "doctor", doctor.doctor_command),
 ):
-    app.command(_name, cls=PlainCommand, rich_help_panel=_heading)(_function)
+    app.command(_name, cls=LineCommand if _name == "search" else PlainCommand, rich_help_panel=_heading)(_function)
 app.add_typer(model.app, name="models", rich_help_panel=MEASURE)
 app.add_typer(bench.app, name="bench", rich_help_panel=MEASURE)
 

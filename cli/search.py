@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from cli.layout import typed_line
 from cli.options import DeviceOption, IndexOption, KindOption, choices, complete_model
 from cli.terminal import busy, clock, file_url, inline_image, near, note, quiet_native_stderr, shown, write_lines
 from retrieval.errors import MediaError, MmsearchError
@@ -28,7 +29,7 @@ def search_command(
     query: Annotated[
         Optional[list[str]],
         typer.Argument(
-            metavar="[TEXT]...",
+            metavar="TEXT",
             help='Words and filters, as in: dog after:2023 in:holiday -people "exact words".',
             show_default=False,
         ),
@@ -169,7 +170,7 @@ def search_command(
             copies=copies,
         )
 
-    wanted = query_of(" ".join(query or ()))
+    wanted = query_of(typed_line(query or ()))
     if explain and (html is None or wanted.words is None):
         raise typer.BadParameter("it needs --html FILE and words to explain", param_hint="--explain")
     from retrieval.engine import Engine

@@ -72,6 +72,9 @@ def test_several_words_are_one_line_and_filters_keep_the_order(library: Path, co
     within = names(command, library, "colours in:holiday at night")
     assert within == [name for name in every if name in set(names(command, library, "in:holiday"))]
     assert names(command, library, "colours -people 2:night + day") != []
+    # A shell takes quotes away, and hyphens are no options here.
+    unwanted = names(command, library, 'colours -people -"red car"')
+    assert names(command, library, "colours", "-people", "-red car") == unwanted != []
 
 
 @pytest.mark.parametrize(

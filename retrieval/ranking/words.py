@@ -69,8 +69,9 @@ class WordHits:
         )
 
     def words(self, number: int) -> tuple[str, ...]:
-        """The words of the query that a hit has, as they were typed."""
-        return tuple(word for word, here in zip(self.typed, self.matched[number].tolist(), strict=True) if here)
+        """The words of the query that a hit has, as they were typed; of "a" and "the" only where there is nothing else."""
+        words = [word for word, here in zip(self.typed, self.matched[number].tolist(), strict=True) if here]
+        return tuple([word for word in words if word.casefold() not in STOP_WORDS] or words)
 
 
 @dataclass(frozen=True)
