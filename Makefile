@@ -36,7 +36,7 @@ demo: $(VENV)/demo.stamp
 	@echo "Your own folder: $(BIN)/mmsearch index FOLDER, then $(BIN)/mmsearch search WORDS --index FOLDER"
 
 docs: $(VENV)/docs.stamp
-	$(BIN)/python -m mkdocs build --strict
+	$(BIN)/zensical build --strict
 	@echo "open build/docs/index.html"
 
 lint: $(VENV)/test.stamp
@@ -55,4 +55,4 @@ test: lint browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
-	rm -rf $(VENV) demo-photos
+	rm -rf $(VENV) demo-photos build/docs .cache
