@@ -60,31 +60,38 @@ class Reader:
             "MMSEARCH_CONFIG": str(home / "config.toml"),
         }
 
-    def type(self, block: Block, text: str) -> None:
-        """Run a block, or several of Python as one. Fails where a command fails, or says something else than the page."""
+    def type(self, block: Block, text: str) -> str | None:
+        """Run a block, or several of Python as one. Returns what is wrong where a command fails, or says something else than
+        the page."""
         if block.language == "python":
-            self._run([sys.executable, "-"], text, block)
-        elif block.language == "sh":
-            self._shell(text, block)
-        else:
-            for command, answer in _dialogue(text):
-                printed = self._shell(command, block)
-                assert _is_like(printed, answer), f"{block}: {command}\nprinted\n{printed}\nand not\n{answer}"
+            done = self._run([sys.executable, "-"], text)
+            return _failure(block, done)
+        if block.language == "sh":
+            return _failure(block, self._shell(text))
+        for command, answer in _dialogue(text):
+            done = self._shell(command)
+            wrong = _failure(block, done)
+            if wrong is not None or not _is_like(done.stdout, answer):
+                return wrong or f"{block}: {command}\nprinted\n{done.stdout}\nand not\n{answer}"
+        return None
 
-    def _shell(self, text: str, block: Block) -> str:
+    def _shell(self, text: str) -> subprocess.CompletedProcess[str]:
         if self._address is not None:
             text = text.replace(_ADDRESS, self._address.removeprefix("http://"))
         # The folder of one block is that of the next.
-        return self._run(["bash", "-euo", "pipefail", "-c", f"trap 'pwd > {self._state}' EXIT\n{text}"], None, block)
+        return self._run(["bash", "-euo", "pipefail", "-c", f"trap 'pwd > {self._state}' EXIT\n{text}"], None)
 
-    def _run(self, arguments: list[str], typed: str | None, block: Block) -> str:
+    def _run(self, arguments: list[str], typed: str | None) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             arguments, input=typed, capture_output=True, text=True, cwd=self.folder, env=self._environment, check=False
         )
-        assert done.returncode == 0, f"{block}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         if self._state.is_file():
-            self.folder = Path(self._state.read_text().strip())
-        return done.stdout
+            self.folder = Path(self._state.read_text("utf-8").strip())
+        return done
+
+
+def _failure(block: Block, done: subprocess.CompletedProcess[str]) -> str | None:
+    return f"{block}: exit {done.returncode}\n{done.stdout}\n{done.stderr}" if done.returncode else None
 
 
 def _dialogue(text: str) -> Iterator[tuple[str, str]]:
@@ -124,21 +131,24 @@ def test_what_a_page_tells_to_type_does_run(page: Page, library: Path, tools: Pa
         shutil.rmtree(home / "Pictures" / ".mmsearch")
     blocks = [block for block in page.blocks() if block.runs]
 
+    wrong: list[str | None] = []
+
     def read(address: str | None) -> None:
         reader = Reader(home, tools, address)
         for language, group in groupby(blocks, lambda block: block.language):
             several = list(group)
             if language == "python":
-                reader.type(several[0], "\n".join(block.text for block in several))
+                # They go on with the names of those before.
+                wrong.append(reader.type(several[0], "\n".join(block.text for block in several)))
             else:
-                for block in several:
-                    reader.type(block, block.text)
+                wrong.extend(reader.type(block, block.text) for block in several)
 
     if any(_ADDRESS in block.text for block in blocks):
         with serving(home / "Pictures" / ".mmsearch") as address:
             read(address)
     else:
         read(None)
+    assert not any(wrong), "\n\n".join(filter(None, wrong))
 
 
 def test_the_pages_of_the_site_are_those_of_its_menu() -> None:
