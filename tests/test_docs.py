@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.documents import DOCS, Block, Page, pages
+from tests.forked import forking_command
 
 _ADDRESS = "localhost:8000"
 
@@ -111,13 +113,14 @@ def _is_like(printed: str, answer: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tools(mini: object) -> Iterator[Path]:
     """A folder for PATH with the command of this checkout, and its Python."""
-    folder = tmp_path_factory.mktemp("tools")
-    for name, call in (("mmsearch", '-P -m cli.main "$@"'), ("python", '"$@"')):
-        (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {call}\n', "utf-8")
-        (folder / name).chmod(0o755)
-    return folder
+    # Short: the address of a socket has its bounds.
+    with tempfile.TemporaryDirectory() as folder, forking_command(Path(folder)) as tools:
+        python = tools / "python"
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', "utf-8")
+        python.chmod(0o755)
+        yield tools
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
