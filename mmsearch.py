@@ -17,11 +17,11 @@ if __name__ == "__main__" and not sys.flags.safe_path:
     # `python -m` puts the working folder first, and that may be a folder of media, of which no file may be imported.
     sys.path[0] = os.path.dirname(os.path.abspath(__file__))
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from retrieval.errors import MmsearchError
-from retrieval.types import Answer, Filter, Hit, Item, Query, Rerank
+from retrieval.types import Answer, Filter, Hit, Item, Near, Query, Rerank, Term
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,8 +36,10 @@ __all__ = [
     "Hit",
     "Item",
     "MmsearchError",
+    "Near",
     "Query",
     "Rerank",
+    "Term",
     "index",
     "open",
     "open_image",
@@ -68,15 +70,26 @@ def index(
     device: str = "auto",
     precision: str = "auto",
     batch_size: int = 32,
+    change_model: bool = False,
 ) -> BuildReport:
     """Build an index over `paths`, one or several, or bring it up to date; returns what was done. Raises `MmsearchError`.
 
-    Without `index` it is written to `.mmsearch` in the first of `paths`.
+    Without `index` it is written to `.mmsearch` in the first of `paths`. An index that is there keeps its model; with
+    `change_model` it changes to `model`, if that is another, and the old one is searched until the new one is whole.
     """
     from indexer.run import build_index
 
-    several = [paths] if isinstance(paths, (str, os.PathLike)) else paths
-    return build_index(several, index, model=model, device=device, precision=precision, batch_size=batch_size)
+    # Not the letters of a text: one path, as a list of one.
+    several = list(paths) if isinstance(paths, Iterable) and not isinstance(paths, (str, os.PathLike)) else [paths]
+    return build_index(
+        several,
+        index,
+        model=model,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        change_model=change_model,
+    )
 
 
 def open_image(path: str | os.PathLike[str]) -> Image:
@@ -84,7 +97,7 @@ def open_image(path: str | os.PathLike[str]) -> Image:
     from media.containers import read_bytes
     from media.image import decode_image
 
-    return decode_image(read_bytes(os.fspath(path)), 512).rgb
+    return decode_image(read_bytes(os.fspath(path)), 512, name=os.fspath(path)).rgb
 
 
 if __name__ == "__main__":

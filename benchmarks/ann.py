@@ -233,10 +233,14 @@ def _marked(points: list[Point]) -> list[Point]:
     return [replace(point, pareto=number in on_front) for number, point in enumerate(points)]
 
 
-def _manifest(dim: int, shard: ShardEntry, entry: VectorEntry) -> Manifest:
+def made_up_spec(dim: int) -> ModelSpec:
+    """The model of embeddings that no model made."""
     three = (0.5, 0.5, 0.5)
-    spec = ModelSpec(
+    return ModelSpec(
         name="none", architecture="none", weights_sha256="", dim=dim, image_size=1, mean=three, std=three,
         interpolation="bicubic", resize_mode="shortest", tokenizer="none", context_length=1, clean="lower",
     )  # fmt: skip
-    return Manifest(model=spec, roots=Roots(), shards=(shard,), vectors=(entry,))
+
+
+def _manifest(dim: int, shard: ShardEntry, entry: VectorEntry) -> Manifest:
+    return Manifest(model=made_up_spec(dim), roots=Roots(), shards=(shard,), vectors=(entry,))

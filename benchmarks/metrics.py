@@ -48,7 +48,10 @@ class Ranks:
         )
 
     def confidence(self, rounds: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
-        """95 % intervals of R@1, R@5 and R@10, by the percentile bootstrap over queries (Efron, 1979)."""
+        """95 % intervals of R@1, R@5 and R@10, by the percentile bootstrap over queries (Efron, 1979); none of a single query,
+        which tells nothing of others."""
+        if len(self.first) < 2:
+            return {}
         rng = np.random.default_rng(seed)
         hits = np.stack([self.first <= k for k in (1, 5, 10)], 1).astype(np.float64)
         means = np.stack([hits[rng.integers(0, len(hits), len(hits))].mean(0) for _ in range(rounds)])

@@ -39,7 +39,7 @@ def cells(ranks: Ranks) -> list[str]:
     """R@1, R@5, R@10 in percent with their intervals, median rank and mAP@10."""
     recall, sure = ranks.recall(), ranks.confidence()
     recalls = [
-        f"{100 * value:.1f} ({100 * sure[key][0]:.1f}–{100 * sure[key][1]:.1f})"
+        f"{100 * value:.1f}" + (f" ({100 * sure[key][0]:.1f}–{100 * sure[key][1]:.1f})" if key in sure else "")
         for key, value in (("R@1", recall.r1), ("R@5", recall.r5), ("R@10", recall.r10))
     ]
     return [*recalls, f"{recall.median_rank:.0f}", f"{recall.map_at_10:.3f}"]

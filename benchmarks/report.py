@@ -69,7 +69,7 @@ def write_page(file: Path, title: str, command: str, sections: Sequence[Section]
         f"<h1>{html.escape(title)}</h1>\n{parts}\n</html>\n"
     )
     try:
-        file.write_text(page, "utf-8", errors="backslashreplace")
+        file.write_text(page, "utf-8", errors="replace")
     except OSError as error:
         raise MmsearchError(f"cannot write {file}: {error.strerror}") from error
 
@@ -125,12 +125,21 @@ def inline_image(image: Image, name: str) -> Markup:
     return Markup(f'<img alt="{html.escape(name)}" src="data:image/jpeg;base64,{data}">')
 
 
+def check_page(file: Path | None) -> None:
+    """Raise `MmsearchError` where a page that shall be written after a measurement could not be; nothing for None."""
+    if file is None:
+        return
+    new_figure()
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise MmsearchError(f"cannot write {file}: name a file in a folder that is there")
+
+
 def new_figure(width: float = 7.5, height: float = 3.8) -> Figure:
     """A plot to draw into. Raises `MmsearchError` where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MmsearchError("reports need matplotlib; install it with: pip install 'mmsearch[bench]'") from error
+        raise MmsearchError("reports need matplotlib; install it with: pip install matplotlib") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

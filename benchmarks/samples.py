@@ -66,10 +66,16 @@ def write_sample_video(folder: Path) -> None:
     how = VideoFormat(width=640, height=480, rate=25, options={"preset": "veryfast", "crf": "20"})
     edges = write_video(folder / "film.mp4", shots, how)
     cues = [
-        f"{number}\n{_stamp(start + 0.2)} --> {_stamp(end - 0.2)}\nHere is {PHOTOS[name]}.\n"
+        f"{number}\n{_stamp(start + 0.2)} --> {_stamp(end - 0.2)}\n{sentence(PHOTOS[name] or name)}\n"
         for number, (name, start, end) in enumerate(zip(names, edges, edges[1:], strict=False), 1)
     ]
     (folder / "film.srt").write_text("\n".join(cues), "utf-8")
+
+
+def sentence(caption: str) -> str:
+    """A caption as somebody would say it."""
+    many = caption.partition(" ")[0] in ("craters", "galaxies", "rows")
+    return f"Here {'are' if many else 'is'} {caption}."
 
 
 def _stamp(seconds: float) -> str:
@@ -88,7 +94,7 @@ def main() -> int:
         count = copy_samples(folder)
         write_sample_video(folder)
     except ImportError:
-        print("error: the sample photos come with scikit-image: pip install 'mmsearch[demo]'", file=sys.stderr)
+        print("error: the sample photos come with scikit-image: pip install scikit-image", file=sys.stderr)
         return 1
     print(f"{count} sample photos and a film in {folder}")
     return 0

@@ -25,7 +25,7 @@ from media.image import decode_image
 from media.types import Source
 from media.walk import walk
 from retrieval.engine import Engine
-from retrieval.errors import MediaError, QueryError
+from retrieval.errors import MediaError, MmsearchError, QueryError
 from retrieval.models.encoder import Encoder
 from retrieval.models.export import ensure_exported
 from retrieval.store.journal import UnitResult
@@ -111,16 +111,16 @@ def measure_speed(
 
 
 def profile(images: Path, model: str, file: Path) -> None:
-    """A flame graph of indexing a folder, as SVG. Raises `QueryError` where py-spy is not installed or not allowed."""
+    """A flame graph of indexing a folder, as SVG. Raises `MmsearchError` where py-spy is not installed or not allowed."""
     with tempfile.TemporaryDirectory(prefix="mmsearch-profile-") as scratch:
         run = command("index", os.fspath(images), "--model", model, "--index", scratch)
         recorder = ["py-spy", "record", "--output", os.fspath(file), "--subprocesses", "--", *run]
         try:
             subprocess.run(recorder, cwd=ROOT, capture_output=True, text=True, check=True)
         except FileNotFoundError as error:
-            raise QueryError("--profile needs py-spy; install it with: pip install 'mmsearch[bench]'") from error
+            raise MmsearchError("a profile needs py-spy; install it with: pip install py-spy") from error
         except subprocess.CalledProcessError as error:
-            raise QueryError(f"--profile: {(error.stderr.strip().splitlines() or ['py-spy failed'])[-1]}") from error
+            raise MmsearchError(f"py-spy: {(error.stderr.strip().splitlines() or ['py-spy failed'])[-1]}") from error
 
 
 def _stages(paths: list[str], encoder: Encoder, written: Path) -> dict[str, float]:

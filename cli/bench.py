@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from cli import bench_ann, bench_speed
-from cli.terminal import busy, columns, interruptible, note, print_json, progress_bar, quiet_native_stderr
-from retrieval.types import WEIGHTED
+from cli.layout import PlainCommand
+from cli.options import DeviceOption, PrecisionOption, choices, complete_model
+from cli.terminal import busy, columns, hint, interruptible, note, print_json, progress_bar, quiet_native_stderr
+from retrieval.types import FUSIONS, WEIGHTED
 
 if TYPE_CHECKING:
     from benchmarks.datasets import CaptionSet
@@ -19,13 +21,15 @@ if TYPE_CHECKING:
     from benchmarks.shots import ShotReport
 
 app = typer.Typer(help="Measure: recall on captioned pictures, the index, and speed.", no_args_is_help=True)
-app.command("ann")(bench_ann.ann_command)
-app.command("speed")(bench_speed.speed_command)
+app.command("ann", cls=PlainCommand)(bench_ann.ann_command)
+app.command("speed", cls=PlainCommand)(bench_speed.speed_command)
 
 
-@app.command("recall")
+@app.command("recall", cls=PlainCommand)
 def recall_command(
-    images: Annotated[Optional[Path], typer.Option(help="Folder that the captions' paths are relative to.")] = None,
+    images: Annotated[
+        Optional[Path], typer.Option(metavar="DIR", help="Folder that the captions' paths are relative to.")
+    ] = None,
     captions: Annotated[
         Optional[Path], typer.Option(help="csv, tsv, jsonl, Karpathy's dataset_*.json or COCO's captions as JSON.")
     ] = None,
@@ -33,15 +37,22 @@ def recall_command(
     parquet: Annotated[Optional[Path], typer.Option(help="Table with image_id, image and captions.")] = None,
     tar: Annotated[Optional[Path], typer.Option(help="A webdataset.")] = None,
     part: Annotated[
-        Optional[str], typer.Option(help="Only these pictures of the set, as START:STOP.", show_default=False)
+        Optional[str], typer.Option(metavar="START:STOP", help="Only these pictures of the set.", show_default=False)
     ] = None,
-    model: Annotated[Optional[list[str]], typer.Option(help="The model to measure; may be repeated.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    model: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="NAME", help="The model to measure; may be repeated.", autocompletion=complete_model),
+    ] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Order the first 50 answers again.")] = False,
     fusion: Annotated[
         Optional[list[str]],
-        typer.Option(help="With --rerank: weighted (default), attention or concat; may be repeated."),
+        typer.Option(
+            metavar="weighted|attention|concat",
+            help="With --rerank: how it joins both scores, by default weighted; may be repeated.",
+            autocompletion=choices("weighted", "attention", "concat"),
+        ),
     ] = None,
     through_index: Annotated[
         bool, typer.Option("--through-index", help="Ask a real index as well, and tell what it costs in recall.")
@@ -57,6 +68,16 @@ def recall_command(
         raise typer.BadParameter("give one of: --parquet FILE, --tar FILE, or both --images DIR and --captions FILE")
     if shots and (rerank or through_index or html):
         raise typer.BadParameter("it stands alone", param_hint="--shots")
+    for name in fusion or ():
+        if name not in FUSIONS:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(FUSIONS)}", param_hint="--fusion")
+    from retrieval.models.loading import check_choices
+
+    check_choices(device, precision)
+    if html is not None:
+        from benchmarks.report import check_page
+
+        check_page(html)
     ways: list[str | None] = [*(fusion or [WEIGHTED])] if rerank else [None]
     # People see what re-ranking changed; a program gets the measurement that it asked for.
     wanted = [None, *ways] if rerank and not as_json else ways
@@ -85,7 +106,7 @@ def recall_command(
         note(f"{len(data.captions)} pictures are few: see how wide the intervals are")
 
 
-@app.command("compare")
+@app.command("compare", cls=PlainCommand)
 def compare_command(
     before: Annotated[Path, typer.Argument(help="What --json wrote before.")],
     after: Annotated[Path, typer.Argument(help="What it wrote now.")],
@@ -142,7 +163,7 @@ def _measure(
 
     files = resolve(name)
     if files.notice:
-        note(files.notice)
+        hint(files.notice)
     with quiet_native_stderr() as stream, progress_bar(stream) as bar:
         task = bar.add_task("encoding", total=len(data.paths), rate="", file=files.name)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from cli.options import IndexOption
 from cli.terminal import busy, columns, interruptible, note, print_json, shown
 from retrieval.errors import QueryError
 
@@ -32,7 +33,7 @@ HEAD = (
 
 
 def ann_command(
-    index: Annotated[Optional[str], typer.Option(help="The index, or a folder that has one.")] = None,
+    index: IndexOption = None,
     rows: Annotated[Optional[int], typer.Option(min=16, help="Measure on so many made-up rows instead.")] = None,
     dim: Annotated[int, typer.Option(min=2, help="Their dimension.")] = 512,
     k: Annotated[int, typer.Option("-k", min=1, help="Recall of the first k.")] = 10,
@@ -45,8 +46,10 @@ def ann_command(
 ) -> None:
     """Recall and speed of each index type against an exact scan, for text and picture queries apart; needs no labels."""
     from benchmarks.ann import choose, measure_ann, of_index, synthetic
+    from benchmarks.report import check_page
     from retrieval.store.manifest import find_index
 
+    check_page(html)
     if apply and rows is not None:
         raise QueryError("--apply needs an index, not made-up rows")
     folder = find_index(index, os.environ, Path.cwd()) if rows is None else None

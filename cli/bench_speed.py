@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cli.terminal import busy, columns, interruptible, note, print_json, quiet_native_stderr
+from cli.options import DeviceOption, PrecisionOption, complete_model
+from cli.terminal import busy, columns, hint, interruptible, note, print_json, quiet_native_stderr
+from retrieval.errors import MmsearchError
 
 if TYPE_CHECKING:
     from benchmarks.stages import SpeedReport
 
 
 def speed_command(
-    images: Annotated[Optional[Path], typer.Option(help="Folder of pictures; without it made-up ones.")] = None,
-    model: Annotated[str, typer.Option(help="The model to measure with.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    images: Annotated[
+        Optional[Path], typer.Option(metavar="DIR", help="Folder of pictures; without it made-up ones.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="The model to measure with.", autocompletion=complete_model)
+    ] = "auto",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     rounds: Annotated[int, typer.Option(min=1, help="Measurements, of which the median is told.")] = 3,
     limit: Annotated[int, typer.Option(min=1, help="At most so many pictures.")] = 512,
     profile: Annotated[Optional[Path], typer.Option(help="Write a flame graph of indexing to this file.")] = None,
@@ -30,12 +37,17 @@ def speed_command(
     if profile is not None and images is None:
         raise typer.BadParameter("it needs --images", param_hint="--profile")
     from benchmarks import stages
+    from benchmarks.report import check_page
+
+    check_page(html)
+    if profile is not None and shutil.which("py-spy") is None:
+        raise MmsearchError("a profile needs py-spy; install it with: pip install py-spy")
     from retrieval.models.encoder import Encoder
     from retrieval.models.weights import resolve
 
     files = resolve(model)
     if files.notice:
-        note(files.notice)
+        hint(files.notice)
     with interruptible(), busy("loading the model") as show, quiet_native_stderr():
         encoder = Encoder.load(files, device, precision)
         report = stages.measure_speed(images, encoder, rounds, limit, show)

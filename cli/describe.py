@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from cli.terminal import busy, clock, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
+from cli.options import DecoderOption, DeviceOption, PrecisionOption, choices
+from cli.terminal import busy, clock, hint, interruptible, print_json, progress_bar, quiet_native_stderr, shown
 from retrieval.errors import MediaError, MmsearchError
-from retrieval.models.catalog import CAPTIONER
+from retrieval.models.catalog import READER
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,16 +22,26 @@ if TYPE_CHECKING:
     Described: TypeAlias = list[tuple[float | None, float | None, Caption]]
 
 BATCH = 16
+METHODS = ("beam", "greedy", "nucleus")
 
 
 def describe_command(
-    files: Annotated[list[str], typer.Argument(help="Images and videos to describe.", show_default=False)],
-    model: Annotated[str, typer.Option(help="A model with a caption decoder: mini, a CoCa's NAME, or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    method: Annotated[str, typer.Option(help="beam, greedy or nucleus (sampling).")] = "beam",
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Images and videos to describe.", show_default=False)
+    ],
+    model: DecoderOption = "auto",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="beam|greedy|nucleus",
+            help="How words are chosen; nucleus samples.",
+            autocompletion=choices("beam", "greedy", "nucleus"),
+        ),
+    ] = "beam",
     beams: Annotated[int, typer.Option(help="Hypotheses that beam search keeps.")] = 4,
-    seed: Annotated[int, typer.Option(help="Chance of nucleus sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Chance of nucleus sampling.")] = 0,
     min_length: Annotated[int, typer.Option(help="Least tokens of a caption.")] = 3,
     max_length: Annotated[int, typer.Option(help="Most tokens of a caption.")] = 40,
     prefix: Annotated[str, typer.Option(help="Words that every caption begins with.")] = "",
@@ -39,8 +50,10 @@ def describe_command(
     """Say in words what pictures show, and what each moment of a video shows."""
     from retrieval.crossmodal.decoder import CaptionDecoder, DecodeConfig
 
+    if method not in METHODS:
+        raise typer.BadParameter(f"{method!r} is not one of {', '.join(METHODS)}", param_hint="--method")
     config = DecodeConfig(
-        method=method,  # type: ignore[arg-type]  # CaptionDecoder checks it, and names the choices
+        method=method,  # type: ignore[arg-type]  # It is one of them
         beams=beams,
         seed=seed,
         min_length=min_length,
@@ -74,16 +87,16 @@ def describe_command(
 
 
 def load_captioner(name: str, device: str, precision: str) -> Encoder:
-    """The model that a command shall describe with, a line on standard error where `auto` found another than the best.
+    """The model that a command shall describe with, and a hint where `auto` took another than the best.
 
     Raises `ModelError`.
     """
     from retrieval.models.encoder import Encoder
     from retrieval.models.weights import resolve
 
-    files = resolve(name, CAPTIONER)
+    files = resolve(name, READER)
     if files.notice:
-        note(files.notice)
+        hint(files.notice)
     with busy("loading the model"):
         return Encoder.load(files, device, precision)
 
@@ -105,7 +118,7 @@ def _captions(
         errors: dict[str, MediaError] = {}
         for file in part:
             try:
-                rgb_images.append(decode_image(read_bytes(file), encoder.spec.image_size).rgb)
+                rgb_images.append(decode_image(read_bytes(file), encoder.spec.image_size, name=str(file)).rgb)
             except MediaError as error:
                 errors[file] = error
         captions = iter(decoder.describe(rgb_images, config))

@@ -11,31 +11,46 @@ from typing import Annotated
 
 import typer
 
-from cli import admin, ask, bench, describe, explain, index, model, search, serve, summarize
-from retrieval.errors import MmsearchError
+from cli import admin, ask, bench, describe, doctor, duplicates, explain, export, index, model, search, serve, summarize
+from cli.layout import GroupedCommands, PlainCommand, complete_command
+from cli.terminal import say_hints
+from media.names import valid_text
+from retrieval.errors import MmsearchError, UsageError
 
 app = typer.Typer(
     name="mmsearch",
-    help="Search folders of photos and texts by meaning, on this machine.",
+    cls=GroupedCommands,
+    help="Search folders of photos, videos and texts by meaning, on this machine.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-app.command("index")(index.index_command)
-app.command("search")(search.search_command)
-app.command("ask")(ask.ask_command)
-app.command("describe")(describe.describe_command)
-app.command("summarize")(summarize.summarize_command)
-app.command("explain")(explain.explain_command)
-app.command("serve")(serve.serve_command)
-app.command("status")(admin.status_command)
-app.command("failures")(admin.failures_command)
-app.command("compact")(admin.compact_command)
-app.command("doctor")(admin.doctor_command)
-app.add_typer(model.app, name="models")
-app.add_typer(bench.app, name="bench")
+FIND, READ, KEEP, MEASURE = (
+    "Index and search",
+    "Pictures and films in words",
+    "Look after an index",
+    "Models and figures",
+)
+for _heading, _name, _function in (
+    (FIND, "index", index.index_command),
+    (FIND, "search", search.search_command),
+    (FIND, "serve", serve.serve_command),
+    (READ, "describe", describe.describe_command),
+    (READ, "summarize", summarize.summarize_command),
+    (READ, "explain", explain.explain_command),
+    (READ, "ask", ask.ask_command),
+    (KEEP, "duplicates", duplicates.duplicates_command),
+    (KEEP, "status", admin.status_command),
+    (KEEP, "failures", admin.failures_command),
+    (KEEP, "compact", admin.compact_command),
+    (KEEP, "export", export.export_command),
+    (MEASURE, "doctor", doctor.doctor_command),
+):
+    app.command(_name, cls=PlainCommand, rich_help_panel=_heading)(_function)
+app.add_typer(model.app, name="models", rich_help_panel=MEASURE)
+app.add_typer(bench.app, name="bench", rich_help_panel=MEASURE)
 
 
 def _version(wanted: bool) -> None:
@@ -46,18 +61,22 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+def _say_hints(_: object, **__: object) -> None:
+    say_hints()
+
+
+@app.callback(result_callback=_say_hints)
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Search folders of photos and texts by meaning, on this machine."""
+    """Search folders of photos, videos and texts by meaning, on this machine."""
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 a failure told in one line, 2 wrong usage."""
+    """Run the command line and exit: 0 done, 1 a failure told in one line, 2 wrong usage, told in one line too."""
     # Importing torch makes hundreds of thousands of lasting objects, which collections would walk again and again.
     gc.set_threshold(100_000, 50, 100)
     debug = "--debug" in sys.argv
@@ -66,11 +85,11 @@ def main() -> None:
     # Pillow warns of odd metadata in files that it reads well: nobody can act on that.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        app(standalone_mode=True)
+        complete_command(app)(prog_name="mmsearch")
     except MmsearchError as error:
         if debug:
             traceback.print_exc()
-        _fail(str(error))
+        _fail(str(error), 2 if isinstance(error, UsageError) else 1)
     except BrokenPipeError:
         # The reader of our output went away (`mmsearch search … | head`): that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,10 +101,10 @@ def main() -> None:
         _fail(f"unexpected {type(error).__name__}: {text} (run with --debug for the whole story)")
 
 
-def _fail(message: str) -> None:
-    line = message.encode("utf-8", "backslashreplace").decode().replace("\n", " ")
+def _fail(message: str, status: int = 1) -> None:
+    line = valid_text(message).replace("\n", " ")
     print(f"error: {line}", file=sys.stderr)
-    raise SystemExit(1)
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

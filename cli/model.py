@@ -1,4 +1,4 @@
-"""`mmsearch models` and `mmsearch models pull`."""
+"""`mmsearch models`, `models pull` and `models use`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from typing import Annotated
 
 import typer
 
+from cli.layout import PlainCommand
+from cli.options import complete_model
 from cli.terminal import interruptible, shown, write_lines
 from retrieval.models.catalog import CURATED
 
-app = typer.Typer(invoke_without_command=True, help="The models to choose from; `models pull NAME` fetches one.")
+app = typer.Typer(
+    invoke_without_command=True,
+    help="The models to choose from; `models pull NAME` fetches one, `models use NAME` makes one the default.",
+)
 
 
 @app.callback()
@@ -20,6 +25,7 @@ def models_command(
     if context.invoked_subcommand is not None:
         return
     from retrieval.models.weights import is_cached
+    from retrieval.settings import chosen_model, config_file
 
     rows = [
         {
@@ -41,13 +47,41 @@ def models_command(
         size = f"{int(str(row['parameters'])) / 1e6:.0f} M"
         here = "cached" if row["cached"] else ""
         print(f"{row['name']:<{width}}  {row['role']:<13}  {size:>6}  {here:<6}  {row['license']}: {row['notes']}")
+    chosen = chosen_model()
+    if chosen is not None:
+        print(f"new indexes are made by {chosen}, as {shown(str(config_file()))} says")
     print("any other open_clip model works, too: ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR")
 
 
-@app.command("pull")
-def pull_command(name: Annotated[str, typer.Argument(help="ARCH/TAG or hf-hub:ORG/REPO.")]) -> None:
+@app.command("pull", cls=PlainCommand)
+def pull_command(
+    name: Annotated[str, typer.Argument(help="ARCH/TAG or hf-hub:ORG/REPO.", autocompletion=complete_model)],
+) -> None:
     """Fetch a model's weights into the cache; run it again to resume."""
     from retrieval.models.weights import download
 
     with interruptible():
         print(shown(str(download(name))))
+
+
+@app.command("use", cls=PlainCommand)
+def use_command(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A model that is here; auto takes the choice back.", show_default=False, autocompletion=complete_model
+        ),
+    ],
+) -> None:
+    """Make a model the default for new indexes of this user: what `--model auto` means. Indexes that are there keep theirs."""
+    from retrieval.models.weights import resolve
+    from retrieval.settings import choose_model
+
+    if name == "auto":
+        file = choose_model(None)
+        print(f"new indexes are made by the best model that is here; noted in {shown(str(file))}")
+        return
+    chosen = resolve(name).name
+    file = choose_model(chosen)
+    print(f"new indexes are made by {chosen}; noted in {shown(str(file))}")
+    print(f"an index that is there changes with: mmsearch index FOLDER --model {chosen}")

@@ -9,14 +9,15 @@ from urllib.parse import quote
 
 import typer
 
+from cli.options import DeviceOption, IndexOption, choices
 from cli.terminal import busy, note, shown
 from retrieval.errors import MmsearchError, QueryError
 
 
 def serve_command(
-    index: Annotated[Optional[str], typer.Option(help="The index, or a folder that has one.")] = None,
+    index: IndexOption = None,
     host: Annotated[
-        str, typer.Option(help="Where to listen; any but this machine itself needs a token.")
+        str, typer.Option(metavar="ADDRESS", help="Where to listen; any but this machine itself needs a token.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     token: Annotated[
@@ -24,10 +25,17 @@ def serve_command(
         typer.Option(envvar="MMSEARCH_TOKEN", help="Ask every request for this token.", show_default=False),
     ] = None,
     allow_host: Annotated[
-        Optional[list[str]], typer.Option(help="Another name by which the server may be called; may be repeated.")
+        Optional[list[str]],
+        typer.Option(metavar="NAME", help="Another name by which the server may be called; may be repeated."),
     ] = None,
     root: Annotated[
-        Optional[list[Path]], typer.Option(help="A folder that files may be served from, beside the one of the index.")
+        Optional[list[Path]],
+        typer.Option(
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="A folder to serve files from, beside those that are indexed; may be repeated.",
+        ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Index new and changed files while it runs.")] = False,
     watch_poll: Annotated[
@@ -38,12 +46,27 @@ def serve_command(
             help="The same, looking every so often: for network drives, which tell no changes.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    access_log: Annotated[
+        Optional[Path],
+        typer.Option(help="Append a line a request to this file; - for standard output.", show_default=False),
+    ] = None,
+    log_level: Annotated[
+        str,
+        typer.Option(
+            metavar="debug|info|warning|error|critical",
+            help="Least of its own messages on standard error.",
+            autocompletion=choices("debug", "info", "warning", "error", "critical"),
+        ),
+    ] = "warning",
+    device: DeviceOption = "auto",
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Search in a browser, and from other programs by HTTP."""
     from retrieval.store.manifest import find_index
+    from server.logs import LEVELS, AccessLog, start_messages
 
+    if log_level not in LEVELS:
+        raise typer.BadParameter(f"{log_level!r} is not one of {', '.join(LEVELS)}", param_hint="--log-level")
     folder = find_index(index, os.environ, Path.cwd())
     roots = tuple(root or ())
     watch = watch or watch_poll is not None
@@ -57,6 +80,8 @@ def serve_command(
     from server.guard import EVERYWHERE, host_names, is_loopback
     from server.run import http_server
 
+    start_messages(log_level)
+    log = AccessLog(None if str(access_log) == "-" else access_log) if access_log is not None else None
     if token is not None:
         check_token(token)
     names = [*(allow_host or ()), *([socket.gethostname(), "localhost"] if host in EVERYWHERE else [])]
@@ -76,6 +101,7 @@ def serve_command(
             watch=watch,
             watch_poll=watch_poll,
             port=listener.getsockname()[1],
+            access_log=log,
         )
         with busy("loading the model"):
             app = create_app(config)
@@ -85,9 +111,24 @@ def serve_command(
         name = "127.0.0.1" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}/"
         link = f"{address}?token={quote(token, safe='')}" if token else address
+        for line in _refused(folder):
+            note(line)
         note(f"{shown(str(folder))} at {link}   (Ctrl-C ends it)")
         if open_page:
             import webbrowser
 
             webbrowser.open(link)
-        http_server(app).run(sockets=[listener])
+        http_server(app, log_level).run(sockets=[listener])
+        if log is not None:
+            log.close()
+
+
+def _refused(folder: Path) -> list[str]:
+    """What of an index cannot be served now, and why: a line each."""
+    from retrieval.store.manifest import read_manifest
+
+    return [
+        f"{shown(root)} is not there now, so its files are found but not shown; is a drive not mounted?"
+        for root in read_manifest(folder).roots.paths
+        if not os.path.isdir(root)
+    ]

@@ -43,7 +43,7 @@ def write_sheet(file: Path, title: str, hits: Sequence[Hit], why: tuple[LoadedMo
     with quiet_native_stderr():
         cards = "\n".join(_card(hit, images, why) for hit in hits)
     try:
-        file.write_text(page(html.escape(title), f"<ol>\n{cards}\n</ol>"), "utf-8", errors="backslashreplace")
+        file.write_text(page(html.escape(title), f"<ol>\n{cards}\n</ol>"), "utf-8", errors="replace")
     except OSError as error:
         raise MmsearchError(f"cannot write {file}: {error.strerror}") from error
 
@@ -52,19 +52,21 @@ def page(title: str, body: str) -> str:
     """A whole page that needs nothing from outside; both parts are HTML already."""
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="generator" content="mmsearch">\n'
         f"<title>{title} – mmsearch</title>\n<style>{_STYLE}</style>\n<h1>{title}</h1>\n{body}\n</html>\n"
     )
 
 
 def _card(hit: Hit, images: ImageReader, why: tuple[LoadedModel, str] | None) -> str:
+    from retrieval.ranking.relevance import in_words
+
     item = hit.item
     name = html.escape(shown(item.path.rsplit("/", 1)[-1]))
     body = f"<blockquote>{html.escape(item.text)}</blockquote>" if item.text is not None else ""
     more = ""
     if item.text is None:
         try:
-            rgb = images.image(item.place)
+            rgb = images.image(item.image_place)
         except MediaError:
             pass
         else:
@@ -75,7 +77,8 @@ def _card(hit: Hit, images: ImageReader, why: tuple[LoadedModel, str] | None) ->
             )
             more = _explanation(rgb, why) if why is not None else ""
     when = f"{clock(item.start)}–{clock(item.end)} · " if item.start is not None and item.end is not None else ""
-    relevance = f" · {hit.relevance:.0%} relevant" if hit.relevance is not None else ""
+    word = in_words(hit.relevance)
+    relevance = f" · {word} relevant" if word else ""
     return (
         f'<li>{body}<div><a href="{html.escape(file_url(item.source))}">{name}</a>'
         f"<br><small>{when}{hit.rank} · {hit.score:.4f}{relevance}</small></div>{more}</li>"

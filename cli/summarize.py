@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from cli.describe import load_captioner
+from cli.options import DecoderOption, DeviceOption, PrecisionOption
 from cli.terminal import clock, interruptible, note, print_json, progress_bar, quiet_native_stderr, shown
-from retrieval.errors import MediaError, MmsearchError, QueryError
+from retrieval.errors import MediaError, MmsearchError, UsageError
 
 if TYPE_CHECKING:
     from retrieval.crossmodal.summary import Segment
@@ -21,16 +23,19 @@ def summarize_command(
     length: Annotated[int, typer.Option(min=1, help="Most moments of the summary.")] = 8,
     html: Annotated[Optional[Path], typer.Option(help="Write a storyboard page to this file.")] = None,
     fps: Annotated[float, typer.Option(min=0.01, max=60, help="Frames a second that are looked at.")] = 1.0,
-    model: Annotated[str, typer.Option(help="A model with a caption decoder: mini, a CoCa's NAME, or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    model: DecoderOption = "auto",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say in words what a video shows: its most representative moments, in order, and a paragraph that joins them."""
+    from media.reader import moves
     from retrieval.crossmodal.decoder import CaptionDecoder
     from retrieval.crossmodal.summary import Segment, choose, paragraph
     from retrieval.crossmodal.viewing import view_video
 
+    if os.path.isfile(video) and not moves(video):
+        raise UsageError(f"{shown(video)} is no video; for a picture there is: mmsearch describe FILE")
     with interruptible():
         encoder = load_captioner(model, device, precision)
         decoder = CaptionDecoder(encoder.loaded)
@@ -41,7 +46,7 @@ def summarize_command(
                     video, encoder, fps, lambda time: bar.update(task, file=f"{shown(video)[-32:]} {clock(time)}")
                 )
             except MediaError as error:
-                raise QueryError(f"{shown(video)}: {error.reason}") from error
+                raise MmsearchError(f"{shown(video)}: {error.reason}") from error
             bar.update(task, description="describing")
             picked = choose(viewed.embeddings, viewed.seconds, length)
             captions = decoder.describe([viewed.image(number) for number in picked])
@@ -80,7 +85,7 @@ def _write(html: Path, video: str, viewed: ViewedVideo, picked: list[int], segme
     from cli.storyboard import storyboard
 
     try:
-        html.write_text(storyboard(video, viewed, picked, segments, text), "utf-8", errors="backslashreplace")
+        html.write_text(storyboard(video, viewed, picked, segments, text), "utf-8", errors="replace")
     except OSError as error:
         raise MmsearchError(f"cannot write {html}: {error.strerror}") from error
     note(f"wrote {shown(str(html))}")

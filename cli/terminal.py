@@ -9,30 +9,41 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
+from media.names import printable, valid_json
+from media.types import below
 from retrieval.errors import MmsearchError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.progress import Progress
 
+_hints: ContextVar[tuple[str, ...]] = ContextVar("hints", default=())
+
 
 def print_json(value: Mapping[str, object]) -> None:
-    """One JSON object on one line of standard output."""
-    text = json.dumps(value, ensure_ascii=False)
+    """One JSON object on one line of standard output; names of files that are no valid text as `valid_json` gives them."""
+    valid = valid_json(value)
+    text = json.dumps(valid, ensure_ascii=False)
     try:
         sys.stdout.write(text + "\n")
     except UnicodeEncodeError:
-        # A file name that is not valid UTF-8: escapes keep it without loss.
-        sys.stdout.write(json.dumps(value) + "\n")
+        # A terminal of another encoding.
+        sys.stdout.write(json.dumps(valid) + "\n")
 
 
 def shown(path: str) -> str:
-    """A path for people: one line, no control characters, valid UTF-8."""
-    text = path.encode("utf-8", "backslashreplace").decode()
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    """A path for people: one line, no control characters, valid text."""
+    return printable(path)
+
+
+def near(path: str) -> str:
+    """A path of a file for people: from the working folder on where it lies in that."""
+    here = os.getcwd()
+    return shown(os.path.relpath(path, here) if path != here and below(path, here) else path)
 
 
 def clock(seconds: float) -> str:
@@ -44,6 +55,18 @@ def clock(seconds: float) -> str:
     return f"{minutes:02d}:{whole % 60:02d}"
 
 
+def byte_count(count: int) -> str:
+    """A number of bytes for people."""
+    if count < 1000:
+        return f"{count} bytes"
+    size = float(count)
+    for unit in ("kB", "MB"):
+        size /= 1000
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} GB"
+
+
 def file_url(path: str) -> str:
     """A `file://` address, for OSC 8 links and pages."""
     return "file://" + quote(os.fsencode(path))
@@ -52,6 +75,18 @@ def file_url(path: str) -> str:
 def note(message: str) -> None:
     """A line on standard error."""
     print(message, file=sys.stderr, flush=True)
+
+
+def hint(message: str) -> None:
+    """A line on standard error once the command has done its work; none where it fails, since that is what matters then."""
+    _hints.set((*_hints.get(), message))
+
+
+def say_hints() -> None:
+    """Print the hints of the command that has done its work, and forget them."""
+    for line in _hints.get():
+        note(line)
+    _hints.set(())
 
 
 @contextmanager

@@ -7,9 +7,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from indexer.copies import Copies, sampled_digest
@@ -19,10 +19,15 @@ from indexer.plan import Plan, PlanConfig, Unit
 from indexer.videos import VideoFeed, VideoFrame, VideoRead
 from media.containers import expand
 from media.errors import MediaError
+from media.excludes import Excludes
+from media.foreign import hint_of
+from media.image import MAX_PIXELS
+from media.isolated import ImageDecoder
+from media.names import printable
 from media.sound import Recogniser
 from media.types import CONTAINERS, Record, Source
-from media.video import SampleConfig
-from media.walk import walk
+from media.video import SampleConfig, VideoDecoder
+from media.walk import WalkConfig, walk
 from retrieval.crossmodal.moments import MomentFusion
 from retrieval.errors import IndexNotFoundError
 from retrieval.store.journal import UnitResult
@@ -45,17 +50,24 @@ class BuildConfig:
 
     Of videos, `fps` frames a second are taken where they move on, at most `max_frames` of one; `moment_fusion` makes one
     embedding of a moment's frames. With a `recogniser`, the speech of videos without subtitles and of sound files is
-    transcribed. `prune` lets a folder that is empty now lose its files.
+    transcribed. `prune` lets a folder that is empty now lose its files. An image of more than `max_pixels` is refused.
+    `exclude` are globs that the index leaves out from now on, beside those that it remembers; `default_excludes` (None: as
+    before) whether it leaves out what nobody means. `reread` reads the facts of unchanged photos and videos again, whose
+    embeddings are taken from the index.
     """
 
     batch_size: int = 32
     workers: int = 0
     retry_failed: bool = False
+    reread: bool = False
     fps: float = 1.0
     max_frames: int = 10_000
     moment_fusion: MomentFusion = "mean"
     recogniser: Recogniser | None = None
     prune: bool = False
+    max_pixels: int = MAX_PIXELS
+    exclude: tuple[str, ...] = ()
+    default_excludes: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +85,8 @@ class Progress:
 class BuildReport:
     """The contract's counts. `encoded` are images and frames that went through the model; `seconds` leave out loading it.
     `touched` counts what was read of the index; `notices` are lines that the user should see; `links` says that some folder
-    was reached by a link, so that the path of a change does not tell which indexed files it concerns."""
+    was reached by a link, so that the path of a change does not tell which indexed files it concerns. `skipped` counts, by
+    suffix, the files below the paths that are of no kind that is indexed."""
 
     indexed: int
     unchanged: int
@@ -85,6 +98,7 @@ class BuildReport:
     touched: Touched
     notices: tuple[str, ...] = ()
     links: bool = False
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def images_per_second(self) -> float:
@@ -122,23 +136,33 @@ class IndexBuild:
 
     def __iter__(self) -> Iterator[Progress]:
         fresh = not (self._folder / "manifest.json").exists()
-        if fresh and not any(isinstance(entry, Source) for entry in walk(self._paths, sound=self._hears)):
+        begun = WalkConfig(sound=self._hears, excludes=self._excludes(Excludes()))
+        if fresh and not any(isinstance(entry, Source) for entry in walk(self._paths, begun)):
             raise IndexNotFoundError(f"nothing to index in {_shown(self._paths)}: no pictures, videos or texts there")
         with IndexWriter(self._folder, self._embedder.spec) as writer:
             for path in self._paths:
                 if os.path.lexists(path):
                     writer.add_root(path if os.path.isdir(path) else os.path.dirname(path))
+            anew = writer.set_excludes(self._excludes(writer.manifest.excludes))
             # The journal of a killed run: from here on the table of sources is complete.
             writer.publish()
             # Held open, so that the rows this run may copy stay on disk while it publishes.
-            with closing(open_state(self._folder)) as lease:
-                run = _Run(writer, lease.manifest, self._paths, self._embedder, self._config)
+            with (
+                closing(open_state(self._folder)) as lease,
+                ImageDecoder(_workers(self._config), self._config.max_pixels) as decoder,
+            ):
+                run = _Run(
+                    writer, lease.manifest, self._paths, self._embedder, self._config, decoder, exclude_anew=anew
+                )
                 yield from run.work()
             self.report = run.report()
         if not self.report.items and not self.report.indexed:
             raise IndexNotFoundError(
                 f"nothing in {_shown(self._paths)} could be indexed; see: mmsearch failures --index {self._folder}"
             )
+
+    def _excludes(self, before: Excludes) -> Excludes:
+        return before.with_more(self._config.exclude, self._config.default_excludes)
 
     @property
     def _hears(self) -> bool:
@@ -149,15 +173,17 @@ class _Run:
     """The state of one build."""
 
     def __init__(
-        self, writer: IndexWriter, state: Manifest, paths: Sequence[str], embedder: Embedder, config: BuildConfig
-    ) -> None:
-        self._writer, self._embedder, self._config = writer, embedder, config
+        self, writer: IndexWriter, state: Manifest, paths: Sequence[str], embedder: Embedder, config: BuildConfig,
+        decoder: ImageDecoder, *, exclude_anew: bool,
+    ) -> None:  # fmt: skip
+        self._writer, self._embedder, self._config, self._decoder = writer, embedder, config, decoder
         self._touched = Touched()
         table = SourceTable(writer.folder, state, self._touched)
         self._encoder = UnitEncoder(
             embedder=embedder,
             roots=state.roots,
             batch_size=config.batch_size,
+            decode=decoder.decode,
             copies=Copies(ShardReader(writer.folder, state, self._touched), table),
         )
         self._plan = Plan(
@@ -166,8 +192,10 @@ class _Run:
             PlanConfig(
                 unit_size=config.batch_size,
                 retry_failed=config.retry_failed,
+                reread=config.reread,
                 transcribe=config.recogniser is not None,
                 prune=config.prune,
+                exclude_anew=exclude_anew,
             ),
             writer.waiting(),
         )
@@ -200,10 +228,11 @@ class _Run:
         how = Preparation(
             preprocess=self._embedder.preprocess,
             min_side=side,
+            decode=self._decoder.decode,
             holds=copies.may_hold_image if copies is not None and copies.table.manifest.shards else _never,
         )
-        workers = config.workers or min(8, os.cpu_count() or 1)
-        frames = SampleConfig(fps=config.fps, max_frames=config.max_frames, min_side=side)
+        workers = _workers(config)
+        frames = SampleConfig(fps=config.fps, max_frames=config.max_frames, min_side=side, skip_own=True)
         gathered: list[Prepared] = []
         with (
             VideoFeed(frames, how.preprocess, config.batch_size, config.recogniser) as videos,
@@ -230,6 +259,12 @@ class _Run:
 
     def _records(self, units: Iterator[Unit], videos: VideoFeed) -> Iterator[Record | _End | UnitResult]:
         """The records of every unit, each unit's followed by its end; videos go to their own feed, unless they are copied."""
+        with VideoDecoder() as tags:
+            yield from self._records_of(units, videos, tags)
+
+    def _records_of(
+        self, units: Iterator[Unit], videos: VideoFeed, tags: VideoDecoder
+    ) -> Iterator[Record | _End | UnitResult]:
         roots = self._encoder.roots.paths
         for unit in units:
             source = unit.sources[0]
@@ -242,7 +277,7 @@ class _Run:
                 heard = self._config.recogniser is not None
                 copied = None
                 if source.kind == "video" and content:
-                    copied = self._encoder.copied_video(source, content, heard=heard)
+                    copied = self._encoder.copied_video(source, content, heard=heard, facts_of=tags.facts)
                 if copied is not None:
                     yield copied
                 else:
@@ -298,9 +333,14 @@ class _Run:
             encoded=self._encoder.encoded,
             seconds=time.monotonic() - self._began,
             touched=self._touched,
-            notices=tuple(self._writer.notices),
+            notices=(*self._writer.notices, *hint_of(self._plan.skipped), *self._left_out()),
             links=bool(self._plan.links),
+            skipped=dict(self._plan.skipped.most_common()),
         )
+
+    def _left_out(self) -> list[str]:
+        own = self._encoder.own
+        return [f"{own} new file(s) left out: mmsearch itself wrote them"] if own else []
 
 
 def _slices(unit: Unit, first: int, roots: Sequence[str]) -> Iterator[Record | _End]:
@@ -353,9 +393,13 @@ class _Ahead:
             self._queue.put(error)
 
 
+def _workers(config: BuildConfig) -> int:
+    return config.workers or min(8, os.cpu_count() or 1)
+
+
 def _never(_: str) -> bool:
     return False
 
 
 def _shown(paths: Sequence[str]) -> str:
-    return ", ".join(path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n") for path in paths)
+    return ", ".join(map(printable, paths))

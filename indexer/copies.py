@@ -14,7 +14,7 @@ from media.errors import MediaError
 from media.types import Source
 from retrieval.store.roots import Roots
 from retrieval.store.shards import ShardReader
-from retrieval.store.sources import SourceLine, SourceTable
+from retrieval.store.sources import SourceLine, SourceTable, place_of
 from retrieval.types import Item
 
 _PIECE = 64 * 1024
@@ -32,23 +32,30 @@ class Copies:
         return bool(self.reader.find_content(sha256))
 
     def image(self, sha256: str) -> tuple[Item, NDArray[np.float32]] | None:
-        """That image: its item and its embedding `(1, d)`."""
+        """That image: its item and its embedding `(1, d)`. None also for one of which something is missing: that is read
+        again, so that the ledger tells of the copy as well."""
         for shard, row in self.reader.find_content(sha256):
             places = np.array([shard]), np.array([row])
             item = self.reader.items(*places)[0]
-            if item.kind == "image" and item.sha256 == sha256:
+            if item.kind == "image" and item.sha256 == sha256 and not self._fails(shard, row):
                 return item, self.reader.embeddings(*places).astype(np.float32)
         return None
+
+    def _fails(self, shard: int, row: int) -> bool:
+        key = self.reader.source_key(shard, row)
+        line = self.table.find([key]).get(key)
+        return line is not None and bool(line.failures)
 
     def video(self, source: Source, content: bytes) -> tuple[SourceLine, list[Item], NDArray[np.float32]] | None:
         """A video of this content and size: its line, and its moments with their embeddings `(n, d)`, as rows of `source`.
 
-        None also for a video of which not everything was read: its failure may have been mended.
+        None also for a video of which not everything was read: its failure may have been mended. A sidecar of it that could not
+        be read is no such failure.
         """
         for shard, row in self.reader.find_content(content):
             key = self.reader.source_key(shard, row)
             line = self.table.find([key]).get(key)
-            if line is None or line.content != content or line.size != source.size or line.failures:
+            if line is None or line.content != content or line.size != source.size or _damaged(line):
                 continue
             shards, rows = self._places(line)
             roots = self.table.manifest.roots
@@ -69,6 +76,12 @@ class Copies:
                     shards.append(np.full(high - low, number, np.int64))
                 first += entry.rows
         return np.concatenate(shards), np.concatenate(rows)
+
+
+def _damaged(line: SourceLine) -> bool:
+    """Whether the file itself, and not a sidecar of it, has failed."""
+    _, place = place_of(line.key)
+    return any(path == place for path, _, _ in line.failures)
 
 
 def _moved(item: Item, source: Source, roots: Roots) -> Item:

@@ -13,9 +13,12 @@ from PIL.Image import Image
 from indexer.copies import Copies
 from indexer.pipeline import Preparation, Prepared, prepare_record
 from indexer.plan import Unit
-from indexer.rows import image_item, item_id, moment_items, text_items
+from indexer.rows import FACTS, image_item, item_id, moment_items, text_items, with_facts
 from indexer.videos import VideoRead
-from media.errors import MediaError
+from media.errors import MediaError, OwnOutputError
+from media.facts import NO_FACTS, Facts, completed, with_sidecars
+from media.image import DecodedImage
+from media.sidecars import sidecar_facts
 from media.types import CONTAINERS, Passage, Source
 from retrieval.crossmodal.moments import MomentFusion, merge
 from retrieval.store.journal import UnitResult
@@ -47,13 +50,16 @@ class Embedder(Protocol):
 
 @dataclass(kw_only=True)
 class UnitEncoder:
-    """Encodes units with one model. `encoded` counts the images and frames that went through it."""
+    """Encodes units with one model; `decode` is for an image that is read again. `encoded` counts the images and frames that
+    went through the model, `own` the files that were left out since mmsearch wrote them."""
 
     embedder: Embedder
     roots: Roots
     batch_size: int
+    decode: Callable[[bytes, int, str], DecodedImage]
     copies: Copies | None = None
     encoded: int = 0
+    own: int = 0
 
     def result(
         self, unit: Unit, prepared: Sequence[Prepared], *, slice: int | None = None, last: bool = True
@@ -62,6 +68,8 @@ class UnitEncoder:
         failures: dict[str, list[tuple[str, MediaError]]] = {}
         items, image_embeddings = self._images(prepared, failures)
         texts, text_embeddings = self._texts(unit, prepared, failures, slice or 0)
+        pictured = {item.path: item for item in items}
+        texts = [_as_pictured(text, pictured.get(text.path)) for text in texts]
         media: dict[str, set[str]] = {}
         for item in (*items, *texts):
             media.setdefault(item.source, set()).add(item.path)
@@ -87,7 +95,14 @@ class UnitEncoder:
 
     def video(self, video: VideoRead, fusion: MomentFusion) -> UnitResult:
         """The result of a video, or of a sound file, that was read: moments, and what is said in it."""
-        source, failures = video.source, [] if video.failure is None else [(video.source.path, video.failure)]
+        source = video.source
+        facts, wrong = self._video_facts(source, video.ending.facts if video.ending is not None else NO_FACTS)
+        failures: list[tuple[str, MediaError]] = []
+        if isinstance(video.failure, OwnOutputError):
+            self.own += 1
+        elif video.failure is not None:
+            failures.append((source.path, video.failure))
+        failures += wrong
         items: list[Item] = []
         embeddings = [self.none()]
         if video.embeddings and video.ending is not None:
@@ -106,26 +121,49 @@ class UnitEncoder:
         items += [texts[place] for place in places]
         line = replace(self.line(source, failures), media=int(bool(items)), heard=video.heard, content=video.content)
         return UnitResult(
-            items=tuple(items), embeddings=np.concatenate([*embeddings, embeddings_of_texts]), lines=(line,)
+            items=tuple(with_facts(item, facts) for item in items),
+            embeddings=np.concatenate([*embeddings, embeddings_of_texts]),
+            lines=(line,),
         )
 
-    def copied_video(self, source: Source, content: bytes, *, heard: bool) -> UnitResult | None:
-        """The result of a video that the index holds under another name; None where it does not, or where it has no
-        transcript and is to be `heard`."""
+    def copied_video(
+        self, source: Source, content: bytes, *, heard: bool, facts_of: Callable[[str], Facts]
+    ) -> UnitResult | None:
+        """The result of a video that the index holds, under another name or with other sidecars; None where it does not, or
+        where it has no transcript and is to be `heard`. `facts_of` gives what the file at a path says of itself."""
         copy = self.copies.video(source, content) if self.copies is not None else None
         if copy is None:
             return None
         line, items, embeddings = copy
         if heard and not line.heard:
             return None
-        line_here = replace(self.line(source, []), media=line.media, content=content, heard=line.heard)
-        return UnitResult(items=tuple(items), embeddings=embeddings, lines=(line_here,))
+        facts, wrong = self._video_facts(source, facts_of(source.path))
+        line_here = replace(self.line(source, wrong), media=line.media, content=content, heard=line.heard)
+        rows = tuple(with_facts(item, facts) for item in items)
+        return UnitResult(items=rows, embeddings=embeddings, lines=(line_here,))
+
+    def _video_facts(self, source: Source, inside: Facts) -> tuple[Facts, list[tuple[str, MediaError]]]:
+        """The facts of a video from what it says of itself and its sidecars, and what is wrong with those."""
+        beside, wrong = sidecar_facts(source.sidecars)
+        return completed(with_sidecars(inside, beside), source.path, source.mtime_ns), wrong
 
     def frames(self, pixels: Sequence[Floats]) -> tuple[Floats, list[int]]:
         """Embeddings of frames `(n, 3, s, s)`, and the positions of those whose embedding is finite."""
         embeddings, places = _finite(self.embedder.encode_pixels, list(pixels), self.none())
         self.encoded += len(places)
         return embeddings, places
+
+    def _pictures(self, pictures: Sequence[Sequence[Floats]]) -> tuple[Floats, list[int]]:
+        """Embeddings of pictures, each of its views `(3, s, s)`: the unit mean of theirs. Also the positions of
+        the pictures that have one."""
+        embeddings, places = self.frames([view for views in pictures for view in views])
+        if len(places) == len(pictures) == sum(map(len, pictures)):
+            return embeddings, places
+        owners = np.repeat(np.arange(len(pictures)), [len(views) for views in pictures])[places]
+        kept = np.unique(owners)
+        means = [embeddings[owners == owner].mean(axis=0) for owner in kept]
+        units = [mean / max(float(np.linalg.norm(mean)), 1e-12) for mean in means]
+        return np.stack([self.none().sum(axis=0), *units])[1:].astype(np.float32), kept.tolist()
 
     def line(self, source: Source, failures: Iterable[tuple[str, MediaError]]) -> SourceLine:
         """The line of a source without items, with these failures by absolute path."""
@@ -135,6 +173,7 @@ class UnitEncoder:
             size=source.size,
             mtime_ns=source.mtime_ns,
             about=key_of(*self.roots.split(source.about)) if source.about is not None else None,
+            sidecar=source.sidecar_state,
             media=0,
             failures=tuple((self.roots.split(path)[1], error.stage, error.reason) for path, error in failures),
         )
@@ -146,35 +185,45 @@ class UnitEncoder:
         parts = [self.none()]
         fresh: list[Prepared] = []
         for ready in prepared:
-            if ready.failure is not None:
+            for path, error in ready.wrong:
+                failures.setdefault(ready.record.source.path, []).append((path, error))
+            if isinstance(ready.failure, OwnOutputError):
+                self.own += 1
+            elif ready.failure is not None:
                 _fail(failures, ready, ready.failure)
-            elif ready.pixels is not None:
+            elif ready.views:
                 fresh.append(ready)
             elif not ready.texts:
                 self._copy(ready, items, parts, fresh, failures)
         for start in range(0, len(fresh), self.batch_size):
             batch = fresh[start : start + self.batch_size]
-            encoded, places = self.frames([ready.pixels for ready in batch if ready.pixels is not None])
+            encoded, places = self._pictures([ready.views for ready in batch])
             parts.append(encoded)
             for place, ready in enumerate(batch):
                 if place not in places:
                     _fail(failures, ready, _not_finite("it"))
                 elif ready.decoded is not None:
                     record = ready.record
-                    items.append(image_item(self.roots, record.path, record.source, ready.sha256, ready.decoded))
+                    item = image_item(self.roots, record.path, record.source, ready.sha256, ready.decoded)
+                    items.append(with_facts(item, ready.facts))
+                    if ready.decoded.missing is not None:
+                        _fail(failures, ready, MediaError("decode", ready.decoded.missing))
         return items, np.concatenate(parts)
 
     def _copy(
         self, ready: Prepared, items: list[Item], parts: list[Floats], fresh: list[Prepared],
         failures: dict[str, list[tuple[str, MediaError]]],
     ) -> None:  # fmt: skip
-        """An image whose content is in the index: a new row with the old embedding and facts."""
+        """An image whose content is in the index: a new row with the old embedding."""
         copy = self.copies.image(ready.sha256) if self.copies is not None else None
         record = ready.record
         if copy is None:
             # Another content with the same 64-bit hash: the image is read like any other.
             how = Preparation(
-                preprocess=self.embedder.preprocess, min_side=self.embedder.spec.image_size, holds=_nothing
+                preprocess=self.embedder.preprocess,
+                min_side=self.embedder.spec.image_size,
+                holds=_nothing,
+                decode=self.decode,
             )
             reread = prepare_record(record, how)
             if reread.failure is not None:
@@ -185,9 +234,10 @@ class UnitEncoder:
         item, embedding = copy
         source = record.source
         identity = item_id(self.roots, record.path, "image", "")
-        items.append(
-            replace(item, id=identity, path=record.path, source=source.path, size=source.size, mtime_ns=source.mtime_ns)
+        item = replace(
+            item, id=identity, path=record.path, source=source.path, size=source.size, mtime_ns=source.mtime_ns
         )
+        items.append(with_facts(item, ready.facts))
         parts.append(embedding)
 
     def _texts(
@@ -200,7 +250,9 @@ class UnitEncoder:
             passages = [passage for ready in with_texts for passage in ready.texts]
             # Numbers of passages must not meet those of another slice.
             first = slice * 10**6 if source.kind in CONTAINERS else 0
-            items += text_items(self.roots, passages, source, first)
+            facts = [ready.facts for ready in with_texts for _ in ready.texts]
+            rows = text_items(self.roots, passages, source, first)
+            items += [with_facts(row, facts_of_row) for row, facts_of_row in zip(rows, facts, strict=True)]
             owners += [ready for ready in with_texts for _ in ready.texts]
         embeddings, places = _finite(self.embedder.encode_texts, [item.text or "" for item in items], self.none())
         for place in sorted(set(range(len(items))) - set(places)):
@@ -228,6 +280,13 @@ def _finite(
     left, places = _finite(encode, entries[:middle], none)
     right, others = _finite(encode, entries[middle:], none)
     return np.concatenate([left, right]), [*places, *(middle + place for place in others)]
+
+
+def _as_pictured(text: Item, image: Item | None) -> Item:
+    """A text with the facts of the image of the same unit that it is about."""
+    if image is None:
+        return text
+    return replace(text, **{name: getattr(image, name) for name in FACTS})
 
 
 def _not_finite(what: str) -> MediaError:

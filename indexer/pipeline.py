@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -18,37 +18,48 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from media.containers import read_bytes
-from media.errors import MediaError
-from media.image import DecodedImage, decode_image
+from media.errors import MediaError, OwnOutputError
+from media.facts import NO_FACTS, Facts, completed, with_sidecars
+from media.image import DecodedImage
+from media.marks import is_marked_image
+from media.metadata import file_facts, image_facts
+from media.sidecars import sidecar_facts
 from media.subtitles import read_subtitles
 from media.text import caption_lines, decode_text, passages
 from media.types import Passage, Record
+from media.views import views_of
 
 Mark = TypeVar("Mark")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """One record, ready for the model: `pixels` of an image, `texts` of a document, or the `failure`.
+    """One record, ready for the model: the `views` of an image, `(3, s, s)` each and more than one of a long one, `texts` of a
+    document, or the `failure`.
 
-    An image whose content the index holds already has neither pixels nor decoded facts: its row is copied.
+    An image whose content the index holds already has neither views nor a decoded image: its embedding is copied. `facts` are
+    those of the image, or of the image that a text is about. `wrong` are sidecars that could not be used, and why.
     """
 
     record: Record
     sha256: str = ""
     decoded: DecodedImage | None = None
-    pixels: NDArray[np.float32] | None = None
+    views: tuple[NDArray[np.float32], ...] = ()
     texts: tuple[Passage, ...] = ()
+    facts: Facts = NO_FACTS
+    wrong: tuple[tuple[str, MediaError], ...] = ()
     failure: MediaError | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """What the workers need: the model's preprocessing, the side that it wants, and whether the index holds a content."""
+    """What the workers need: the model's preprocessing, the side that it wants, whether the index holds a content, and what
+    decodes images (bytes, least side, name of the file)."""
 
     preprocess: Callable[[Image], NDArray[np.float32]]
     min_side: int
     holds: Callable[[str], bool]
+    decode: Callable[[bytes, int, str], DecodedImage]
 
 
 def prepare(
@@ -89,15 +100,20 @@ def _prepared(record: Record, how: Preparation) -> Prepared:
     if record.failure is not None:
         return Prepared(record=record, failure=record.failure)
     if record.texts:
-        return Prepared(record=record, texts=record.texts)
+        return Prepared(record=record, texts=record.texts, facts=_facts_of_text(record))
     data = record.data if record.data is not None else read_bytes(record.source.path)
     if record.source.kind in ("document", "sidecar", "subtitles"):
         return _prepared_text(record, data)
+    if is_marked_image(data):
+        raise OwnOutputError
     digest = hashlib.sha256(data).hexdigest()
+    beside, wrong = sidecar_facts(record.source.sidecars)
+    facts = completed(with_sidecars(image_facts(data), beside), record.path, record.source.mtime_ns)
+    known = Prepared(record=_light(record), sha256=digest, facts=facts, wrong=tuple(wrong))
     if how.holds(digest):
-        return Prepared(record=_light(record), sha256=digest)
-    decoded = decode_image(data, how.min_side)
-    return Prepared(record=_light(record), sha256=digest, decoded=decoded, pixels=how.preprocess(decoded.rgb))
+        return known
+    decoded = how.decode(data, how.min_side, os.path.basename(record.path))
+    return replace(known, decoded=decoded, views=tuple(map(how.preprocess, views_of(decoded.rgb))))
 
 
 def _prepared_text(record: Record, data: bytes) -> Prepared:
@@ -105,12 +121,22 @@ def _prepared_text(record: Record, data: bytes) -> Prepared:
     if record.source.kind == "subtitles":
         cues = read_subtitles(data, os.path.splitext(record.source.path)[1])
         path = about or record.path
-        return Prepared(record=record, texts=tuple(Passage(path, cue.text, cue.start, cue.end) for cue in cues))
+        texts = tuple(Passage(path, cue.text, cue.start, cue.end) for cue in cues)
+        return Prepared(record=record, texts=texts, facts=_facts_of_text(record))
     text = decode_text(data)
-    texts = caption_lines(text) if about else passages(text)
-    if not texts:
+    lines = caption_lines(text) if about else passages(text)
+    if not lines:
         raise MediaError("decode", "holds no text")
-    return Prepared(record=record, texts=tuple(Passage(about or record.path, passage) for passage in texts))
+    texts = tuple(Passage(about or record.path, line) for line in lines)
+    return Prepared(record=record, texts=texts, facts=_facts_of_text(record))
+
+
+def _facts_of_text(record: Record) -> Facts:
+    """The facts of a text: those of the image or video that it is about, where that is a file of its own."""
+    about = record.source.about
+    beside, _ = sidecar_facts(record.source.sidecars)
+    facts = with_sidecars(file_facts(about) if about is not None else NO_FACTS, beside)
+    return completed(facts, about or record.path, record.source.mtime_ns)
 
 
 def _light(record: Record) -> Record:

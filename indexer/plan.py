@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from indexer.places import FolderScope, caption_tables, places_of
+from media.excludes import Excluder
 from media.types import CONTAINERS, Source, Unreadable, below
-from media.walk import look, moving, walk
-from retrieval.store.sources import SourceLine, SourceTable, folder_key, key_of
+from media.walk import WalkConfig, look, moving, walk
+from retrieval.store.sources import SourceLine, SourceTable, folder_key, key_of, place_of
 
 # The kind of a line that notes a place that could not be looked at.
 UNREADABLE = "unreadable"
@@ -32,6 +35,7 @@ class _Columns(NamedTuple):
     slices: int
     heard: bool
     failures: bytes | None
+    sidecar: bytes | None
 
     @property
     def failed(self) -> list[list[str]]:
@@ -44,12 +48,15 @@ class _Columns(NamedTuple):
 class PlanConfig:
     """`unit_size` small files make a unit. With `transcribe`, sound files are indexed too, and a video without a transcript
     counts as changed. With `prune`, a folder that had files and is empty now loses them; else it may be a drive that is not
-    mounted."""
+    mounted. With `exclude_anew`, what the index leaves out has changed: all that it holds is compared with that. With `reread`,
+    photos and videos count as changed whatever their lines say, so that their facts are read again."""
 
     unit_size: int = 32
     retry_failed: bool = False
+    reread: bool = False
     transcribe: bool = False
     prune: bool = False
+    exclude_anew: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +73,8 @@ class Plan:
     """Iterate over it for the units; the counts grow meanwhile, and are whole at the end.
 
     `changed`, `unchanged` and `removed` count media files, `failed` the failures in the ledger of unchanged ones. `gone`
-    are the keys of sources that no longer exist, `notes` the lines of places that could not be looked at, and `links` the
-    folders that were reached by a link.
+    are the keys of sources that no longer exist, `notes` the lines of places that could not be looked at, `links` the
+    folders that were reached by a link, and `skipped` counts by suffix the files of kinds that are not indexed.
     """
 
     table: SourceTable
@@ -81,6 +88,7 @@ class Plan:
     gone: list[bytes] = field(default_factory=list)
     notes: dict[bytes, SourceLine] = field(default_factory=dict)
     links: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
     # Caption tables as they were, by the key of their folder, and the folders that gained or lost a file meanwhile.
     _captions: list[tuple[bytes, Source, _Columns]] = field(default_factory=list)
     _moved: set[bytes] = field(default_factory=set)
@@ -114,7 +122,7 @@ class Plan:
         roots = self.table.manifest.roots
         places = places_of(roots, self.paths)
         whole = [place for place in places if place.names is None]
-        stream = _Pushed(walk([place.path for place in whole], sound=True, roots=roots.paths, links=self.links))
+        stream = _Pushed(walk([place.path for place in whole], self._walking()))
         for place in whole:
             merge = _Merge(self, place, _lines(self.table, place.prefix))
             while (entry := next(stream)) is not None:
@@ -127,11 +135,41 @@ class Plan:
             yield from self._named(place)
         for place in caption_tables(roots, self._moved, places):
             yield from self._named(place)
+        if self.config.exclude_anew:
+            self._exclude()
+
+    def _walking(self) -> WalkConfig:
+        manifest = self.table.manifest
+        return WalkConfig(
+            sound=True, roots=manifest.roots.paths, excludes=manifest.excludes, links=self.links, skipped=self.skipped
+        )
+
+    @cached_property
+    def excluder(self) -> Excluder:
+        """What of the indexed folders is left out."""
+        return Excluder(self.table.manifest.roots.paths, self.table.manifest.excludes)
+
+    def leaves_out(self, key: bytes) -> bool:
+        """Whether the file of this key is left out, which one whose patterns cannot be read is not."""
+        try:
+            return self.excluder.leaves_out(self.table.manifest.roots.join(*place_of(key)))
+        except OSError:
+            return False
+
+    def _exclude(self) -> None:
+        """Let go of what is left out now, also outside of the folders of this run."""
+        gone = set(self.gone)
+        for number in range(len(self.table.manifest.roots.paths)):
+            for key, line in _lines(self.table, folder_key(number, "")):
+                if key not in gone and line.kind != UNREADABLE and self.leaves_out(key):
+                    self.gone.append(key)
+                    self.removed += line.media
+                    self.moved(key)
 
     def _named(self, place: FolderScope) -> Iterator[tuple[Source, int]]:
         """The changed sources among the named files of a folder and their sidecars and subtitles."""
         roots = self.table.manifest.roots
-        entries = list(look(place.path, place.names or (), sound=True, roots=roots.paths))
+        entries = list(look(place.path, place.names or (), self._walking()))
         keys = place.keys | {key_of(*roots.split(entry.path)) for entry in entries}
         lines = [(key, _columns(line)) for key, line in self.table.find(sorted(keys)).items()]
         lines += [pair for prefix in place.missing for pair in _lines(self.table, prefix)]
@@ -149,6 +187,8 @@ class Plan:
         if line.kind != source.kind and not (line.kind == "video" and source.kind == "image"):
             return False
         if (line.about is not None or source.about is not None) and line.about != self._about(source):
+            return False
+        if (line.sidecar or b"") != source.sidecar_state or (config.reread and line.kind in ("image", "video")):
             return False
         if line.failures is not None and config.retry_failed:
             return False
@@ -211,6 +251,8 @@ class _Merge:
         if entry.kind == "sound" and not plan.config.transcribe:
             # Its transcript, if there is one, stays: only a run that transcribes may replace it.
             plan.unchanged += line.media if line is not None else 0
+            if line is None:
+                plan.skipped[os.path.splitext(entry.path)[1].lower()] += 1
         elif line is None or not plan.is_unchanged(key, entry, line):
             if line is None:
                 plan.moved(key)
@@ -228,7 +270,8 @@ class _Merge:
         self._pass(None)
         plan = self._plan
         whole = self._place.names is None
-        if whole and self._gone and not self._met and not self._lost and not plan.config.prune:
+        emptied = whole and self._gone and not self._met and not self._lost and not plan.config.prune
+        if emptied and not all(plan.leaves_out(key) for key, _ in self._gone):
             reason = (
                 f"is empty, but {len(self._gone)} files of it are indexed: is a drive not mounted? --prune lets them go"
             )
@@ -288,7 +331,9 @@ def _lines(table: SourceTable, prefix: bytes) -> Iterator[tuple[bytes, _Columns]
 
 def _columns(line: SourceLine) -> _Columns:
     failures = json.dumps(line.failures).encode() if line.failures else None
-    return _Columns(line.kind, line.size, line.mtime_ns, line.about, line.media, line.slices, line.heard, failures)
+    return _Columns(
+        line.kind, line.size, line.mtime_ns, line.about, line.media, line.slices, line.heard, failures, line.sidecar
+    )
 
 
 class _Pushed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from media.names import printable
 from media.walk import source_kind
 from retrieval.errors import IndexNotFoundError
 
@@ -17,7 +18,7 @@ def roots_of(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     roots: list[str] = []
     for given in paths:
         path = os.path.abspath(os.path.expanduser(os.fspath(given)))
-        shown = path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
+        shown = printable(path)
         try:
             os.stat(path)
         except OSError as error:

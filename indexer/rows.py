@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 
+from media.facts import Facts
 from media.image import DecodedImage
 from media.types import Passage, Source
 from retrieval.crossmodal.moments import Moment
+from retrieval.gazetteer import gazetteer
 from retrieval.store.roots import Roots
 from retrieval.types import Item, Kind
+
+# What `with_facts` sets.
+FACTS = ("taken_at", "date_source", "camera", "latitude", "longitude", "place", "rating", "words")
 
 
 def item_id(roots: Roots, path: str, kind: Kind, part: str) -> str:
@@ -19,8 +26,30 @@ def item_id(roots: Roots, path: str, kind: Kind, part: str) -> str:
     return hashlib.blake2b(whole, digest_size=12).hexdigest()
 
 
+def with_facts(item: Item, facts: Facts) -> Item:
+    """The same row with these facts, and the name of the place that they tell."""
+    return replace(
+        item,
+        taken_at=facts.taken_at,
+        date_source=facts.date_source,
+        camera=facts.camera,
+        latitude=facts.latitude,
+        longitude=facts.longitude,
+        place=_place(facts.latitude, facts.longitude),
+        rating=facts.rating,
+        words=facts.text,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _place(latitude: float | None, longitude: float | None) -> str | None:
+    if latitude is None or longitude is None:
+        return None
+    return gazetteer().place(latitude, longitude)
+
+
 def image_item(roots: Roots, path: str, source: Source, sha256: str, decoded: DecodedImage) -> Item:
-    """The row of an image."""
+    """The row of an image, without its facts."""
     return Item(
         id=item_id(roots, path, "image", ""),
         path=path,
@@ -31,10 +60,6 @@ def image_item(roots: Roots, path: str, source: Source, sha256: str, decoded: De
         size=source.size,
         mtime_ns=source.mtime_ns,
         sha256=sha256,
-        taken_at=decoded.taken_at,
-        camera=decoded.camera,
-        latitude=decoded.latitude,
-        longitude=decoded.longitude,
         dhash=decoded.dhash,
     )
 

@@ -5,6 +5,7 @@ The feed decodes one video after the other and hands over frames, ready for the 
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -132,6 +133,7 @@ class VideoFeed:
                     video.ending = part
             video.cues = mended(video.cues)
             self._hear(video)
+            _check_unchanged(video.source)
         except MediaError as error:
             video.failure = error
         except Exception as error:  # Whatever one video does, the next one is read
@@ -145,3 +147,13 @@ class VideoFeed:
         if self._recogniser is not None and not video.heard:
             video.cues = mended([*video.cues, *self._recogniser.transcribe(video.source.path)])
             video.heard = True
+
+
+def _check_unchanged(source: Source) -> None:
+    """Raises `MediaError` for a file that somebody still writes. What was read of it is kept; the next run reads it again."""
+    try:
+        stat = os.stat(source.path)
+    except OSError as error:
+        raise MediaError("read", error.strerror or str(error)) from error
+    if (stat.st_size, stat.st_mtime_ns) != (source.size, source.mtime_ns):
+        raise MediaError("read", "changed while it was read")

@@ -13,19 +13,24 @@ import tarfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from media.errors import MediaError
 from media.image import IMAGE_SUFFIXES
-from media.text import caption_lines, caption_rows, decode_text
+from media.text import caption_lines, caption_rows, caption_texts, decode_text, json_captions
 from media.types import MEMBER, Passage, Record, Source, below_any
 from media.walk import source_kind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CAPTION_CHUNK = 1024
 _MAX_FILE = 2 * 1024**3
 # What shares one key of a tar is looked at together, up to this many members.
 _MOST_TOGETHER = 256
-_CAPTION_SUFFIXES = frozenset((".txt", ".caption", ".md"))
+_CAPTION_SUFFIXES = frozenset((".txt", ".caption", ".md", ".json"))
+# Columns of a table that hold captions.
+_CAPTION_COLUMNS = ("captions", "caption", "text")
 _MAX_CAPTION = 1024 * 1024
 _ROWS_AT_ONCE = 16
 
@@ -93,8 +98,30 @@ def distinct(names: Iterable[str]) -> Iterator[str]:
 
 
 def table_names(ids: Iterable[object]) -> Iterator[str]:
-    """The members' names of a table of images, from its column `image_id`."""
-    return distinct(str(value) for value in ids)
+    """The members' names of a table of images: its column `image_id`, or else the names in its structs `image`; of a row
+    without a name its number."""
+    return distinct(_row_name(row, value) for row, value in enumerate(ids))
+
+
+def _row_name(row: int, value: object) -> str:
+    if isinstance(value, dict):
+        value = value.get("path")
+        value = os.path.basename(value) if isinstance(value, str) else value
+    return str(value) if value is not None and value != "" else f"row{row:08d}"
+
+
+def table_columns(schema: pa.Schema) -> tuple[str, str]:
+    """The columns of a table of images that give names and images. Raises `MediaError` for another table."""
+    if "image" in schema.names and "image_id" in schema.names:
+        return "image_id", "image"
+    if "image" in schema.names:
+        kind = schema.field("image").type
+        # As Hugging Face writes images: the bytes, and the name of the file that they were.
+        if str(kind).startswith("struct") and "bytes" in {kind.field(n).name for n in range(kind.num_fields)}:
+            return "image", "image"
+    raise MediaError(
+        "decode", "a table must have the columns image_id and image (bytes), or image alone (structs with bytes)"
+    )
 
 
 def tar_members(opened: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:
@@ -231,20 +258,28 @@ def _tar_group(source: Source, content: IO[bytes], group: Sequence[_Member]) -> 
             yield Record(path=path, source=source, data=_content(content, image))
         except MediaError as error:
             yield Record(path=path, source=source, failure=error)
-    for text in group:
+    given: set[tuple[str, str]] = set()
+    # The same caption is often in a text and in the JSON beside it.
+    for text in sorted(group, key=lambda member: member.suffix == ".json"):
         if text.suffix not in _CAPTION_SUFFIXES:
             continue
         about = _image_of(text, images)
+        if text.suffix == ".json" and about is None:
+            # What describes the tar, or a sample without an image, says nothing that could be searched.
+            continue
         path = source.path + MEMBER + (about or text).name
         try:
             if text.size > _MAX_CAPTION:
                 raise MediaError("decode", f"a caption of {text.size / 1e6:.0f} MB")
             if about is None and images:
                 raise MediaError("decode", "belongs to none of the images whose names begin like it")
-            lines = caption_lines(decode_text(_content(content, text)))
+            data = _content(content, text)
+            lines = json_captions(data) if text.suffix == ".json" else caption_lines(decode_text(data))
         except MediaError as error:
             yield Record(path=source.path + MEMBER + text.name, source=source, failure=error)
             continue
+        lines = [line for line in lines if text.suffix != ".json" or (path, line) not in given]
+        given.update((path, line) for line in lines)
         if lines:
             yield Record(path=path, source=source, texts=tuple(Passage(path, line) for line in lines))
 
@@ -282,10 +317,9 @@ def _parquet(source: Source) -> Iterator[Record]:
 
     try:
         with pq.ParquetFile(source.path, buffer_size=1 << 20, pre_buffer=False) as opened:
-            names = set(opened.schema_arrow.names)
-            if not {"image_id", "image"} <= names:
-                raise MediaError("decode", "a table must have the columns image_id and image (bytes)")
-            columns = [name for name in ("image_id", "image", "captions") if name in names]
+            named_by, image = table_columns(opened.schema_arrow)
+            captions = [name for name in _CAPTION_COLUMNS if name in opened.schema_arrow.names]
+            columns = list(dict.fromkeys((named_by, image, *captions)))
             rows = (
                 row
                 for batch in opened.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns, use_threads=False)
@@ -296,7 +330,7 @@ def _parquet(source: Source) -> Iterator[Record]:
             def listed() -> Iterator[object]:
                 for row in rows:
                     ids.append(row)
-                    yield row["image_id"]
+                    yield row[named_by]
 
             for name in table_names(listed()):
                 yield from _row(source, f"{source.path}{MEMBER}{name}", ids.pop())
@@ -310,8 +344,7 @@ def _row(source: Source, path: str, row: dict[str, object]) -> Iterator[Record]:
     except MediaError as error:
         yield Record(path=path, source=source, failure=error)
         return
-    captions = row.get("captions") or []
-    lines = [" ".join(str(caption).split()) for caption in captions] if isinstance(captions, list) else []
-    texts = tuple(Passage(path, line) for line in lines if line)
+    lines = dict.fromkeys(line for name in _CAPTION_COLUMNS for line in caption_texts(row.get(name)))
+    texts = tuple(Passage(path, line) for line in lines)
     if texts:
         yield Record(path=path, source=source, texts=texts)

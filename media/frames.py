@@ -15,14 +15,16 @@ from typing import Any
 import av
 import numpy as np
 from av.stream import Disposition
-from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from media.errors import MediaError
-from media.image import MAX_PIXELS, to_rgb
+from media.colors import to_rgb
+from media.errors import MediaError, OwnOutputError
+from media.marks import is_marked_container
+from media.metadata import facts_of, opened_facts
 from media.opening import open_image
 from media.sampling import SampledView, Sampler, View
+from media.shown import Shown
 from media.subtitles import Cue
 from media.video import ANIMATED_SUFFIXES, Beat, Ending, Frame, SampleConfig
 
@@ -32,6 +34,8 @@ _VIEW = (36, 64)
 _SHARPNESS_ROWS = 67
 _KEY_GAP = 0.5
 _LATE_SECONDS = 2.0
+# A decoder keeps several frames at once.
+MAX_PIXELS = 120_000_000
 _ERRORS_IN_A_ROW = 200
 # With fewer cores, decoding frames side by side costs more than it gains: the others encode meanwhile.
 _MANY_CORES = 4
@@ -41,7 +45,7 @@ _FFMPEG_ERRORS = (av.error.FFmpegError, ValueError, OverflowError)
 def sample(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | Ending]:
     """The frames worth a model's time, in order, what chapters and subtitles inside the file say, and last an `Ending`.
 
-    Raises `MediaError("decode", reason)` for a file of which nothing can be read.
+    Raises `OwnOutputError`, and `MediaError("decode", reason)` for a file of which nothing can be read.
     """
     try:
         if not os.path.getsize(path):
@@ -56,6 +60,8 @@ def sample(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | End
     except (*_FFMPEG_ERRORS, OSError) as error:
         raise MediaError("decode", f"not a video that can be opened: {_reason(error)}") from error
     with opened:
+        if config.skip_own and is_marked_container(opened.metadata):
+            raise OwnOutputError
         yield from _sampled(opened, _video_stream(opened), config)
 
 
@@ -76,7 +82,7 @@ def frame_at(path: str, time: float, min_side: int) -> Image.Image:
                     break
             if last is None:
                 raise MediaError("decode", f"no frame at {time:.1f} s")
-            return _Turned(stream, min_side).image(last)
+            return Shown(stream, min_side).image(last)
     except (*_FFMPEG_ERRORS, OSError) as error:
         raise MediaError("decode", f"no frame at {time:.1f} s: {_reason(error)}") from error
 
@@ -126,7 +132,7 @@ def _sampled(
     if (os.cpu_count() or 1) >= _MANY_CORES:
         stream.thread_type = "FRAME"
     sampler: Sampler[av.VideoFrame] = Sampler(period, gaps=context.skip_frame == "NONKEY")
-    turned = _Turned(stream, config.min_side)
+    shown = Shown(stream, config.min_side)
     looked, count, last_beat, end = -np.inf, 0, 0.0, 0.0
     stopped: str | None = None
     clock = _Clock(opened, stream)
@@ -145,7 +151,7 @@ def _sampled(
                 last_beat = time
                 yield Beat(time=time)
             for sampled in sampler.add(_view(frame, time)):
-                yield turned.frame(sampled)
+                yield _frame(shown, sampled)
                 count += 1
             if count >= config.max_frames:
                 stopped = f"more than {config.max_frames} frames; raise --max-frames or lower --fps"
@@ -153,15 +159,21 @@ def _sampled(
     except _Stopped as error:
         stopped = str(error)
     for sampled in sampler.finish(end):
-        yield turned.frame(sampled)
+        yield _frame(shown, sampled)
         count += 1
     if not count:
-        raise MediaError(
-            "decode", stopped or ("no frame of it shows anything" if looked > -np.inf else "holds no frame")
-        )
+        for sampled in sampler.dimmest(end):
+            yield _frame(shown, sampled)
+            count += 1
+        if not count:
+            raise MediaError(
+                "decode", stopped or ("no frame of it shows anything" if looked > -np.inf else "holds no frame")
+            )
+        stopped = stopped or "all of it is nearly black or without contrast; its best frames were taken"
     if stopped is None and announced is not None and announced - end > max(_LATE_SECONDS, 0.05 * announced):
         stopped = f"{announced:.0f} s were announced"
-    yield Ending(width=turned.width, height=turned.height, duration=end, stopped=stopped)
+    facts = opened_facts(opened)
+    yield Ending(width=shown.width, height=shown.height, duration=end, stopped=stopped, facts=facts)
 
 
 class _Stopped(Exception):
@@ -273,35 +285,9 @@ class _Clock:
         return max(0.0, self._last)
 
 
-class _Turned:
-    """Turns sampled frames to upright RGB of the size that is wanted, in the shape that a player shows."""
-
-    def __init__(self, stream: av.VideoStream, min_side: int) -> None:
-        self._min_side = min_side
-        self._aspect = stream.sample_aspect_ratio or Fraction(1)
-        self._reformatter = VideoReformatter()
-        self.width = self.height = 0
-
-    def frame(self, sampled: SampledView[av.VideoFrame]) -> Frame:
-        rgb = self.image(sampled.view.payload)
-        return Frame(time=sampled.view.time, start=sampled.start, end=sampled.end, shot=sampled.shot, rgb=rgb)
-
-    def image(self, frame: av.VideoFrame) -> Image.Image:
-        wide, high = max(1, round(frame.width * self._aspect)) if self._aspect > 0 else frame.width, frame.height
-        scale = min(1.0, self._min_side / min(wide, high))
-        small = self._reformatter.reformat(
-            frame,
-            width=max(1, round(wide * scale)),
-            height=max(1, round(high * scale)),
-            format="rgb24",
-            interpolation=Interpolation.BICUBIC,
-        )
-        rgb = Image.fromarray(small.to_ndarray())
-        turn = frame.rotation % 360
-        if turn:
-            rgb = rgb.rotate(turn, expand=True)
-        self.width, self.height = (high, wide) if turn in (90, 270) else (wide, high)
-        return rgb
+def _frame(shown: Shown, sampled: SampledView[av.VideoFrame]) -> Frame:
+    rgb = shown.image(sampled.view.payload)
+    return Frame(time=sampled.view.time, start=sampled.start, end=sampled.end, shot=sampled.shot, rgb=rgb)
 
 
 def _view(frame: av.VideoFrame, time: float) -> View[av.VideoFrame]:
@@ -353,6 +339,7 @@ def _animation(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat |
             if opened.width * opened.height > MAX_PIXELS:
                 raise MediaError("decode", f"more than {MAX_PIXELS // 1_000_000} million pixels")
             width, height = opened.size
+            facts = facts_of(opened)
             for image in ImageSequence.Iterator(opened):
                 rgb = to_rgb(image)
                 rgb.thumbnail((4 * config.min_side, 4 * config.min_side))
@@ -374,7 +361,7 @@ def _animation(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat |
         count += 1
     if not count:
         raise MediaError("decode", stopped or "no frame of it shows anything")
-    yield Ending(width=width, height=height, duration=time, stopped=stopped)
+    yield Ending(width=width, height=height, duration=time, stopped=stopped, facts=facts)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,61 +1,65 @@
-"""Encoded images to upright 8-bit RGB, with what the file says of itself. Every failure is a `MediaError`."""
+"""Encoded images to upright 8-bit RGB. Every failure is a `MediaError`."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
+from media.colors import Signal, signal_of, to_srgb, tone_mapped
+from media.drawings import draw, is_drawing
 from media.errors import MediaError
+from media.foreign import FOREIGN_SUFFIXES, RAW_SUFFIXES, missing_extra
 from media.opening import open_image
+from media.pages import first_page
+from media.raw import develop
+from media.salvage import salvaged
 
-_JPEG_AND_WEB = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif")
-_OTHERS = (".heic", ".heif", ".tif", ".tiff", ".bmp", ".dib", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm")
-IMAGE_SUFFIXES = frozenset((*_JPEG_AND_WEB, *_OTHERS))
-# A decoded image may take this many pixels. JPEG is decoded at a fraction of its size, so its own bound is wider.
-MAX_PIXELS = 120_000_000
-MAX_JPEG_PIXELS = 1_000_000_000
+_JPEG_AND_WEB = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif")
+_OTHERS = (
+    ".heic", ".heif", ".hif", ".tif", ".tiff", ".bmp", ".dib", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".psd", ".eps",
+)  # fmt: skip
+IMAGE_SUFFIXES = frozenset((*_JPEG_AND_WEB, *_OTHERS)) | FOREIGN_SUFFIXES
+# A decoded image may take this many pixels, if nobody says otherwise. JPEG is decoded at a fraction of its size, so its own
+# bound is wider.
+MAX_PIXELS = 300_000_000
+_JPEG_BOUND = 8
 _LARGE = 20_000_000
 _FRAMES_TRIED = 64
+# Plugins of formats that are JPEG with more inside.
+_JPEG = ("JPEG", "MPO")
 # Large images are decoded one at a time, so that memory does not grow with the number of workers.
 _one_large = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedImage:
-    """`rgb` is upright and 8-bit, and may be smaller than the file's image, whose upright size is `width`×`height`."""
+    """`rgb` is upright and 8-bit, and may be smaller than the file's image, whose upright size is `width`×`height`. `missing`
+    says what of a damaged file could not be decoded; `rgb` is the rest."""
 
     rgb: Image.Image
     width: int
     height: int
-    taken_at: str | None = None
-    camera: str | None = None
-    latitude: float | None = None
-    longitude: float | None = None
     dhash: int = 0
+    missing: str | None = None
 
 
-def decode_image(data: bytes, min_side: int) -> DecodedImage:
-    """Decode an image whose shorter side is wanted at `min_side` pixels or more, where the file has that many.
+def decode_image(data: bytes, min_side: int, *, name: str = "", max_pixels: int = MAX_PIXELS) -> DecodedImage:
+    """Decode an image whose shorter side is wanted at `min_side` pixels or more, where the file has that many. `name` is that
+    of its file, which tells raw files from TIFF.
 
-    Raises `MediaError("decode", reason)` for anything that is not a whole image within the bounds.
+    Raises `MediaError("decode", reason)` for anything of which less than a third can be decoded, or that is larger than
+    `max_pixels` (JPEG: eight times that).
     """
     try:
-        with open_image(io.BytesIO(data)) as image:
-            width, height = image.size
-            _check_size(image, width, height)
-            exif = _exif(image)
-            if image.format == "JPEG":
-                _scale_jpeg(image, min_side)
-            if image.size[0] * image.size[1] > _LARGE:
-                with _one_large:
-                    rgb = _pixels(image, exif, min_side)
-            else:
-                rgb = _pixels(image, exif, min_side)
+        return _decoded(data, min_side, name, max_pixels)
     except MediaError:
         raise
     except MemoryError as error:
@@ -63,19 +67,93 @@ def decode_image(data: bytes, min_side: int) -> DecodedImage:
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise MediaError("decode", f"damaged image: {reason[:200]}") from error
+
+
+def _decoded(data: bytes, min_side: int, name: str, max_pixels: int) -> DecodedImage:
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in RAW_SUFFIXES and missing_extra(name) is None:
+        raw, exif, size = develop(data, min_side)
+        return _facts(_upright(_smaller(raw.convert("RGB"), min_side), exif), exif, *size)
+    if is_drawing(data[:512]):
+        if missing_extra("x.svg") is not None:
+            raise MediaError("decode", "an SVG needs: pip install 'mmsearch[formats]'")
+        drawing, (width, height) = draw(data, min_side)
+        return _facts(_smaller(drawing, min_side), Image.Exif(), width, height)
+
+    if data[:1024].lstrip().startswith(b"%PDF-"):
+        if missing_extra("x.pdf") is not None:
+            raise MediaError("decode", "a PDF needs: pip install 'mmsearch[pdf]'")
+        page, (width, height) = first_page(data, min_side)
+        return _facts(_smaller(page, min_side), Image.Exif(), width, height)
+    header = _Header(min_side, max_pixels)
+    missing = None
+    with contextlib.ExitStack() as held:
+        try:
+            image = held.enter_context(open_image(io.BytesIO(data)))
+            header.take(image)
+            held.enter_context(header.turn())
+            frame = _first_opaque(image) if getattr(image, "n_frames", 1) > 1 and image.format == "GIF" else image
+            frame.load()
+        except (MediaError, MemoryError):
+            raise
+        except Exception as error:  # What Pillow's plugins raise for a damaged file
+            frame, missing = _rescued(data, header.take, error)
+        signal = signal_of(data) if header.format in ("HEIF", "AVIF") else None
+        rgb = _pixels(frame, header.profile, signal, min_side)
+    return _facts(_upright(rgb, header.exif), header.exif, *header.size, missing)
+
+
+class _Header:
+    """What an opened image says before its pixels are decoded."""
+
+    def __init__(self, min_side: int, max_pixels: int) -> None:
+        self._min_side, self._max_pixels = min_side, max_pixels
+        self.format: str | None = None
+        self.size = (0, 0)
+        self.exif = Image.Exif()
+        self.profile: bytes | None = None
+
+    def take(self, image: ImageFile.ImageFile) -> None:
+        """Read it; refuse what is too large, and let libjpeg decode at 1/2, 1/4 or 1/8 of the size."""
+        self.format, self.size, self.exif = image.format, image.size, _exif(image)
+        self.profile = image.info.get("icc_profile")
+        jpeg = image.format in _JPEG
+        _check_size(image.size, (_JPEG_BOUND if jpeg else 1) * self._max_pixels)
+        if jpeg:
+            side = self._min_side
+            image.draft("RGB" if image.mode in ("RGB", "YCbCr") else image.mode, (side, side))
+            _check_size(image.size, self._max_pixels)
+
+    def turn(self) -> threading.Lock | contextlib.nullcontext[None]:
+        """What a large image waits for."""
+        return _one_large if self.size[0] * self.size[1] > _LARGE else contextlib.nullcontext()
+
+
+def _rescued(data: bytes, prepare: Callable[[ImageFile.ImageFile], None], cause: Exception) -> tuple[Image.Image, str]:
+    """The rows of a damaged image that are whole, and a line that says what is missing. Raises `MediaError`, or `cause`."""
+    try:
+        image, share = salvaged(data, prepare)
+    except MediaError:
+        raise
+    except Exception:
+        raise cause from None
+    reason = " ".join(str(cause).split())[:120]
+    lost = f"{1 - share:.0%} of its rows are missing" if round(100 * share) < 100 else "no row is missing"
+    return image, f"damaged: {lost} ({reason})"
+
+
+def _facts(rgb: Image.Image, exif: Image.Exif, width: int, height: int, missing: str | None = None) -> DecodedImage:
     if exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
         width, height = height, width
-    latitude, longitude = _position(exif)
-    return DecodedImage(
-        rgb=rgb,
-        width=width,
-        height=height,
-        taken_at=_taken_at(exif),
-        camera=_camera(exif),
-        latitude=latitude,
-        longitude=longitude,
-        dhash=difference_hash(rgb),
-    )
+    return DecodedImage(rgb=rgb, width=width, height=height, dhash=difference_hash(rgb), missing=missing)
+
+
+def crop(image: Image.Image, region: tuple[float, float, float, float]) -> Image.Image:
+    """The part of an image that left, top, width and height, in fractions of its sides, name: a pixel at least."""
+    left, top, width, height = region
+    x, y = min(int(left * image.width), image.width - 1), min(int(top * image.height), image.height - 1)
+    right, bottom = round((left + width) * image.width), round((top + height) * image.height)
+    return image.crop((x, y, min(max(right, x + 1), image.width), min(max(bottom, y + 1), image.height)))
 
 
 def difference_hash(rgb: Image.Image) -> int:
@@ -86,53 +164,34 @@ def difference_hash(rgb: Image.Image) -> int:
     return int(np.packbits(bits).view(">i8")[0])
 
 
-def _check_size(image: Image.Image, width: int, height: int) -> None:
-    bound = MAX_JPEG_PIXELS if image.format == "JPEG" else MAX_PIXELS
-    if width * height > bound:
-        raise MediaError("decode", f"{width}×{height} is more than {bound // 1_000_000} million pixels")
-
-
-def _scale_jpeg(image: Image.Image, min_side: int) -> None:
-    """Let libjpeg decode at 1/2, 1/4 or 1/8 of the size, keeping the shorter side at `min_side` or more."""
-    image.draft("RGB" if image.mode in ("RGB", "YCbCr") else image.mode, (min_side, min_side))
-    if image.size[0] * image.size[1] > MAX_PIXELS:
+def _check_size(size: tuple[int, int], bound: int) -> None:
+    if size[0] * size[1] > bound:
         raise MediaError(
-            "decode", f"{image.size[0]}×{image.size[1]} is more than {MAX_PIXELS // 1_000_000} million pixels"
+            "decode", f"{size[0]}×{size[1]} is more than {bound // 1_000_000} million pixels (--max-pixels)"
         )
 
 
-def _pixels(image: Image.Image, exif: Image.Exif, min_side: int) -> Image.Image:
-    frame = _first_opaque(image) if getattr(image, "n_frames", 1) > 1 and image.format == "GIF" else image
-    frame.load()
-    rgb = to_rgb(frame)
-    # Halve a large image by boxes first: the model's own resize then costs the same for every file.
-    factor = min(rgb.size) // (2 * min_side)
-    if factor >= 2:
-        rgb = rgb.reduce(factor)
-    if exif.get(ExifTags.Base.Orientation, 1) != 1:
-        # The pixels that were decoded carry no orientation of their own any more; turn them as the file asked.
-        rgb.getexif()[ExifTags.Base.Orientation] = exif[ExifTags.Base.Orientation]
-        rgb = ImageOps.exif_transpose(rgb)
-    return rgb
+def _pixels(frame: Image.Image, profile: bytes | None, signal: Signal | None, min_side: int) -> Image.Image:
+    if signal is not None and signal.is_hdr:
+        return tone_mapped(_smaller(frame.convert("RGB"), min_side), signal)
+    if profile and frame.mode in ("RGB", "CMYK", "L"):
+        # Colours are turned where there are few pixels left.
+        return to_srgb(_smaller(frame, min_side), profile)
+    return _smaller(to_srgb(frame, profile), min_side)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to 8-bit RGB: high bit depths scaled to their range, transparency over white."""
-    mode = image.mode
-    if mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
-        values = np.asarray(image).astype(np.float64)
-        low, high = float(np.min(values)), float(np.max(values))
-        if mode == "F" and low >= 0 and high <= 1.0:
-            low, high = 0.0, 1.0
-        elif mode != "F" and low >= 0 and high <= 65535:
-            low, high = 0.0, 255.0 if mode == "I" and high <= 255 else 65535.0
-        scale = 255.0 / (high - low) if high > low else 0.0
-        return Image.fromarray(np.clip((values - low) * scale + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+def _smaller(image: Image.Image, min_side: int) -> Image.Image:
+    """A large image made smaller by boxes: the model's own resize then costs the same for every file."""
+    factor = min(image.size) // (2 * min_side)
+    return image.reduce(factor) if factor >= 2 else image
+
+
+def _upright(rgb: Image.Image, exif: Image.Exif) -> Image.Image:
+    if exif.get(ExifTags.Base.Orientation, 1) == 1:
+        return rgb
+    # The pixels that were decoded carry no orientation of their own any more; turn them as the file asked.
+    rgb.getexif()[ExifTags.Base.Orientation] = exif[ExifTags.Base.Orientation]
+    return ImageOps.exif_transpose(rgb)
 
 
 def _first_opaque(image: Image.Image) -> Image.Image:
@@ -151,49 +210,3 @@ def _exif(image: Image.Image) -> Image.Exif:
         return image.getexif()
     except Exception:  # A broken EXIF block must not cost the image.
         return Image.Exif()
-
-
-def _taken_at(exif: Image.Exif) -> str | None:
-    """ISO 8601 without a zone, as cameras write it."""
-    try:
-        inner = exif.get_ifd(ExifTags.IFD.Exif)
-        written = inner.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
-        return datetime.strptime(str(written).strip("\0 "), "%Y:%m:%d %H:%M:%S").isoformat()
-    except Exception:  # Malformed EXIF raises struct, key, value and type errors alike.
-        return None
-
-
-def _camera(exif: Image.Exif) -> str | None:
-    try:
-        make = str(exif.get(ExifTags.Base.Make) or "").strip("\0 ")
-        model = str(exif.get(ExifTags.Base.Model) or "").strip("\0 ")
-    except Exception:
-        return None
-    if make and model.lower().startswith(make.lower()):
-        make = ""
-    return _clean(f"{make} {model}")
-
-
-def _clean(text: str) -> str | None:
-    printable = "".join(char for char in text if char.isprintable()).encode("utf-8", "ignore").decode().strip()
-    return printable[:100] or None
-
-
-def _position(exif: Image.Exif) -> tuple[float | None, float | None]:
-    """Degrees north and east."""
-    try:
-        gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
-        latitude = _degrees(gps[ExifTags.GPS.GPSLatitude], gps.get(ExifTags.GPS.GPSLatitudeRef), "S")
-        longitude = _degrees(gps[ExifTags.GPS.GPSLongitude], gps.get(ExifTags.GPS.GPSLongitudeRef), "W")
-    except Exception:
-        return None, None
-    if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
-        return None, None
-    return latitude, longitude
-
-
-def _degrees(parts: tuple[float, float, float], reference: object, negative: str) -> float:
-    degrees, minutes, seconds = (float(part) for part in parts)
-    value = degrees + minutes / 60 + seconds / 3600
-    text = reference.decode("ascii") if isinstance(reference, bytes) else str(reference)
-    return round(-value if text.strip("\0 ").upper() == negative else value, 7)

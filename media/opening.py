@@ -7,6 +7,7 @@ pixels is a setting of the whole process. Here the formats are a closed list, an
 from __future__ import annotations
 
 import importlib
+import io
 from typing import IO, cast
 
 from PIL import ImageFile
@@ -26,6 +27,8 @@ _PLUGINS = {
     "DIB": ("PIL.BmpImagePlugin", "DibImageFile"),
     "JPEG2000": ("PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"),
     "PPM": ("PIL.PpmImagePlugin", "PpmImageFile"),
+    "PSD": ("PIL.PsdImagePlugin", "PsdImageFile"),
+    "JXL": ("pillow_jxl.JpegXLImagePlugin", "JXLImageFile"),
 }
 _STARTS = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -33,6 +36,10 @@ _STARTS = (
     (b"GIF87a", "GIF"),
     (b"GIF89a", "GIF"),
     (b"BM", "BMP"),
+    (b"8BPS", "PSD"),
+    (b"\xff\x0a", "JXL"),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "JXL"),
+    (b"\xc5\xd0\xd3\xc6", "EPS"),
     *((start, "TIFF") for start in (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")),
     (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
     (b"\xff\x4f\xff\x51", "JPEG2000"),
@@ -54,11 +61,26 @@ def open_image(content: IO[bytes]) -> ImageFile.ImageFile:
     content.seek(0)
     if not head:
         raise MediaError("decode", "the file is empty")
-    module, name = _PLUGINS[_format_of(head)]
+    form = format_of(head)
+    if form == "EPS":
+        return open_image(_eps_preview(content))
+    module, name = _PLUGINS[form]
     return cast(ImageFile.ImageFile, getattr(importlib.import_module(module), name)(content))
 
 
-def _format_of(head: bytes) -> str:
+def _eps_preview(content: IO[bytes]) -> IO[bytes]:
+    """The TIFF that an EPS file may hold beside its program, which nobody runs here."""
+    head = content.read(32)
+    place, size = int.from_bytes(head[20:24], "little"), int.from_bytes(head[24:28], "little")
+    content.seek(place)
+    preview = content.read(size)
+    if not place or preview[:2] not in (b"II", b"MM"):
+        raise MediaError("decode", "an EPS file without a preview")
+    return io.BytesIO(preview)
+
+
+def format_of(head: bytes) -> str:
+    """The format of a file that begins with `head`, by a name of Pillow's. Raises `MediaError("decode", reason)`."""
     for start, name in _STARTS:
         if head.startswith(start):
             return name
@@ -75,4 +97,6 @@ def _format_of(head: bytes) -> str:
         return "PPM"
     if int.from_bytes(head[:4], "little") in _DIB_HEADERS:
         return "DIB"
+    if head.startswith(b"%!PS"):
+        raise MediaError("decode", "an EPS file without a preview")
     raise MediaError("decode", "not an image, or a format that is not known")

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from PIL.Image import Image
 
-from media.containers import image_bytes, read_bytes, table_names, tar_members
+from media.containers import image_bytes, read_bytes, table_columns, table_names, tar_members
 from media.errors import MediaError
 from media.image import decode_image
 from media.types import MEMBER, Place
@@ -58,7 +58,7 @@ class ImageReader:
             return frame_at(place.path, (place.start + (place.end or place.start)) / 2, self._min_side)
         if not self._is_member(place.path) and source_kind(place.path) != "image":
             raise MediaError("read", "has no image of its own")
-        return decode_image(self.read(place.path), self._min_side).rgb
+        return decode_image(self.read(place.path), self._min_side, name=place.path).rgb
 
     def read(self, path: str) -> bytes:
         """The encoded image at a path, `file` or `file::member`; `MediaError` when it is not there."""
@@ -92,7 +92,7 @@ class ImageReader:
 def query_media(path: str) -> Image | tuple[Image, ...]:
     """A file to search by: an image, upright RGB, or the frames of a video. Raises `MediaError`."""
     if not moves(path):
-        return decode_image(read_bytes(path), 512).rgb
+        return decode_image(read_bytes(path), 512, name=path).rgb
     with VideoDecoder() as decoder:
         config = SampleConfig(max_frames=_QUERY_FRAMES, min_side=512)
         return tuple(event.rgb for event in decoder.sample(os.path.abspath(path), config) if isinstance(event, Frame))
@@ -137,11 +137,16 @@ def _parquet(container: str) -> _Find:
     rows: dict[str, int] = {}
     ends: list[int] = []
     with pq.ParquetFile(container, pre_buffer=False) as opened:
+        named_by, _ = table_columns(opened.schema_arrow)
+        # Of a struct the name alone is read, not the image beside it.
+        names = ["image.path"] if named_by == "image" else [named_by]
 
         def ids() -> list[object]:
             column: list[object] = []
             for group in range(opened.num_row_groups):
-                column += opened.read_row_group(group, columns=["image_id"], use_threads=False).column(0).to_pylist()
+                table = opened.read_row_group(group, columns=names, use_threads=False)
+                count = opened.metadata.row_group(group).num_rows
+                column += table.column(0).to_pylist() if table.num_columns else [None] * count
                 ends.append(len(column))
             return column
 

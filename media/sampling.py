@@ -26,6 +26,9 @@ SHORTEST_SHOT = 0.25
 REPEAT_MEAN = 2.0
 REPEAT_PEAK = 14.0
 FLAT_DEVIATION = 5.0
+# Of a film that is dark throughout, what has even less contrast shows nothing at all.
+DIM_DEVIATION = 0.5
+_DIM_KEPT = 3
 BLURRED_SHARE = 0.25
 
 Payload = TypeVar("Payload")
@@ -44,7 +47,12 @@ class View(Generic[Payload]):
     @property
     def flat(self) -> bool:
         """Whether it shows nothing: hardly any contrast in brightness."""
-        return float(self.small[..., 0].std()) < FLAT_DEVIATION
+        return self.contrast < FLAT_DEVIATION
+
+    @property
+    def contrast(self) -> float:
+        """Standard deviation of brightness, 0 to 127."""
+        return float(self.small[..., 0].std())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +77,8 @@ class Sampler(Generic[Payload]):
         self._pending: SampledView[Payload] | None = None
         self._sharpest = 0.0
         self._shot = 0
+        # The flat views of most contrast: what there is to see where all are flat.
+        self._dim: list[tuple[float, View[Payload]]] = []
         self._shot_start = self._window_start = 0.0
 
     def add(self, view: View[Payload]) -> list[SampledView[Payload]]:
@@ -83,12 +93,35 @@ class Sampler(Generic[Payload]):
             done += self._close_window(view.time)
         if not view.flat and (self._best is None or view.sharpness > self._best.sharpness):
             self._best = view
+        if view.flat and (contrast := view.contrast) >= DIM_DEVIATION:
+            self._keep_dim(contrast, view)
         self._before = view
         return done
 
     def finish(self, end: float) -> list[SampledView[Payload]]:
         """The rest, the video being `end` seconds long."""
         return self._close_shot(max(end, self._before.time)) if self._before is not None else []
+
+    def dimmest(self, end: float) -> list[SampledView[Payload]]:
+        """Of a film of flat views alone, those with the most contrast, in the order of their times; each stands for the time
+        up to the next, the whole being `end` seconds long."""
+        views = sorted((view for _, view in self._dim), key=lambda view: view.time)
+        starts = [0.0, *(view.time for view in views[1:])]
+        return (
+            [
+                SampledView(start=start, end=stop, shot=number, view=view)
+                for number, (start, stop, view) in enumerate(
+                    zip(starts, [*starts[1:], max(end, starts[-1])], views, strict=True)
+                )
+            ]
+            if views
+            else []
+        )
+
+    def _keep_dim(self, contrast: float, view: View[Payload]) -> None:
+        if any(repeats(view.small, other.small) for _, other in self._dim):
+            return
+        self._dim = sorted([*self._dim, (contrast, view)], key=lambda pair: -pair[0])[:_DIM_KEPT]
 
     def _cuts(self, old: View[Payload], new: View[Payload]) -> bool:
         change = difference(old.small, new.small)

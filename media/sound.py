@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
-from media.errors import MediaError, ModelError
+from media.errors import MediaError, ModelChoiceError, ModelError
 from media.subtitles import Cue
 
 SOUND_SUFFIXES = frozenset((".mp3", ".wav", ".flac", ".m4a", ".ogg", ".oga", ".opus", ".aac", ".wma"))
@@ -29,10 +29,12 @@ class WhisperRecogniser:
 
     def __init__(self, model: str, device: str = "auto") -> None:
         if importlib.util.find_spec("faster_whisper") is None:
-            raise ModelError("--transcribe needs faster-whisper; install it with: pip install 'mmsearch[asr]'")
+            raise ModelError("transcribing needs faster-whisper; install it with: pip install faster-whisper")
         place = os.path.expanduser(model)
         if os.sep in model and not os.path.isdir(place):
-            raise ModelError(f"--asr-model {model}: no such folder; name one that holds a model in CTranslate2 format")
+            raise ModelChoiceError(
+                f"the speech model {model}: no such folder; name one that holds a model in CTranslate2 format"
+            )
         from faster_whisper import WhisperModel
 
         try:
@@ -43,7 +45,7 @@ class WhisperRecogniser:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(
                 f"the speech model {model!r} cannot be loaded: {reason}; "
-                "give --asr-model the folder of a model in CTranslate2 format"
+                "name the folder of a model in CTranslate2 format"
             ) from error
 
     def transcribe(self, path: str) -> Iterator[Cue]:

@@ -64,6 +64,28 @@ def _lines(text: str) -> list[str]:
     return re.split(r"\r\n|\r|\n", text)
 
 
+def json_captions(data: bytes) -> list[str]:
+    """The captions in a JSON object about one image, one a text; none in other JSON. Raises `MediaError`."""
+    try:
+        value = json.loads(decode_text(data))
+    except (ValueError, RecursionError) as error:
+        raise MediaError("decode", f"not JSON: {' '.join(str(error).split())[:150]}") from error
+    if not isinstance(value, dict):
+        return []
+    lowered = {key.strip().lower(): text for key, text in value.items()}
+    return caption_texts([text for name in _TEXT_COLUMNS for text in _listed(lowered.get(name))])
+
+
+def caption_texts(values: object) -> list[str]:
+    """A caption or a list of captions as texts on one line each, each once; what is no string is left out."""
+    texts = (" ".join(value.split()) for value in _listed(values) if isinstance(value, str))
+    return list(dict.fromkeys(text for text in texts if text))
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
 def caption_rows(text: str, suffix: str) -> list[tuple[str, str]]:
     """`(image name, caption)` pairs of a captions table. Raises `MediaError` when it has no such columns.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,15 +16,34 @@ MEMBER = "::"
 CONTAINERS: frozenset[SourceKind] = frozenset(("captions", "tar", "parquet"))
 
 
+class Sidecar(NamedTuple):
+    """A file beside a photo or video that holds facts of it, as it was when it was listed."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A file on disk. `about` is the image that a sidecar text describes, or the video that subtitles belong to."""
+    """A file on disk. `about` is the image that a sidecar text describes, or the video that subtitles belong to. `sidecars`
+    are the files of metadata beside a photo or video."""
 
     path: str
     kind: SourceKind
     size: int
     mtime_ns: int
     about: str | None = None
+    sidecars: tuple[Sidecar, ...] = ()
+
+    @property
+    def sidecar_state(self) -> bytes:
+        """The state of the sidecars in eight bytes: another one means that what they say has to be read again. Empty where
+        there are none."""
+        if not self.sidecars:
+            return b""
+        states = (f"{os.path.basename(path)}\0{size}\0{mtime}" for path, size, mtime in self.sidecars)
+        return hashlib.blake2b("\0".join(states).encode("utf-8", "surrogateescape"), digest_size=8).digest()
 
 
 class Passage(NamedTuple):

@@ -9,35 +9,17 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 from PIL import Image
 
 from media.child import module_command, module_environment
-from media.errors import MediaError
+from media.errors import MediaError, OwnOutputError
+from media.facts import NO_FACTS, Facts
 from media.subtitles import Cue
 
-VIDEO_SUFFIXES = frozenset(
-    (
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".ts",
-        ".m2ts",
-        ".mts",
-        ".mpg",
-        ".mpeg",
-        ".ogv",
-        ".flv",
-        ".wmv",
-        ".3gp",
-    )
-)
 # Suffixes that programs' sources have as well.
-SHARED_SUFFIXES = frozenset((".ts", ".mts"))
+SHARED_SUFFIXES = frozenset((".ts", ".mts", ".mod"))
 # Images that may be animated, which their first bytes show.
 ANIMATED_SUFFIXES = frozenset((".gif", ".webp"))
 PATIENCE_SECONDS = 60.0
@@ -46,11 +28,12 @@ PATIENCE_SECONDS = 60.0
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """`fps` frames a second are kept of what moves on, at most `max_frames` of a file; the shorter side of each is
-    `min_side` pixels where the video has that many."""
+    `min_side` pixels where the video has that many. With `skip_own`, a clip that mmsearch wrote is not read."""
 
     fps: float = 1.0
     max_frames: int = 10_000
     min_side: int = 224
+    skip_own: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +56,14 @@ class Beat:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """What there is to say at the end: upright size in pixels, seconds read, and why it stopped early if it did."""
+    """What there is to say at the end: upright size in pixels, seconds read, why it stopped early if it did, and what the file
+    says of itself."""
 
     width: int
     height: int
     duration: float
     stopped: str | None = None
+    facts: Facts = NO_FACTS
 
 
 class VideoDecoder:
@@ -110,7 +95,8 @@ class VideoDecoder:
     def sample(self, path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | Ending]:
         """As `frames.sample`, from the other process.
 
-        Raises `MediaError("decode", reason)` also where the decoder crashed, or gave no sign of life for `patience` seconds.
+        Raises what that raises, and `MediaError("decode", reason)` also where the decoder crashed, or gave no sign of life
+        for `patience` seconds.
         """
         finished = False
         try:
@@ -122,11 +108,23 @@ class VideoDecoder:
             finished = True
         except MediaError as error:
             # What the decoder itself says leaves it ready for the next file.
-            finished = error.stage == "decode" and self._process is not None and self._process.poll() is None
+            answered = error.stage == "decode" or isinstance(error, OwnOutputError)
+            finished = answered and self._process is not None and self._process.poll() is None
             raise
         finally:
             if not finished:
                 self.close()
+
+    def facts(self, path: str) -> Facts:
+        """What a video says of itself, without a frame being decoded; nothing of one that cannot be opened."""
+        try:
+            process = self._started()
+            self._ask(process, path, None)
+            if process.stdout is None:
+                raise AssertionError("the process was started with a pipe")
+            return _facts(json.loads(self._patiently(process, process.stdout, None))["facts"])
+        except MediaError:
+            return NO_FACTS
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
@@ -142,13 +140,16 @@ class VideoDecoder:
             )
         return self._process
 
-    def _ask(self, process: subprocess.Popen[bytes], path: str, config: SampleConfig) -> None:
-        request = {
-            "path": os.fsencode(path).hex(),
-            "fps": config.fps,
-            "max_frames": config.max_frames,
-            "min_side": config.min_side,
-        }
+    def _ask(self, process: subprocess.Popen[bytes], path: str, config: SampleConfig | None) -> None:
+        """Ask for the frames of a video, or without a configuration for its facts alone."""
+        request: dict[str, str | int | float | bool] = {"path": os.fsencode(path).hex()}
+        if config is not None:
+            request |= {
+                "fps": config.fps,
+                "max_frames": config.max_frames,
+                "min_side": config.min_side,
+                "skip_own": config.skip_own,
+            }
         try:
             if process.stdin is not None:
                 process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -170,11 +171,15 @@ class VideoDecoder:
                 yield Cue(start=start, end=end, text=text, spoken=spoken)
             elif "beat" in value:
                 yield Beat(time=value["beat"])
+            elif "own" in value:
+                raise OwnOutputError
             elif "error" in value:
                 raise MediaError(*value["error"])
             else:
                 width, height, duration, stopped = value["ending"]
-                yield Ending(width=width, height=height, duration=duration, stopped=stopped)
+                yield Ending(
+                    width=width, height=height, duration=duration, stopped=stopped, facts=_facts(value["facts"])
+                )
                 return
 
     def _patiently(self, process: subprocess.Popen[bytes], pipe: IO[bytes], size: int | None) -> bytes:
@@ -194,12 +199,21 @@ class VideoDecoder:
         return data
 
 
+def _facts(value: dict[str, Any]) -> Facts:
+    return Facts(**{**value, "words": tuple(value["words"])})
+
+
 def is_transport_stream(head: bytes) -> bool:
     """Whether a file that begins with `head` is MPEG-TS, plain or as cameras write it: TypeScript has the same suffixes."""
     return any(
         head[at : at + 1] == b"G" and head[at + step : at + step + 1] in (b"G", b"")
         for at, step in ((0, 188), (4, 192))
     )
+
+
+def is_program_stream(head: bytes) -> bool:
+    """Whether a file that begins with `head` is MPEG-PS, as old camcorders write it: Go and music trackers have the suffix."""
+    return head.startswith(b"\0\0\x01\xba")
 
 
 def is_animated(head: bytes, suffix: str) -> bool:

@@ -8,61 +8,113 @@ from __future__ import annotations
 
 import errno
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
+from media.excludes import MARKS, Excluder, Excludes, Rules
+from media.foreign import missing_extra
 from media.image import IMAGE_SUFFIXES
+from media.sidecars import SIDECAR_SUFFIXES, SidecarNames
 from media.sound import SOUND_SUFFIXES
 from media.subtitles import SUBTITLE_SUFFIXES
+from media.suffixes import VIDEO_SUFFIXES
 from media.text import TABLE_SUFFIXES, TEXT_SUFFIXES
-from media.types import Source, SourceKind, Unreadable, below_any
-from media.video import ANIMATED_SUFFIXES, SHARED_SUFFIXES, VIDEO_SUFFIXES, is_animated, is_transport_stream
+from media.types import Sidecar, Source, SourceKind, Unreadable, below
+from media.video import ANIMATED_SUFFIXES, SHARED_SUFFIXES, is_animated, is_program_stream, is_transport_stream
+
+# What systems say of a file that is in a cloud alone: reading it would fetch it.
+_OFFLINE_ATTRIBUTES = 0x1000 | 0x40000 | 0x400000
+_DATALESS_FLAG = 0x40000000
+_LONGEST_SUFFIX = 12
 
 
-def walk(
-    paths: Sequence[str], *, sound: bool = False, roots: Sequence[str] = (), links: list[str] | None = None
-) -> Iterator[Source | Unreadable]:
-    """Everything indexable under `paths` (absolute), in name order, one after the other; sound files only
-    where they are asked for, since only a transcript makes them searchable.
+@dataclass(kw_only=True)
+class WalkConfig:
+    """How to walk: `sound` files only where they are asked for, since only a transcript makes them searchable. A link that
+    leads out of `roots` and of what is walked is not followed; below the outermost of them, `excludes` hold.
+
+    The walk adds to `links` the folders that links lead to, and counts in `skipped`, by suffix in lower case, files
+    that are of no kind that is indexed here.
+    """
+
+    sound: bool = False
+    roots: Sequence[str] = ()
+    excludes: Excludes = field(default_factory=Excludes)
+    links: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def walk(paths: Sequence[str], config: WalkConfig | None = None) -> Iterator[Source | Unreadable]:
+    """Everything indexable under `paths` (absolute), in name order, one after the other.
 
     Hidden files and folders, `.mmsearch` among them, are left out; a folder reached twice, by whatever links, is
-    walked once. A link that leads out of `roots` and `paths` is not followed, and said to be `Unreadable`; links to
-    folders that are followed are added to `links`.
+    walked once. A link that leads out is said to be `Unreadable`, and one to what is walked anyway is passed over.
     """
+    view = _View.of(paths, config or WalkConfig())
     visited: set[tuple[int, int]] = set()
-    inside = [os.path.realpath(path) for path in (*paths, *roots)]
     given = set(paths)
     for path in paths:
         folder, name = os.path.split(path)
+        if view.goes_by_another_name(path):
+            continue
         if os.path.isdir(path):
-            yield from _walk(path, given, visited, sound, inside, links if links is not None else [])
+            try:
+                rules = view.excluder.rules(path)
+            except OSError as error:
+                yield Unreadable(path=path, reason=error.strerror or str(error))
+                continue
+            if rules is not None:
+                yield from _walk(path, rules, given, visited, view)
         elif os.path.lexists(path):
-            yield from (entry for entry in look(folder, {name}, sound=sound, roots=inside) if entry.path == path)
+            yield from (entry for entry in _look(folder, {name}, view) if entry.path == path)
         else:
             yield Unreadable(path=path, reason=os.strerror(errno.ENOENT))
 
 
-def look(
-    folder: str, names: Collection[str], *, sound: bool = False, roots: Sequence[str] = ()
-) -> Iterator[Source | Unreadable]:
+def look(folder: str, names: Collection[str], config: WalkConfig | None = None) -> Iterator[Source | Unreadable]:
     """Files of one folder, as `walk` gives them, in name order: those of these `names`, and texts and subtitles that may
     belong to one of them. The folder is listed, and nothing else in it is looked at; names that do not exist
     are left out."""
-    inside = [os.path.realpath(path) for path in (folder, *roots)]
+    return _look(folder, names, _View.of((os.path.join(folder, ""),), config or WalkConfig()))
+
+
+def _look(folder: str, names: Collection[str], view: _View) -> Iterator[Source | Unreadable]:
     try:
-        listing = _Listing.of(folder, sound, inside, names)
+        rules = view.excluder.rules(folder)
+        listing = _Listing.of(folder, rules, view, names) if rules is not None else None
     except FileNotFoundError:
         return
     except OSError as error:
         yield Unreadable(path=folder, reason=error.strerror or str(error))
         return
-    stems = {os.path.splitext(name)[0] for name in names}
+    if listing is None:
+        return
+    stems = {form.casefold() for name in names for form in (_whole(name), _stem(name))}
+    # A sidecar that is new, other or gone concerns the photo that it belongs to.
+    beside = SidecarNames(name for name in names if os.path.splitext(name)[1].lower() in SIDECAR_SUFFIXES)
     yield from (entry for entry in listing.unreadable if os.path.basename(entry.path) in names)
     for file, kind in listing.files:
-        stem = os.path.splitext(file.name)[0]
-        belongs = kind in ("document", "subtitles") and not stems.isdisjoint((stem, os.path.splitext(stem)[0]))
+        stem = _stem(file.name).casefold()
+        if kind in ("document", "subtitles"):
+            belongs = not stems.isdisjoint((stem, os.path.splitext(stem)[0]))
+        else:
+            belongs = kind in ("image", "video") and bool(beside.of(file.name, video=kind == "video"))
         if file.name in names or belongs:
             yield listing.source(file, kind)
+
+
+def _stem(name: str) -> str:
+    """What names belong together by: without the suffix, in one spelling, since systems differ in how they compose letters."""
+    stem = os.path.splitext(name)[0]
+    return stem if stem.isascii() else unicodedata.normalize("NFC", stem)
+
+
+def _whole(name: str) -> str:
+    """The same with the suffix."""
+    return unicodedata.normalize("NFC", name)
 
 
 def source_kind(name: str) -> SourceKind | None:
@@ -99,7 +151,7 @@ def moving(path: str, kind: SourceKind) -> SourceKind:
 def _is_video(path: str) -> bool:
     """False for a `.ts` that holds a program's source."""
     head = _head(path) if os.path.splitext(path)[1].lower() in SHARED_SUFFIXES else b""
-    return not head or is_transport_stream(head)
+    return not head or is_transport_stream(head) or is_program_stream(head)
 
 
 def _head(path: str) -> bytes:
@@ -110,15 +162,72 @@ def _head(path: str) -> bytes:
         return b""
 
 
+@dataclass(frozen=True)
+class _View:
+    """What a walk knows of the world: its configuration, the folders that it may reach as they are named and as they truly
+    are, and what is left out there."""
+
+    config: WalkConfig
+    inside: Sequence[tuple[str, str]]
+    excluder: Excluder
+    _lacking: dict[str, bool] = field(default_factory=dict)
+
+    @staticmethod
+    def of(paths: Sequence[str], config: WalkConfig) -> _View:
+        folders = [path if os.path.isdir(path) else os.path.dirname(path) for path in paths]
+        reach = dict.fromkeys(path.rstrip(os.sep) or os.sep for path in (*paths, *config.roots))
+        bases = list(config.roots or dict.fromkeys(folder.rstrip(os.sep) or os.sep for folder in folders))
+        return _View(config, [(path, os.path.realpath(path)) for path in reach], Excluder(bases, config.excludes))
+
+    def leads_out(self, target: str) -> bool:
+        """Whether the true path `target` lies outside of what may be reached."""
+        return not any(below(target, real) for _, real in self.inside)
+
+    def walks(self, target: str, is_folder: bool) -> bool:
+        """Whether what truly lies at `target` is reached by its own name, too: not hidden, not left out, not a link's."""
+        for named in self._names(target):
+            if is_folder:
+                return self.excluder.rules(named) is not None
+            return source_kind(named) is not None and not self.excluder.leaves_out(named)
+        return False
+
+    def goes_by_another_name(self, path: str) -> bool:
+        """Whether a path leads by a link to what is walked by its own name."""
+        target = os.path.realpath(path)
+        return path not in self._names(target) and self.walks(target, os.path.isdir(target))
+
+    def _names(self, target: str) -> list[str]:
+        """What a true path is called below each of the folders that hold it, as they are named, where nothing hides it."""
+        names = []
+        for path, real in self.inside:
+            if below(target, real):
+                place = target[len(real) :].strip(os.sep)
+                if not any(name.startswith(".") for name in place.split(os.sep)):
+                    names.append(os.path.join(path, place) if place else path)
+        return names
+
+    def lacks_extra(self, name: str) -> bool:
+        """Whether a library for files of this suffix is not installed; looked for once a walk."""
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in self._lacking:
+            self._lacking[suffix] = missing_extra(name) is not None
+        return self._lacking[suffix]
+
+    def skip(self, name: str) -> None:
+        """Count a file that is not of a kind that is indexed."""
+        suffix = os.path.splitext(name)[1].lower()
+        self.config.skipped[suffix if len(suffix) <= _LONGEST_SUFFIX else ""] += 1
+
+
 def _walk(
-    folder: str, given: set[str], visited: set[tuple[int, int]], sound: bool, inside: Sequence[str], links: list[str]
+    folder: str, rules: Rules, given: set[str], visited: set[tuple[int, int]], view: _View
 ) -> Iterator[Source | Unreadable]:
     try:
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in visited:
             return
         visited.add((stat.st_dev, stat.st_ino))
-        listing = _Listing.of(folder, sound, inside)
+        listing = _Listing.of(folder, rules, view)
     except OSError as error:
         yield Unreadable(path=folder, reason=error.strerror or str(error))
         return
@@ -128,55 +237,95 @@ def _walk(
             yield listing.source(file, kind)
     for entry in listing.folders:
         if entry.is_symlink():
-            links.append(entry.path)
+            view.config.links.append(entry.path)
         if entry.path not in given:
-            yield from _walk(entry.path, given, visited, sound, inside, links)
+            yield from _walk(entry.path, listing.rules, given, visited, view)
 
 
 @dataclass(frozen=True)
 class _Listing:
-    """What a folder holds, by name. `images` and `spoken` (videos and sound) are paths by stem: what texts belong to."""
+    """What a folder holds, by name, and the rules that hold in it. `images` and `spoken` (videos and sound) are paths by
+    stem: what texts belong to."""
 
-    files: list[tuple[os.DirEntry[str], SourceKind]]
-    folders: list[os.DirEntry[str]]
-    unreadable: list[Unreadable]
-    images: dict[str, str]
-    spoken: dict[str, str]
+    rules: Rules
+    files: list[tuple[os.DirEntry[str], SourceKind]] = field(default_factory=list)
+    folders: list[os.DirEntry[str]] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
+    images: dict[str, str] = field(default_factory=dict)
+    spoken: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, os.DirEntry[str]] = field(default_factory=dict)
+
+    @cached_property
+    def sidecars(self) -> SidecarNames:
+        """The names of files of metadata."""
+        return SidecarNames(self.beside)
 
     @staticmethod
-    def of(folder: str, sound: bool, inside: Sequence[str], named: Collection[str] = ()) -> _Listing:
-        """List `folder`; hidden files only where they are `named`. Raises `OSError`."""
-        listing = _Listing([], [], [], {}, {})
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
-                if entry.name.startswith(".") and entry.name not in named:
-                    continue
-                try:
-                    listing._add(entry, sound, inside)
-                except OSError as error:
-                    listing.unreadable.append(Unreadable(path=entry.path, reason=error.strerror or str(error)))
+    def of(folder: str, rules: Rules, view: _View, named: Collection[str] = ()) -> _Listing:
+        """List `folder`, to which `rules` lead; hidden files only where they are `named`. Raises `OSError`."""
+        with os.scandir(folder) as opened:
+            entries = sorted(opened, key=lambda entry: os.fsencode(entry.name))
+        entered = rules.entering(folder, [entry.name for entry in entries if entry.name in MARKS])
+        if entered is None:
+            return _Listing(rules)
+        listing = _Listing(entered)
+        for entry in entries:
+            if entry.name.startswith(".") and (entry.name not in named or entry.name in MARKS):
+                continue
+            try:
+                listing._add(entry, view)
+            except OSError as error:
+                listing.unreadable.append(Unreadable(path=entry.path, reason=error.strerror or str(error)))
         return listing
 
-    def _add(self, entry: os.DirEntry[str], sound: bool, inside: Sequence[str]) -> None:
-        # A broken link is reported when its file is read.
-        if entry.is_symlink() and os.path.exists(entry.path) and not below_any(os.path.realpath(entry.path), inside):
-            if entry.is_dir() or source_kind(entry.name) is not None:
-                reason = "a link that leads out of the indexed folders"
-                self.unreadable.append(Unreadable(path=entry.path, reason=reason, keep=False))
+    def _add(self, entry: os.DirEntry[str], view: _View) -> None:
+        is_folder = entry.is_dir()
+        if self.rules.leaves_out(entry.path, is_folder=is_folder):
             return
-        if entry.is_dir():
+        # A broken link is reported when its file is read.
+        if entry.is_symlink() and os.path.exists(entry.path):
+            target = os.path.realpath(entry.path)
+            if view.leads_out(target):
+                if is_folder or source_kind(entry.name) is not None:
+                    self._refuse(entry, "a link that leads out of the indexed folders")
+                return
+            if view.walks(target, is_folder):
+                if is_folder:
+                    view.config.links.append(entry.path)
+                return
+        if is_folder:
             self.folders.append(entry)
             return
         kind = source_kind(entry.name)
-        if kind is None or (kind == "video" and not _is_video(entry.path)):
+        if os.path.splitext(entry.name)[1].lower() in SIDECAR_SUFFIXES:
+            self.beside[entry.name] = entry
+            if kind is None:
+                return
+        if kind is None or (kind == "image" and view.lacks_extra(entry.name)):
+            view.skip(entry.name)
             return
-        stem = os.path.splitext(entry.name)[0]
+        if not entry.is_file() and os.path.exists(entry.path):
+            # A pipe without a writer would make whoever opens it wait for ever.
+            self._refuse(entry, "not a regular file")
+            return
+        if kind == "video" and not _is_video(entry.path):
+            view.skip(entry.name)
+            return
+        stem = _stem(entry.name)
         if kind in ("video", "sound"):
             self.spoken.setdefault(stem, entry.path)
         if kind == "image":
-            self.images.setdefault(stem, entry.path)
-        if kind != "sound" or sound:
+            # `photo.txt` and `photo.jpg.txt` both belong to `photo.jpg`, in any case of letters if need be.
+            for name in (_whole(entry.name), stem):
+                self.images.setdefault(name, entry.path)
+                self.images.setdefault("\0" + name.casefold(), entry.path)
+        if kind != "sound" or view.config.sound:
             self.files.append((entry, kind))
+        else:
+            view.skip(entry.name)
+
+    def _refuse(self, entry: os.DirEntry[str], reason: str) -> None:
+        self.unreadable.append(Unreadable(path=entry.path, reason=reason, keep=False))
 
     def source(self, entry: os.DirEntry[str], kind: SourceKind) -> Source | Unreadable:
         """A file as it is now."""
@@ -184,12 +333,41 @@ class _Listing:
             stat = entry.stat()
         except OSError as error:
             return Unreadable(path=entry.path, reason=error.strerror or str(error))
+        if is_placeholder(stat):
+            return Unreadable(path=entry.path, reason="is in the cloud only, and reading it would fetch it")
         about = None
-        stem = os.path.splitext(entry.name)[0]
+        stem = _stem(entry.name)
         if kind == "document" and entry.name.lower().endswith(".txt"):
-            about = self.images.get(stem)
+            about = self.images.get(stem) or self.images.get("\0" + stem.casefold())
             kind = "sidecar" if about else kind
         elif kind == "subtitles":
             # `talk.srt` and `talk.en.srt` both belong to `talk.mp4`.
             about = self.spoken.get(stem) or self.spoken.get(os.path.splitext(stem)[0])
-        return Source(path=entry.path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns, about=about)
+        pictured = about if kind == "sidecar" and about is not None else entry.path
+        sidecars = self._sidecars_of(os.path.basename(pictured)) if kind in ("image", "video", "sidecar") else ()
+        return Source(
+            path=entry.path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns, about=about, sidecars=sidecars
+        )
+
+    def _sidecars_of(self, name: str) -> tuple[Sidecar, ...]:
+        """The sidecars of an image or video of this folder, as they are now."""
+        if not self.beside:
+            return ()
+        states = []
+        for sidecar in self.sidecars.of(name, video=source_kind(name) == "video"):
+            entry = self.beside[sidecar]
+            try:
+                stat = entry.stat()
+            except OSError:
+                # A broken link: reading it says so.
+                states.append(Sidecar(entry.path, 0, 0))
+                continue
+            states.append(Sidecar(entry.path, stat.st_size, stat.st_mtime_ns))
+        return tuple(states)
+
+
+def is_placeholder(stat: os.stat_result) -> bool:
+    """Whether a file's content is in a cloud alone, as OneDrive and iCloud leave them: reading it would download it."""
+    attributes: int = getattr(stat, "st_file_attributes", 0)
+    flags: int = getattr(stat, "st_flags", 0)
+    return bool(attributes & _OFFLINE_ATTRIBUTES or flags & _DATALESS_FLAG)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from typing import BinaryIO
 
-from media.errors import MediaError
+from media.errors import MediaError, OwnOutputError
 from media.frames import sample
+from media.metadata import video_facts
 from media.subtitles import Cue
 from media.video import Beat, Ending, Frame, SampleConfig
 
@@ -27,12 +29,20 @@ def main() -> int:
     return 0
 
 
-def _serve(request: dict[str, str | int | float], out: BinaryIO) -> None:
+def _serve(request: dict[str, str | int | float | bool], out: BinaryIO) -> None:
+    path = os.fsdecode(bytes.fromhex(str(request["path"])))
+    if "fps" not in request:
+        _answer(out, {"facts": asdict(video_facts(path))})
+        out.flush()
+        return
     config = SampleConfig(
-        fps=float(request["fps"]), max_frames=int(request["max_frames"]), min_side=int(request["min_side"])
+        fps=float(request["fps"]),
+        max_frames=int(request["max_frames"]),
+        min_side=int(request["min_side"]),
+        skip_own=bool(request["skip_own"]),
     )
     try:
-        for event in sample(os.fsdecode(bytes.fromhex(str(request["path"]))), config):
+        for event in sample(path, config):
             if isinstance(event, Frame):
                 width, height = event.rgb.size
                 _answer(out, {"frame": [event.time, event.start, event.end, event.shot, width, height]})
@@ -42,7 +52,10 @@ def _serve(request: dict[str, str | int | float], out: BinaryIO) -> None:
             elif isinstance(event, Beat):
                 _answer(out, {"beat": event.time})
             elif isinstance(event, Ending):
-                _answer(out, {"ending": [event.width, event.height, event.duration, event.stopped]})
+                ending = [event.width, event.height, event.duration, event.stopped]
+                _answer(out, {"ending": ending, "facts": asdict(event.facts)})
+    except OwnOutputError:
+        _answer(out, {"own": True})
     except MediaError as error:
         _answer(out, {"error": [error.stage, error.reason]})
     except MemoryError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,20 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.crossmodal.decoder_models import DecoderModels
-from retrieval.errors import ItemNotFoundError, MediaError
+from retrieval.errors import ItemNotFoundError, MediaError, ModelError
 from retrieval.models.query_encoder import QueryEncoder
+from retrieval.query import hint
 from retrieval.ranking.fitted import Fitted
 from retrieval.ranking.relevance import from_sample, is_pair
-from retrieval.search import Calibrations, Reading, asked_filter, reads_by_text, search
+from retrieval.search import Calibrations, Reading, asked_filter, listed, reads_by_text, search
 from retrieval.state import IndexState, check_device
+from retrieval.store.facets import Facets, count_facets
 from retrieval.store.leases import open_state
 from retrieval.store.ledger import read_failures
 from retrieval.store.manifest import FORMAT_VERSION, METRIC, Manifest, check_model, find_index
 from retrieval.store.sources import Failure
-from retrieval.types import WEIGHTED, Answer, Hit, Item, Kind, ModelSpec, Query, Rerank
+from retrieval.types import WEIGHTED, Answer, CopyGroup, Filter, Hit, Item, Kind, ModelSpec, Query, Rerank
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from PIL.Image import Image
 
     from media.reader import ImageSource
     from retrieval.crossmodal.decoder import Caption
@@ -80,15 +85,20 @@ class Engine:
     def reopened(self) -> Engine:
         """The index as it is now, with the models that this engine has loaded; this one stays as it is until it is closed.
 
-        Raises what `open` raises, and `ModelError` where another model has taken the index's place.
+        Where the index has changed to another model, that one is loaded here, as far as words need it. Raises what `open`
+        raises, and `ModelError`.
         """
         fresh = Engine(self.folder, self._device, self._images)
         try:
             check_model(self.model, fresh.model)
-        except BaseException:
-            fresh.close()
-            raise
-        fresh._queries, fresh._decoder_models = self._queries, self._decoder_models
+        except ModelError:
+            try:
+                fresh.embed_texts(["a photo"])
+            except BaseException:
+                fresh.close()
+                raise
+        else:
+            fresh._queries, fresh._decoder_models = self._queries, self._decoder_models
         return fresh
 
     @property
@@ -121,6 +131,7 @@ class Engine:
         It is the sum of the unit vectors of its words, images and items alike, less half of each negative's. Raises
         `QueryError` where there is none, and `ItemNotFoundError` for an id that is not in the index.
         """
+        query = self._cropped(query)
         return self._queries.embed(query, self._stored(query.like), self._stored(query.unlike))
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -136,17 +147,24 @@ class Engine:
         answers, and a search for fewer gives the first of them.
 
         Scores are cosine similarities to `embed(query)`, exact to the half precision of the stored rows; with `query.rerank`
-        the fused scores of `retrieval.crossmodal.rerank`. Raises `QueryError` and `ModelError`.
+        the fused scores of `retrieval.crossmodal.rerank`, and 0 where a query looks for nothing and only lists.
+        Raises `QueryError` and `ModelError`.
         """
         return list(self.answer(query).hits)
 
     def answer(self, query: Query) -> Answer:
-        """The hits of `search`, and what re-ranking could not do.
+        """The hits of `search`, what re-ranking could not do, and notes on the query.
 
         Images are ordered again by the query's words, or texts by its images. Raises `QueryError` for any other mixture and
         `ModelError` for a reranker that has no decoder, before anything is searched.
         """
-        kinds = self._state.selections.kinds(asked_filter(query))
+        wanted = asked_filter(query)
+        spoken = hint(query)
+        notes = (*([spoken] if spoken is not None else []), *self._state.selections.notes(wanted))
+        if query.lists:
+            return replace(listed(self._state, query), notes=notes)
+        query = self._cropped(query)
+        kinds = self._state.selections.kinds(wanted)
         reading, of_fused = None, None
         if query.rerank is not None:
             by_text = reads_by_text(query, kinds)
@@ -162,7 +180,20 @@ class Engine:
         of_cosine = self._fitted.cosine if is_pair(query, kinds) else None
         if of_cosine is None:
             of_cosine = from_sample(self._state.sample(kinds) @ direction)
-        return search(self._state, query, direction, Calibrations(cosine=of_cosine, fused=of_fused), reading)
+        calibrations = Calibrations(cosine=of_cosine, fused=of_fused)
+        answer = search(self._state, query, direction, calibrations, reading, self._stored(query.unlike))
+        return replace(answer, notes=notes)
+
+    def facets(self, wanted: Filter) -> Facets:
+        """How many items there are of each year, month, folder, camera, place and kind among those that pass `wanted`. Without
+        kinds, the texts that pass are counted as a kind, too, and only so. Raises `QueryError`."""
+        state = self._state
+        selection = state.selections.select(wanted)
+        facets = count_facets(self.manifest, state.facts, selection, state.videos.numbers)
+        texts = 0
+        if wanted.kinds is None and "text" not in state.selections.kinds(wanted):
+            texts = state.selections.select(replace(wanted, kinds=("text",))).count
+        return replace(facets, kinds={**facets.kinds, "text": texts}) if texts else facets
 
     def status(self) -> dict[str, object]:
         """The contract's status object."""
@@ -188,6 +219,16 @@ class Engine:
     def failures(self) -> list[Failure]:
         """The ledger: files that could not be indexed, and why."""
         return read_failures(self.folder, self.manifest)
+
+    def duplicates(self) -> Iterator[CopyGroup]:
+        """The groups of copies of two items and more, in index order."""
+        groups = self._state.copies
+        for number in range(0 if groups is None else len(groups)):
+            places = groups.members_of(number) if groups is not None else np.empty(0, np.int64)
+            places = places[self._state.places.living(places)]
+            if groups is not None and len(places) > 1:
+                items = self._state.reader.items(*self._state.places.rows(places))
+                yield CopyGroup(kind=groups.kind_of(number), items=tuple(items))
 
     def embeddings(self, kinds: Sequence[Kind]) -> NDArray[np.float16]:
         """Every living embedding of some kinds, `(n, d) float16`, unit rows, in index order: for measurements."""
@@ -216,7 +257,7 @@ class Engine:
         from retrieval.crossmodal.decoder import CaptionDecoder
 
         try:
-            image = self.images.image(item.place)
+            image = self.images.image(item.image_place)
         except MediaError:
             return None
         return CaptionDecoder(self.captioner(captioner)).describe([image])[0]
@@ -244,6 +285,20 @@ class Engine:
         if place is None:
             raise ItemNotFoundError(f"the index has no item {identity!r}")
         return place
+
+    def _cropped(self, query: Query) -> Query:
+        """A query without a region, of the parts of its images and items that it means. Raises `MediaError` as well."""
+        if query.region is None:
+            return query
+        from media.image import crop
+
+        items = [self.images.image(self.item(identity).image_place) for identity in query.like]
+        parts: list[Image | tuple[Image, ...]] = []
+        for entry in (*query.images, *items):
+            several = isinstance(entry, tuple)
+            cropped = tuple(crop(image, query.region) for image in (entry if isinstance(entry, tuple) else (entry,)))
+            parts.append(cropped if several else cropped[0])
+        return replace(query, images=tuple(parts), like=(), region=None)
 
     def _stored(self, identities: Sequence[str]) -> NDArray[np.float32]:
         """The embeddings `(n, d)` of items, as the index holds them."""

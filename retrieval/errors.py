@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from media.errors import MediaError, MmsearchError, ModelError
+from media.errors import MediaError, MmsearchError, ModelChoiceError, ModelError, UsageError
 
 __all__ = [
     "FormatError",
@@ -11,9 +11,11 @@ __all__ = [
     "ItemNotFoundError",
     "MediaError",
     "MmsearchError",
+    "ModelChoiceError",
     "ModelError",
     "OldFormatError",
     "QueryError",
+    "UsageError",
 ]
 
 
@@ -33,7 +35,7 @@ class IndexLockedError(MmsearchError):
     """Another process is writing to this index."""
 
 
-class QueryError(MmsearchError):
+class QueryError(UsageError):
     """A query that cannot be answered: empty, or with settings out of range."""
 
 

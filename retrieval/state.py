@@ -9,9 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import QueryError
-from retrieval.ranking.collapse import Videos
+from retrieval.ranking.collapse import HitKeys, Videos
+from retrieval.store.copy_groups import CopyGroups
 from retrieval.store.embeddings import StoredEmbeddings
+from retrieval.store.facts import Facts
+from retrieval.store.lexicon import Lexicon
 from retrieval.store.manifest import Manifest
+from retrieval.store.row_places import RowPlaces
 from retrieval.store.selection import Selections
 from retrieval.store.shards import ShardReader
 from retrieval.store.vector_index import VectorIndex, gpu_count
@@ -26,11 +30,29 @@ class IndexState:
         self.manifest = manifest
         self.reader = ShardReader(folder, self.manifest)
         self.embeddings = StoredEmbeddings(folder, self.manifest, self.reader)
-        self.selections = Selections(self.manifest)
+        self.facts = Facts(self.manifest, self.reader)
+        self.selections = Selections(self.manifest, self.facts)
+        self.lexicon = Lexicon(folder, self.manifest)
         self.videos = Videos(self.manifest, self.reader)
         # Finding out whether there is a GPU must not import torch: Faiss knows.
         self._device = "cuda" if device == "auto" else device
+        self.places = RowPlaces(self.manifest)
+        self._hit_keys: dict[tuple[bool, bool], HitKeys] = {}
         self._samples: dict[tuple[Kind, ...], NDArray[np.float32]] = {}
+
+    @cached_property
+    def copies(self) -> CopyGroups | None:
+        """The groups of copies, None where there are none."""
+        return CopyGroups.open(self.folder, self.manifest)
+
+    def hit_keys(self, *, moments: bool, copies: bool) -> HitKeys:
+        """Which rows are one hit, where every one of the `moments`, or of the `copies`, is a hit of its own or not."""
+        key = (moments, copies)
+        if key not in self._hit_keys:
+            self._hit_keys[key] = HitKeys(
+                None if moments else self.videos, None if copies else self.copies, self.places
+            )
+        return self._hit_keys[key]
 
     @cached_property
     def vectors(self) -> VectorIndex:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 
+from media.names import valid_json
+from retrieval.errors import MmsearchError
 from retrieval.store.manifest import read_manifest
 from server.access import SIGN_IN, Access
 from server.documents import documents
@@ -19,6 +22,9 @@ from server.page import POLICY, Page
 from server.service import SearchService
 from server.watch import Watcher
 
+_KINDS = {"image": "images", "video": "moments", "text": "texts"}
+_COUNTS = ("images", "moments", "texts", "failures")
+
 
 def add_about(app: FastAPI, service: SearchService, watcher: Watcher | None, page: Page, access: Access | None) -> None:
     """The routes."""
@@ -26,7 +32,7 @@ def add_about(app: FastAPI, service: SearchService, watcher: Watcher | None, pag
     @app.get("/api/status", response_model=StatusResponse, responses=ERRORS, summary="What the index holds")
     async def status() -> StatusResponse:
         counts = await service.status()
-        state = WatchModel(**vars(watcher.state)) if watcher is not None else None
+        state = WatchModel.model_validate(valid_json(vars(watcher.state))) if watcher is not None else None
         return StatusResponse.model_validate({**counts, "reader": service.captioner, "watch": state})
 
     @app.get("/healthz", response_model=HealthResponse, responses=ERRORS, summary="Whether the index can be read")
@@ -36,6 +42,14 @@ def add_about(app: FastAPI, service: SearchService, watcher: Watcher | None, pag
 
     @app.get("/metrics", response_class=Response, responses=PLAIN, summary="Measurements for Prometheus")
     async def metrics() -> Response:
+        # An index that is gone leaves its last counts: the measurements of requests are wanted all the same.
+        with contextlib.suppress(MmsearchError):
+            counts = {name: int(str(count)) for name, count in (await service.status()).items() if name in _COUNTS}
+            items = {kind: counts[name] for kind, name in _KINDS.items()}
+            service.metrics.index(items, counts["failures"])
+        if watcher is not None:
+            state = watcher.state
+            service.metrics.watching("failing" if state.error else state.state, state.done, state.total)
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)

@@ -19,6 +19,7 @@ from server.files import add_files
 from server.guard import Guard, Patience
 from server.http import Compressed
 from server.lanes import Lane
+from server.logs import AccessLog
 from server.media import Files
 from server.memory import keep_trimmed
 from server.metrics import Metrics
@@ -38,6 +39,7 @@ class ServeConfig:
     `roots` are folders that files may be served from, beside the one that holds the index; `token` None asks for none.
     `watch_poll` are the seconds between two looks at folders that report no changes, such as network drives; None relies on
     the system's reports. No cursor leads further than `deepest` hits. `port` is where the server listens, for the documents.
+    `access_log` takes a line a request.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class ServeConfig:
     deepest: int = 2000
     patience: Patience = field(default_factory=Patience)
     port: int = 0
+    access_log: AccessLog | None = None
 
 
 def create_app(config: ServeConfig) -> FastAPI:
@@ -97,6 +100,12 @@ def create_app(config: ServeConfig) -> FastAPI:
     routes = sorted({str(route.path).partition("/{")[0] for route in app.routes if hasattr(route, "path")}, key=len)
     app.add_middleware(Compressed)
     app.add_middleware(
-        Guard, hosts=config.hosts, access=access, metrics=metrics, routes=routes, patience=config.patience
+        Guard,
+        hosts=config.hosts,
+        access=access,
+        metrics=metrics,
+        routes=routes,
+        patience=config.patience,
+        log=config.access_log,
     )
     return app

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from media.names import valid_text
 from retrieval.cancellation import Cancelled
 from retrieval.errors import (
     IndexNotFoundError,
@@ -20,6 +21,7 @@ from retrieval.errors import (
     MmsearchError,
     ModelError,
     QueryError,
+    UsageError,
 )
 from server.lanes import Busy, ClientGone
 from server.service import ResultsChanged
@@ -35,6 +37,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (ResultsChanged, 409),
     (ModelError, 503),
     (Busy, 503),
+    (UsageError, 400),
     (MmsearchError, 503),
     (ClientGone, _GONE),
     (Cancelled, _GONE),
@@ -54,7 +57,7 @@ def add_errors(app: FastAPI) -> None:
                 headers["Retry-After"] = str(error.seconds)
             elif isinstance(error, IndexNotFoundError):
                 headers["Retry-After"] = str(_INDEX_PAUSE)
-            message = " ".join(str(error).split()) or type(error).__name__
+            message = " ".join(valid_text(str(error)).split()) or type(error).__name__
             return JSONResponse({"error": in_api_words(message)}, status, headers)
 
         return answer
@@ -68,7 +71,7 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _plain(_: Request, error: HTTPException) -> Response:
-        return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
+        return JSONResponse({"error": valid_text(str(error.detail))}, error.status_code, headers=error.headers)
 
     @app.exception_handler(Exception)
     async def _unexpected(_: Request, __: Exception) -> Response:
@@ -85,4 +88,4 @@ def first_finding(errors: Sequence[Any]) -> str:
     """The first of pydantic's findings, in one sentence."""
     error = errors[0]
     where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path"))
-    return f"{where}: {error['msg']}" if where else str(error["msg"])
+    return valid_text(f"{where}: {error['msg']}" if where else str(error["msg"]))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
 
+from media.names import valid_text
 from retrieval.cancellation import Cancellation
 from retrieval.errors import MediaError
 from server.http import FOR_EVER, REVALIDATE, bytes_response, etag, file_response, not_modified
@@ -39,7 +40,7 @@ def add_files(app: FastAPI, service: SearchService, files: Files, reads: Lane, m
             if content is not None:
                 return bytes_response(request, content, kind, headers)
             try:
-                return file_response(request, place, kind, headers, Path(item.path).name, inline=inline)
+                return file_response(request, place, kind, headers, valid_text(Path(item.path).name), inline=inline)
             except OSError as error:
                 raise MediaError("read", "the file is gone") from error
 

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.access import Access
+from server.logs import AccessLog
 from server.metrics import Metrics
 
 EVERYWHERE = frozenset(("0.0.0.0", "::"))
@@ -67,7 +68,7 @@ class Guard:
     """ASGI middleware around everything: nothing behind it sees a request that it refuses.
 
     A page of another name that resolves here (DNS rebinding), or of another origin, is refused by its headers. With `access`,
-    every route but `/healthz` asks for the token. `HEAD` is answered wherever `GET` is.
+    every route but `/healthz` asks for the token. `HEAD` is answered wherever `GET` is. Every request is a line of `log`.
     """
 
     def __init__(
@@ -78,7 +79,9 @@ class Guard:
         metrics: Metrics,
         routes: Sequence[str],
         patience: Patience,
+        log: AccessLog | None = None,
     ) -> None:
+        self._log = log
         self._app, self._hosts, self._metrics, self._routes = app, hosts, metrics, tuple(routes)
         self._access, self._patience = access, patience
 
@@ -86,11 +89,11 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
+        began, status, size = time.perf_counter(), 500, 0
         head = scope["method"] == "HEAD"
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
                 present = {name.lower() for name, _ in message["headers"]}
@@ -100,6 +103,7 @@ class Guard:
                 message = {**message, "headers": [*message["headers"], *extra]}
             elif head and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
+            size += len(message.get("body", b""))
             await send(message)
 
         headers = Headers(scope=scope)
@@ -111,7 +115,10 @@ class Guard:
                 inner = {**scope, "method": "GET", "mmsearch.head": True} if head else scope
                 await self._app(inner, self._bounded(receive), answer)
         finally:
-            self._metrics.request(self._route(scope["path"]), status, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._metrics.request(self._route(scope["path"]), status, seconds)
+            if self._log is not None:
+                self._log.request(scope["method"], scope["path"], status, seconds, size)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         if not self._is_named(_name(headers.get("host", ""))):

@@ -1,7 +1,7 @@
 """Files of indexed items, by id: the file itself, and thumbnails cached on disk.
 
-No path comes from a client. A file is served only where it truly lies below a root of the index: a link that leads out of it
-is not followed.
+No path comes from a client. A file is served only where it truly lies below a root of the index, or a folder that was named
+for it: a link that leads out of them is not followed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from pathlib import Path
 
 from PIL.Image import Image
 
+from media.names import printable
 from media.reader import ImageReader
-from media.types import MEMBER
+from media.types import MEMBER, below, below_any
 from media.walk import source_kind
-from retrieval.errors import MediaError
+from retrieval.errors import MediaError, MmsearchError
 from retrieval.files import DiskCache
+from retrieval.store.manifest import read_manifest
 from retrieval.types import Item
+from server.service import stamp
 
 SIZES = (128, 256, 384, 512, 1024)
 CACHE_BYTES = 512 * 1024**2
@@ -38,22 +41,38 @@ class Files:
     """Finds, and makes thumbnails of, the files of items. Any thread may call it."""
 
     def __init__(self, folder: Path, roots: Sequence[Path], images: ImageReader, cache: Path) -> None:
-        inside = [folder.parent] if folder.name == ".mmsearch" else []
-        self._roots = [os.path.realpath(root) for root in (*roots, *inside)]
+        self._folder = folder
+        self._named = [os.path.realpath(root) for root in roots]
+        self._indexed: tuple[tuple[int, ...], list[str]] = ((), [])
         self._images = images
         self._cache = DiskCache(cache, CACHE_BYTES)
 
     def place(self, item: Item) -> str:
-        """Where the file of an item is. Raises `MediaError` where it is gone, or lies outside of every root."""
+        """Where the file of an item is. Raises `MediaError`, which says why, where it is gone or lies outside of every root."""
         path = item.source if MEMBER in item.path else item.path
         real = os.path.realpath(path)
-        # An index that is kept elsewhere has no roots of its own: then a file must lie in the folder that names it.
-        roots = self._roots or [os.path.realpath(os.path.dirname(path))]
-        if not any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in roots):
-            raise MediaError("read", "the file lies outside of what is served")
-        if not os.path.isfile(real):
-            raise MediaError("read", "the file is gone")
-        return real
+        roots = self.roots()
+        if not below_any(real, [*self._named, *map(os.path.realpath, roots)]):
+            raise MediaError(
+                "read", "the file is a link that leads out of the indexed folders, and those alone are served"
+            )
+        if os.path.isfile(real):
+            return real
+        away = next((root for root in roots if below(path, root) and not os.path.isdir(root)), None)
+        if away is not None:
+            raise MediaError("read", f"its folder {printable(away)} is not there now; is a drive not mounted?")
+        raise MediaError("read", "the file is gone")
+
+    def roots(self) -> Sequence[str]:
+        """The folders that the index is of, as its newest state says."""
+        now = stamp(self._folder)
+        if now != self._indexed[0]:
+            try:
+                self._indexed = now, list(read_manifest(self._folder).roots.paths)
+            except MmsearchError:
+                # An index that is being replaced: what was known serves on.
+                return self._indexed[1]
+        return self._indexed[1]
 
     def content(self, item: Item) -> bytes | None:
         """The bytes of a member of a container; None for a file of its own. Raises `MediaError`."""
@@ -63,7 +82,7 @@ class Files:
     def image(self, item: Item) -> Image:
         """The item's image, the middle of a moment, or what a text is about. Raises `MediaError`."""
         self.place(item)
-        return self._images.image(item.place)
+        return self._images.image(item.image_place)
 
     def cached_thumb(self, item: Item, size: int) -> bytes | None:
         """The item's JPEG, its longer side the next of `SIZES`, if the cache has it."""

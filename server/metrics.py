@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+WATCH_STATES = ("watching", "indexing", "failing")
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -34,6 +35,21 @@ class Metrics:
         self._waiting = Gauge(
             "mmsearch_queue_length", "Requests that wait, by lane.", ["lane"], registry=self._registry
         )
+        self._items = Gauge(
+            "mmsearch_index_items", "Searchable items of the index, by kind.", ["kind"], registry=self._registry
+        )
+        self._failures = Gauge(
+            "mmsearch_index_failures", "Failures in the ledger of the index.", registry=self._registry
+        )
+        self._watch = Gauge(
+            "mmsearch_watch_state", "1 for what --watch is doing, else 0.", ["state"], registry=self._registry
+        )
+        self._watch_files = Gauge(
+            "mmsearch_watch_files",
+            "Files of the run that goes on: done, and changed.",
+            ["count"],
+            registry=self._registry,
+        )
         threads = Gauge("mmsearch_threads", "Threads of the server.", registry=self._registry)
         threads.set_function(threading.active_count)
 
@@ -54,6 +70,19 @@ class Metrics:
     def queue(self, lane: str, length: int) -> None:
         """How many wait in a lane."""
         self._waiting.labels(lane).set(length)
+
+    def index(self, items: Mapping[str, int], failures: int) -> None:
+        """How many items of each kind the index has, and how many failures are in its ledger."""
+        for kind, count in items.items():
+            self._items.labels(kind).set(count)
+        self._failures.set(failures)
+
+    def watching(self, state: str, done: int, total: int) -> None:
+        """What `serve --watch` is doing: its state is one of `WATCH_STATES`."""
+        for name in WATCH_STATES:
+            self._watch.labels(name).set(name == state)
+        self._watch_files.labels("done").set(done)
+        self._watch_files.labels("changed").set(total)
 
     def text(self) -> bytes:
         """Everything in Prometheus's text format."""

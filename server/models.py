@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from retrieval.types import Kind
+from retrieval.types import Kind, Match, Sort
 
 MOST = 200
 Text = Annotated[str, Field(max_length=2000)]
+Name = Annotated[str, Field(max_length=400)]
+
+
+def _as_list(value: object) -> object:
+    """A single text as a list of one."""
+    return [value] if isinstance(value, str) else value
 
 
 class Strict(BaseModel):
@@ -18,21 +24,41 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
 
-class SearchRequest(Strict):
-    """What to look for. At least one of `text`, `image_id`, `picture` and an uploaded image.
-
-    `picture` names an image that was uploaded before, by the hash that the answer to that search gave. `cursor` is the `next`
-    of the page before, of the same search.
-    """
+class Narrowed(Strict):
+    """A query line and what narrows it: fields mean the same as the filters of that name in `text`. Dates are a year, a month
+    or a day, and `before` excludes it; `in` are folders by their name or a path; `near` is PLACE or LAT,LON and ~KM."""
 
     text: Text | None = None
+    kind: Kind | None = None
+    after: Name | None = None
+    before: Name | None = None
+    folders: Annotated[list[Name], Field(alias="in", max_length=16)] = []
+    camera: Name | None = None
+    near: Name | None = None
+
+
+class SearchRequest(Narrowed):
+    """What to look for. At least one of `text`, `image_id`, `picture` and an uploaded image; or filters alone, which list what
+    passes them, newest first. `text` is a line that may hold filters. `region` is the part of the image that is meant, as
+    left,top,width,height in fractions of its sides.
+
+    `picture` names an image that was uploaded before, by the hash that the answer to that search gave. `cursor` is the `next`
+    of the page before, of the same search. `match` says what `text` is matched by: meaning, words, or auto, both joined; with
+    `prefix` its last word may be the beginning of a longer word. Copies of a picture are one hit, unless `copies` asks for
+    each.
+    """
+
     picture: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     image_id: Annotated[str, Field(max_length=64)] | None = None
     unlike_id: Annotated[str, Field(max_length=64)] | None = None
-    negatives: Annotated[list[Text], Field(alias="not", max_length=16)] = []
-    kind: Kind | None = None
+    negatives: Annotated[list[Text], Field(alias="not", max_length=16), BeforeValidator(_as_list)] = []
+    region: Annotated[str, Field(max_length=128)] | tuple[float, float, float, float] | None = None
+    sort: Sort = "relevance"
     k: Annotated[int, Field(ge=1, le=MOST)] = 20
     rerank: bool = False
+    copies: bool = False
+    match: Match = "auto"
+    prefix: bool = False
     min_relevance: Annotated[float, Field(ge=0, le=1)] | None = None
     cursor: Annotated[str, Field(max_length=64)] | None = None
 
@@ -52,11 +78,13 @@ class MomentModel(BaseModel):
 
 
 class ItemModel(BaseModel):
-    """One item of the index. `path` is for people; the file itself is at `media_url`."""
+    """One item of the index. `path` is for people, with the replacement character where a name is no UTF-8, and then
+    `path_raw` are its bytes as base64; the file itself is at `media_url`."""
 
     id: str
     kind: Kind
     path: str
+    path_raw: str | None = None
     start: float | None
     end: float | None
     text: str | None
@@ -66,14 +94,18 @@ class ItemModel(BaseModel):
     camera: str | None
     latitude: float | None
     longitude: float | None
+    place: str | None
+    rating: int | None
+    words: str | None
+    date_source: str | None
     size: int
     media_url: str
     thumb_url: str
 
 
 class HitModel(BaseModel):
-    """A search hit; higher scores are better. `moments` are those found of the same video, this one first. `thumb_url` changes
-    whenever the picture does, and takes `?size=N`."""
+    """A search hit; higher scores are better. `moments` are those found of the same video, this one first, `copies` the paths
+    of other copies of the picture. `thumb_url` changes whenever the picture does, and takes `?size=N`."""
 
     rank: int
     score: float
@@ -82,6 +114,7 @@ class HitModel(BaseModel):
     id: str
     kind: Kind
     path: str
+    path_raw: str | None = None
     start: float | None
     end: float | None
     text: str | None
@@ -96,6 +129,7 @@ class HitModel(BaseModel):
     longitude: float | None
     place: str | None
     matched: list[str]
+    words: list[str]
     copies: list[str]
     moments: list[MomentModel]
 
@@ -104,7 +138,8 @@ class SearchResponse(BaseModel):
     """Hits, best first; `next` is the cursor of the page after this one, null at the end.
 
     `more` says whether there are others, which beyond the last page a narrower search brings; `truncated` whether the model
-    read only the beginning of the words; `picture` names the uploaded image, to be asked for again without sending it.
+    read only the beginning of the words; `picture` names the uploaded image, to be asked for again without sending it. `notes`
+    are sentences about the query for whoever typed it.
     """
 
     hits: list[HitModel]
@@ -112,8 +147,21 @@ class SearchResponse(BaseModel):
     more: bool
     truncated: bool
     picture: str | None
+    notes: list[str]
     milliseconds: float
     model: str
+
+
+class FacetsResponse(BaseModel):
+    """How many items the filters leave, by name; a video counts once. Years and months have the newest first, the others the
+    largest; a folder is its path below its root and counts the folders in it, too."""
+
+    years: dict[str, int]
+    months: dict[str, int]
+    folders: dict[str, int]
+    cameras: dict[str, int]
+    places: dict[str, int]
+    kinds: dict[str, int]
 
 
 class UploadForm(Strict):
@@ -154,6 +202,7 @@ class EvidenceModel(BaseModel):
 
     id: str
     path: str
+    path_raw: str | None = None
     start: float | None
     end: float | None
     caption: str

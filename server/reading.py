@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 
+from media.names import base64_name, valid_text
 from retrieval.crossmodal.answer import Evidence, compose
 from retrieval.errors import MediaError, QueryError
 from retrieval.types import Item
@@ -41,7 +42,8 @@ def add_reading(app: FastAPI, service: SearchService, files: Files) -> None:
         )
         evidence = [
             EvidenceModel(
-                id=hit.item.id, path=hit.item.path, start=hit.item.start, end=hit.item.end, caption=caption.text,
+                id=hit.item.id, path=valid_text(hit.item.path), path_raw=base64_name(hit.item.path),
+                start=hit.item.start, end=hit.item.end, caption=caption.text,
                 score=hit.score, media_url=media_url(hit.item), thumb_url=thumb_url(hit.item),
             )
             for hit, caption in captioned
@@ -73,10 +75,11 @@ def add_reading(app: FastAPI, service: SearchService, files: Files) -> None:
 
 
 def _explained(loaded: Any, files: Files, item: Item, text: str) -> bytes:
+    from media.marks import png_mark
     from retrieval.crossmodal.explain import draw, explain
 
     rgb = files.image(item)
     sheet = draw(rgb, explain(loaded, rgb, text), loaded.spec.resize_mode, width=240)
     out = io.BytesIO()
-    sheet.save(out, "PNG")
+    sheet.save(out, "PNG", pnginfo=png_mark())
     return out.getvalue()

@@ -48,13 +48,14 @@ class _TimedProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def http_server(app: FastAPI) -> uvicorn.Server:
-    """A server for the application; `run(sockets=[…])` serves until it is told to end."""
+def http_server(app: FastAPI, log_level: str = "warning") -> uvicorn.Server:
+    """A server for the application; `run(sockets=[…])` serves until it is told to end. It says on standard error what is of
+    `log_level` or above."""
     config = uvicorn.Config(
         app,
         http=_TimedProtocol,
         ws="none",
-        log_level="warning",
+        log_level=log_level,
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Path, Request, Response
+from fastapi import Query as Parameter
 from PIL.Image import Image
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
+from media.names import valid_json
 from retrieval.errors import QueryError
-from retrieval.types import Hit, Item, Query, Rerank
+from retrieval.query import add_filters, parse_region
+from retrieval.search import asked_filter
+from retrieval.types import Filter, Hit, Item, Query, Rerank
 from server.errors import first_finding
 from server.http import FOR_EVER, etag, not_modified
 from server.media import version
-from server.models import HitModel, ItemModel, MomentModel, SearchRequest, SearchResponse, UploadResponse
+from server.models import (
+    FacetsResponse,
+    HitModel,
+    ItemModel,
+    Narrowed,
+    SearchRequest,
+    SearchResponse,
+    UploadResponse,
+)
 from server.openapi import ERRORS, SEARCH_BODY, UPLOAD_BODY, binary
 from server.service import SearchService
 from server.uploads import Uploads
@@ -56,9 +69,19 @@ def add_searching(app: FastAPI, service: SearchService, uploads: Uploads, deepes
             more=more,
             truncated=result.truncated,
             picture=upload,
+            notes=list(result.notes),
             milliseconds=round(1000 * (time.perf_counter() - began), 2),
-            model=service.model,
+            model=result.model,
         )
+
+    @app.get(
+        "/api/facets", response_model=FacetsResponse, responses=ERRORS,
+        summary="How many items filters leave, by year, month, folder, camera, place and kind",
+    )  # fmt: skip
+    async def facets(request: Request, asked: Annotated[Narrowed, Parameter()]) -> FacetsResponse:
+        line = Query.parse(asked.text or "")
+        wanted = asked_filter(replace(line, kind=asked.kind, filter=_narrow(line.filter, asked)))
+        return FacetsResponse.model_validate(vars(await service.facets(wanted, request)))
 
     @app.post(
         "/api/upload", response_model=UploadResponse, responses=ERRORS, openapi_extra={"requestBody": UPLOAD_BODY},
@@ -99,29 +122,15 @@ def thumb_url(item: Item) -> str:
 
 def item_model(item: Item) -> ItemModel:
     """An item as the API gives it."""
-    facts = {name: getattr(item, name) for name in ItemModel.model_fields if not name.endswith("_url")}
-    return ItemModel(**facts, media_url=media_url(item), thumb_url=thumb_url(item))
+    names = [name for name in ItemModel.model_fields if not name.endswith(("_url", "_raw"))]
+    facts = valid_json({name: getattr(item, name) for name in names})
+    return ItemModel.model_validate({**facts, "media_url": media_url(item), "thumb_url": thumb_url(item)})
 
 
 def hit_model(hit: Hit) -> HitModel:
     """A hit as the API gives it."""
-    item = hit.item
-    moments = [
-        MomentModel(start=moment.item.start, end=moment.item.end, score=moment.score)
-        for moment in hit.moments
-        if moment.item.start is not None and moment.item.end is not None
-    ]
-    facts = {name: getattr(item, name) for name in ("taken_at", "camera", "latitude", "longitude")}
-    return HitModel.model_validate(
-        {
-            **facts,
-            **hit.to_json(),
-            "media_url": media_url(item),
-            "thumb_url": thumb_url(item),
-            "relevance": hit.relevance,
-            "moments": moments,
-        }
-    )
+    addresses = {"media_url": media_url(hit.item), "thumb_url": thumb_url(hit.item)}
+    return HitModel.model_validate({**valid_json(hit.to_json()), **addresses})
 
 
 def _content_type(request: Request) -> str:
@@ -150,8 +159,9 @@ def _from_form(form: FormData) -> tuple[SearchRequest, UploadFile | None]:
             raise HTTPException(422, f"{name[:64]}: there is no such field")
         elif isinstance(given, UploadFile):
             raise HTTPException(422, f"{name}: send text")
-        elif name == "not":
-            value.setdefault("not", []).append(given)
+        elif name in ("not", "in"):
+            if given != "" or name == "not":
+                value.setdefault(name, []).append(given)
         elif name in value:
             raise HTTPException(422, f"{name}: given twice")
         elif given != "":
@@ -177,20 +187,35 @@ def _cursor(cursor: str | None, deepest: int) -> tuple[str | None, int]:
 
 
 def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reranker: str) -> Query:
-    words = (asked.text or "").strip()
-    if not words and not asked.image_id and not images:
-        raise QueryError("give some words, an image_id or an image")
+    line = Query.parse(asked.text or "")
+    region = parse_region(asked.region) if isinstance(asked.region, str) else asked.region
     if any(not text.strip() for text in asked.negatives):
         raise QueryError("not: every entry needs some words")
-    return Query(
-        text=asked.text if words else None,
+    query = replace(
+        line,
         images=images,
-        negatives=tuple(asked.negatives),
+        negatives=(*line.negatives, *asked.negatives),
         like=(asked.image_id,) if asked.image_id else (),
         unlike=(asked.unlike_id,) if asked.unlike_id else (),
+        region=region,
         kind=asked.kind,
+        filter=_narrow(line.filter, asked),
+        sort=asked.sort,
         # One more than is wanted tells whether there is a next page.
         k=offset + asked.k + 1,
         rerank=Rerank(reranker=reranker) if asked.rerank else None,
         min_relevance=asked.min_relevance,
+        match=asked.match,
+        prefix=asked.prefix,
+        copies=asked.copies,
     )
+    if query.words is None and not asked.image_id and not images and not query.lists:
+        raise QueryError("give some words, an image_id, an image or a filter")
+    return query
+
+
+def _narrow(wanted: Filter, asked: Narrowed) -> Filter:
+    """A filter with what the fields of a request say beside the line. Raises `QueryError`."""
+    fields = [("after", asked.after), ("before", asked.before), ("camera", asked.camera), ("near", asked.near)]
+    fields += [("in", folder) for folder in asked.folders]
+    return add_filters(wanted, [(name, value) for name, value in fields if value is not None])

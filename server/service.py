@@ -24,9 +24,12 @@ from starlette.requests import Request
 from media.reader import ImageReader
 from media.types import Place
 from retrieval.cancellation import Cancellation
+from retrieval.crossmodal.decoder_models import reading_model
 from retrieval.engine import Engine
 from retrieval.errors import IndexNotFoundError, MmsearchError
-from retrieval.types import Hit, Item, Query
+from retrieval.store.facets import Facets
+from retrieval.store.manifest import read_manifest
+from retrieval.types import Filter, Hit, Item, Query
 from server.lanes import Busy, Lane
 from server.metrics import Metrics
 
@@ -42,11 +45,14 @@ class ResultsChanged(MmsearchError):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """The hits of a search, the state of the index that they are of, and whether the model read less than all the words."""
+    """The hits of a search, the state of the index that they are of and its model, whether that read less than all the words,
+    and notes on the query."""
 
     hits: list[Hit]
     state: str
+    model: str
     truncated: bool
+    notes: tuple[str, ...]
 
 
 class _Stoppable:
@@ -120,9 +126,7 @@ class SearchService:
         self._searching = lane("search", 256, 60)
         self._reading = lane("read", 32, 180)
         self._lookups = lane("lookup", 512, 30)
-        self.model = self._searching.do(lambda engine: engine.model.name)
-        # No request may set off a download.
-        self.captioner = self._searching.do(lambda engine: engine.captioner_name(offline=True)[0])
+        self._names: tuple[tuple[int, ...], str, str] | None = None
         self._items: OrderedDict[str, Item] = OrderedDict()
         self._items_stamp = stamp(folder)
         self._items_lock = threading.Lock()
@@ -130,6 +134,16 @@ class SearchService:
         self._status_lock = asyncio.Lock()
         self._embedding = asyncio.Semaphore(_EMBEDDED_AT_ONCE)
         self._to_embed = 0
+
+    @property
+    def model(self) -> str:
+        """The name of the index's model, which another may follow while the server runs."""
+        return self._named()[0]
+
+    @property
+    def captioner(self) -> str:
+        """The model that re-ranks and describes; `auto` for the index's own."""
+        return self._named()[1]
 
     def close(self) -> None:
         """End the lanes."""
@@ -152,9 +166,12 @@ class SearchService:
         def work(engine: Engine, now: str) -> tuple[SearchResult, tuple[int, ...]]:
             if state is not None and state != now:
                 raise ResultsChanged("the index has changed since these results were found; search again")
-            hits = engine.search(query)
-            cut = query.text is not None and not engine.reads_whole(query.text)
-            return SearchResult(hits=hits, state=now, truncated=cut), stamp(self.folder)
+            answer = engine.answer(query)
+            cut = query.words is not None and not engine.reads_whole(query.words)
+            result = SearchResult(
+                hits=list(answer.hits), state=now, model=engine.model.name, truncated=cut, notes=answer.notes
+            )
+            return result, stamp(self.folder)
 
         with self.metrics.stage("rerank" if query.rerank is not None else "search"):
             async with self._admitted(query):
@@ -194,6 +211,11 @@ class SearchService:
             self._remember(stamped, [item])
         return item
 
+    async def facets(self, wanted: Filter, request: Request | None = None) -> Facets:
+        """As `Engine.facets`."""
+        with self.metrics.stage("facets"):
+            return await self._lookups.run(lambda engine, _: engine.facets(wanted), request)
+
     async def read(self, stage: str, work: Callable[[Engine], Result], request: Request | None = None) -> Result:
         """Have something longer done, on the reading lane."""
         with self.metrics.stage(stage):
@@ -212,6 +234,18 @@ class SearchService:
                 )
                 self._status = (now, counts)
             return self._status[1]
+
+    def _named(self) -> tuple[str, str]:
+        now = stamp(self.folder)
+        if self._names is None or self._names[0] != now:
+            try:
+                model = read_manifest(self.folder).model.name
+                # No request may set off a download.
+                self._names = (now, model, reading_model(model, offline=True)[0])
+            except MmsearchError:
+                if self._names is None:
+                    raise
+        return self._names[1:]
 
     def _remember(self, stamped: tuple[int, ...], items: list[Item]) -> None:
         """Keep items of the state that had the stamp `stamped`; those of another state go."""

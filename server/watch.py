@@ -7,6 +7,7 @@ once an hour, and after a run that failed, everything is compared again, since s
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -18,10 +19,14 @@ from watchfiles import watch
 
 from indexer.build import BuildConfig, IndexBuild
 from indexer.run import open_encoder
+from media.excludes import MARKS
 from media.types import below
 from retrieval.errors import MmsearchError
 from retrieval.models.encoder import Encoder
+from retrieval.store.manifest import read_manifest
+from server.logs import LOGGER
 
+_log = logging.getLogger(LOGGER)
 _STEP_MILLISECONDS = 500
 _WHOLE_SECONDS = 3600.0
 _RETRY_SECONDS = 60.0
@@ -83,7 +88,7 @@ class Watcher:
         try:
             changes = watch(
                 *self._roots,
-                watch_filter=lambda _, path: path not in self._hidden,
+                watch_filter=lambda _, path: _of_marks(path) not in self._hidden,
                 stop_event=self._stop,
                 rust_timeout=_STEP_MILLISECONDS,
                 yield_on_timeout=True,
@@ -94,8 +99,9 @@ class Watcher:
             for batch in changes:
                 self._listening.set()
                 if batch:
+                    # What an ignore file says concerns the whole folder.
                     with self._change:
-                        self._changed |= {self._as_indexed(path) for _, path in batch}
+                        self._changed |= {self._as_indexed(_of_marks(path)) for _, path in batch}
                         self._change.notify()
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -128,7 +134,7 @@ class Watcher:
         """One run over the paths that changed (None: all that is below the roots); whether it came to its end."""
         self.state = WatchState(state="indexing", path=min(changed or (), default=""))
         try:
-            if self._encoder is None:
+            if self._encoder is None or self._encoder.spec.name != read_manifest(self._folder).model.name:
                 self._encoder = open_encoder(self._folder, "auto", self._device, "auto").encoder
             build = IndexBuild(sorted(changed) if changed else self._roots, self._folder, self._encoder, BuildConfig())
             for event in build:
@@ -138,11 +144,16 @@ class Watcher:
             if build.report is not None and changed is None:
                 self._links = build.report.links
             self.state = WatchState(error=self._watch_error)
+            report = build.report
+            if report is not None and (report.indexed or report.removed):
+                _log.info("%d indexed, %d removed, %d failed", report.indexed, report.removed, report.failed)
             return True
         except MmsearchError as error:
             self.state = WatchState(error=str(error))
+            _log.warning("not indexed: %s", error)
         except Exception as error:  # A later run tries again, whatever went wrong
             self.state = WatchState(error=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            _log.error("not indexed: %s", self.state.error, exc_info=_log.isEnabledFor(logging.DEBUG))
         return False
 
     def _as_indexed(self, path: str) -> str:
@@ -167,6 +178,11 @@ class _Hidden:
             return True
         below = [path[len(root) :] for root in self._roots if path.startswith(root.rstrip(os.sep) + os.sep)]
         return bool(below) and all(any(name.startswith(".") for name in rest.split(os.sep)) for rest in below)
+
+
+def _of_marks(path: str) -> str:
+    """The folder of an ignore file, whose name begins with a dot as what is hidden does; any other path as it is."""
+    return os.path.dirname(path) if os.path.basename(path) in MARKS else path
 
 
 def _spellings(path: Path) -> set[str]:

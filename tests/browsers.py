@@ -109,6 +109,13 @@ def drop(page: Page, seed: int) -> None:
     hand_over(page, [("q.png", "image/png", png(seed))])
 
 
+# What the API knows of every made-up item besides its hit.
+FACTS = {
+    "taken_at": "2023-12-25T18:30:00", "date_source": "takeout", "latitude": 48.8584, "longitude": 2.2945, "rating": 4,
+    "place": "Paris, Île-de-France, France", "words": "snow\nJo March",
+}  # fmt: skip
+
+
 def made_up_hit(name: str, number: int, kind: str = "image") -> dict[str, Any]:
     """A hit as the API gives it; everything in it tells which one it is."""
     identity = f"{name}-{number}"
@@ -116,7 +123,7 @@ def made_up_hit(name: str, number: int, kind: str = "image") -> dict[str, Any]:
         "rank": number + 1, "score": 0.5, "first_stage_score": 0.5, "rerank_score": None, "id": identity, "kind": kind,
         "path": f"/photos/{identity}.jpg", "start": None, "end": None, "text": None, "width": 400 + 40 * (number % 7),
         "height": 300, "taken_at": None, "camera": None, "latitude": None, "longitude": None, "place": None,
-        "matched": [], "copies": [], "relevance": 0.5, "moments": [], "media_url": f"/media/{identity}",
+        "matched": [], "words": [], "copies": [], "relevance": 0.5, "moments": [], "media_url": f"/media/{identity}",
         "thumb_url": f"/thumb/{identity}/v",
     }  # fmt: skip
 
@@ -180,7 +187,7 @@ class MadeUpServer:
             route.fulfill(json={"picture": f"{len(route.request.post_data_buffer or b''):064x}"})
         elif url.path.startswith("/api/items/"):
             prefix, _, number = name.rpartition("-")
-            route.fulfill(json={**made_up_hit(prefix, int(number)), "size": 1, "camera": f"camera of {name}"})
+            route.fulfill(json={**made_up_hit(prefix, int(number)), "size": 1, "camera": f"camera of {name}", **FACTS})
         elif url.path == "/api/explain":
             route.fulfill(body=png(1), content_type="image/png")
         elif url.path == "/api/status":

@@ -31,8 +31,12 @@ settings.load_profile("patient")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache of our own for the whole session, and no network."""
     folder = tmp_path_factory.mktemp("cache")
-    keep = {name: os.environ.get(name) for name in ("MMSEARCH_CACHE", "HF_HUB_OFFLINE", "HF_HOME", "MMSEARCH_INDEX")}
+    keep = {
+        name: os.environ.get(name)
+        for name in ("MMSEARCH_CACHE", "HF_HUB_OFFLINE", "HF_HOME", "MMSEARCH_INDEX", "MMSEARCH_CONFIG")
+    }
     os.environ["MMSEARCH_CACHE"] = str(folder)
+    os.environ["MMSEARCH_CONFIG"] = str(folder / "config.toml")
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HOME"] = str(folder / "hf")
     os.environ.pop("MMSEARCH_INDEX", None)

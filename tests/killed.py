@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 import indexer.build
 from indexer.build import BuildConfig, IndexBuild
+from indexer.change import ModelChange
 from retrieval.store.writer import IndexWriter
-from tests.stores import PlainEncoder
+from tests.stores import OtherEncoder, PlainEncoder
 
 
 class SlowEncoder(PlainEncoder):
@@ -28,7 +29,7 @@ class SlowEncoder(PlainEncoder):
 
 
 def main() -> None:
-    """`compact INDEX`, or `index INDEX ROOT...`, publishing often."""
+    """`compact INDEX`, or `index INDEX ROOT...`, publishing often, or `change INDEX ROOT...` to another model."""
     act, index, *roots = sys.argv[1:]
     indexer.build.COMMIT_ROWS = 24
     indexer.build.SLICE = 6
@@ -38,7 +39,11 @@ def main() -> None:
             writer.compact()
     else:
         steps = int(os.environ.get("KILLED_AFTER", "-1"))
-        for step, _ in enumerate(IndexBuild(roots, Path(index), SlowEncoder(), BuildConfig(batch_size=4, workers=2))):
+        config = BuildConfig(batch_size=4, workers=2)
+        build: IndexBuild | ModelChange = IndexBuild(roots, Path(index), SlowEncoder(), config)
+        if act == "change":
+            build = ModelChange(roots, Path(index), OtherEncoder(), config)
+        for step, _ in enumerate(build):
             if step == steps:
                 os._exit(9)
     print("done", flush=True)

@@ -134,5 +134,14 @@ class PlainEncoder:
         return _unit(np.stack(counts).astype(np.float32) @ self._letters)
 
 
+class OtherEncoder(PlainEncoder):
+    """Another model: other weights, other embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = spec(sha="e" * 64)
+        self._pixels = np.random.default_rng(3).standard_normal((32 * 32 * 3, DIM)).astype(np.float32)
+
+
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)

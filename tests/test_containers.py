@@ -73,8 +73,10 @@ def test_a_table_may_name_images_of_another_indexed_root(tmp_path: Path) -> None
 
 def test_a_link_that_is_turned_outwards_later_leaves_the_index(tmp_path: Path) -> None:
     inner, outer = write_photos(tmp_path / "media", 1)[0], write_photos(tmp_path / "outside", 1, start=5)[0]
+    hidden = tmp_path / "media" / ".kept.jpg"
+    hidden.write_bytes(write_photos(tmp_path / "other", 1, start=9)[0].read_bytes())
     link = tmp_path / "media" / "link.jpg"
-    link.symlink_to(inner)
+    link.symlink_to(hidden)
     run(tmp_path / "index", tmp_path / "media")
     assert len(rows_of(tmp_path / "index")) == 2
     link.unlink()

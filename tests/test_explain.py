@@ -156,13 +156,13 @@ def test_the_command_writes_a_png(tmp_path: Path, command: Command, mini: object
     with Image.open(tmp_path / "why.png") as sheet:
         assert sheet.format == "PNG"
     assert command("explain", "photo0000.jpg", "a kite", "--model", "mini").stdout == "wrote photo0000-explained.png\n"
-    for arguments, reason in (
-        (["gone.jpg", "x"], "No such file"),
-        (["photo0000.jpg", ""], "no words"),
-        (["photo0000.jpg", "x", "--output", "no/such/folder.png"], "cannot write"),
+    for arguments, status, reason in (
+        (["gone.jpg", "x"], 1, "No such file"),
+        (["photo0000.jpg", ""], 2, "no words"),
+        (["photo0000.jpg", "x", "--output", "no/such/folder.png"], 1, "cannot write"),
     ):
         bad = command("explain", *arguments, "--model", "mini")
-        assert bad.returncode == 1
+        assert bad.returncode == status
         assert reason in bad.stderr.splitlines()[-1]
 
 

@@ -149,7 +149,7 @@ def test_an_unchanged_library_is_left_alone(library: Path, mini: Encoder) -> Non
 def test_a_moments_picture_is_from_its_middle(engine: Engine) -> None:
     reader = ImageReader(64)
     hits = engine.search(Query(images=(picture(SEEDS[1], 320, 240),), kind="video", k=1))
-    assert same_picture(reader.image(hits[0].item.place), picture(SEEDS[1], 320, 240)) < 30
+    assert same_picture(reader.image(hits[0].item.image_place), picture(SEEDS[1], 320, 240)) < 30
 
 
 def test_moments_are_re_ranked_like_pictures(engine: Engine) -> None:
@@ -179,7 +179,7 @@ def test_a_cut_plays_and_shows_the_moment(engine: Engine, tmp_path: Path) -> Non
     hits = engine.search(Query(images=(picture(SEEDS[4], 320, 240),), kind="video", k=30, group=False))
     for name in ("film.mp4", "film.mkv"):
         hit = next(one for one in hits if one.item.path.endswith(name))
-        file = cut(hit.item.place, tmp_path, hit.rank)
+        file = cut(hit.item.image_place, tmp_path, hit.rank)
         with av.open(os.fspath(file)) as opened:
             frames = list(opened.decode(video=0))
         assert 1.5 <= len(frames) / 20 <= 2 + 2.1
@@ -187,7 +187,7 @@ def test_a_cut_plays_and_shows_the_moment(engine: Engine, tmp_path: Path) -> Non
         assert isinstance(shown, av.VideoFrame)
         assert same_picture(Image.fromarray(shown.to_ndarray(format="rgb24")), picture(SEEDS[4], 320, 240)) < 30
     with pytest.raises(MediaError, match="only moments"):
-        cut(replace(hit.item, start=None).place, tmp_path, 1)
+        cut(replace(hit.item, start=None).image_place, tmp_path, 1)
 
 
 def test_frames_merge_within_a_shot_while_they_look_alike() -> None:

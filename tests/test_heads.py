@@ -71,7 +71,7 @@ def test_the_concat_head_is_its_formula() -> None:
 def test_a_head_corrects_the_weighted_sum_in_a_search(tmp_path: Path, name: str) -> None:
     loaded = loaded_coca(conv_coca)
     decoder = CaptionDecoder(loaded)
-    photos = [seeded.image(item.place) for item in items(5)]
+    photos = [seeded.image(item.image_place) for item in items(5)]
     tokens = decoder.image_tokens(torch.stack([loaded.preprocess(photo) for photo in photos]))
     heads = new_heads(tokens.shape[-1])
     fitted = Fitted(weight=0.3)

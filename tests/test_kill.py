@@ -15,6 +15,7 @@ import pytest
 
 import indexer.build
 from indexer.build import BuildConfig, IndexBuild
+from retrieval.store.facts import Facts
 from retrieval.store.leases import open_state
 from retrieval.store.manifest import read_manifest
 from retrieval.store.selection import Selections
@@ -39,7 +40,7 @@ def check_whole(index: Path) -> list[Row]:
     assert len(set(ids)) == len(ids)
     lease = open_state(index)
     reader, vectors = ShardReader(index, lease.manifest), VectorIndex(index, lease.manifest)
-    selections = Selections(lease.manifest)
+    selections = Selections(lease.manifest, Facts(lease.manifest, reader))
     shards, places = reader.living()
     for number in range(0, len(places), 29):
         query = reader.embeddings(shards[[number]], places[[number]])[0].astype(np.float32)

@@ -153,7 +153,9 @@ def test_names_and_captions_are_text_never_markup(tab: Tab) -> None:
 def test_a_picture_that_is_gone_says_so(tab: Tab) -> None:
     page = tab.open()
     drop(page, 99)
-    expect(page.locator("#grid .gone").first).to_have_text("link.jpg is gone or cannot be read")
+    expect(page.locator("#grid .gone").first).to_have_text(
+        "link.jpg: the file is a link that leads out of the indexed folders, and those alone are served"
+    )
 
 
 def test_nothing_found_and_an_empty_index_have_a_word_for_it(browser: Browser, tmp_path: Path, mini: Encoder) -> None:

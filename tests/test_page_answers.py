@@ -99,7 +99,11 @@ def test_leafing_through_on_a_slow_line_asks_for_the_last_one_alone(browser: Bro
         )
         tiles(page).first.focus()
         page.keyboard.press("Enter")
-        expect(page.locator("#facts")).to_contain_text("camera of sea-0")
+        facts = page.locator("#facts")
+        expect(facts).to_contain_text("camera of sea-0")
+        for fact in ("2023-12-25 18:30:00 (Google Takeout)", "Paris, Île-de-France, France (48.8584, 2.2945)", "4 stars",
+                     "snow · Jo March"):  # fmt: skip
+            expect(facts).to_contain_text(fact)
         server.asked.clear()
         server.hold = lambda path: path.startswith(("/api/items", "/thumb"))
         shown = page.evaluate(
@@ -165,10 +169,11 @@ def test_gone_is_said_of_what_is_gone(browser: Browser, address: str, status: in
         server = MadeUpServer(tab.page, total=1)
         server.hold = lambda path: path.startswith("/thumb")
         page = tab.open("/?q=sea")
-        for _ in range(2):
+        # The picture, the question why, and what the server says of it.
+        for _ in range(3):
             wait_held(page, server)
             server.release(status=status)
-        expect(page.locator("#grid .gone")).to_have_text("sea-0.jpg is gone or cannot be read")
+        expect(page.locator("#grid .gone")).to_have_text("sea-0.jpg: the file is gone")
         tab.wrong.clear()
 
 

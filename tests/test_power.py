@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from retrieval.store.copy_groups import CopyGroups
 from retrieval.store.ledger import read_failures
 from retrieval.store.manifest import read_manifest
 from tests.conftest import write_photos
@@ -123,6 +124,7 @@ def test_every_prefix_of_what_a_run_writes_opens_and_goes_on(tmp_path: Path, mon
             restore(index, state)
             assert plain(rows_of(index)) in (before, after), what
             read_failures(index, read_manifest(index))
+            CopyGroups.open(index, read_manifest(index))
     for what, lost, kept in disk.states[::4]:
         for state in (lost, kept):
             restore(index, state)

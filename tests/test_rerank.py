@@ -87,7 +87,7 @@ def test_scores_are_those_of_the_formula(loaded: LoadedModel) -> None:
     assert (done.unreadable, done.out_of_time, done.text_cut) == ((), False, False)
     prior = by_hand(loaded, "a dog runs", None)
     for number, item in enumerate(items(5)):
-        second = by_hand(loaded, "a dog runs", seeded.image(item.place)) - prior
+        second = by_hand(loaded, "a dog runs", seeded.image(item.image_place)) - prior
         assert done.second[number] == pytest.approx(second, abs=1e-4)
         assert done.fused[number] == pytest.approx(cosines(5)[number] + 0.3 * second, abs=1e-4)
 
@@ -206,7 +206,7 @@ def test_pictures_are_read_from_files_tars_and_tables(tmp_path: Path) -> None:
     assert reader.read(f"{tmp_path}/set.tar::a/2.jpg") == file.read_bytes()
     assert reader.read(f"{tmp_path}/set.parquet::y") == file.read_bytes()
     item = replace(items(1)[0], path=f"{tmp_path}/set.parquet::x")
-    assert reader.image(item.place).size == (64, 48)
+    assert reader.image(item.image_place).size == (64, 48)
     for path in ("set.tar::a/3.png", "set.parquet::z", "gone.tar::a", "gone.jpg", "set.zip::a"):
         with pytest.raises(MediaError):
             reader.read(f"{tmp_path}/{path}")
@@ -263,7 +263,7 @@ def test_the_command_re_ranks_and_tells_what_it_could_not_read(tmp_path: Path, m
     short = command("search", "a dog", "--rerank", "--rerank-ms", "0.01", "--index", str(media))
     assert "re-ranked 16 candidates" in short.stderr
     wrong = command("search", "--image", str(media / "photo0701.jpg"), "--rerank", "--index", str(media))
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: re-ranking orders images by words")
 
 
@@ -273,7 +273,7 @@ def test_minis_captions_are_likelier_for_their_pictures_than_for_a_plain_one(min
     loaded = mini.loaded
     decoder = CaptionDecoder(loaded)
     photos = [
-        ImageReader(128).image(replace(items(1)[0], path=str(tmp_path / name)).place)
+        ImageReader(128).image(replace(items(1)[0], path=str(tmp_path / name)).image_place)
         for name in ("chelsea.png", "rocket.jpg", "coffee.png")
     ]
     for photo, caption in zip(photos, decoder.describe(photos), strict=True):

@@ -17,11 +17,12 @@ from PIL.Image import Image
 from media.types import Place
 from retrieval.crossmodal.rerank import Reranked, Reranker
 from retrieval.errors import QueryError
-from retrieval.ranking.collapse import FIRST_ROUND, MOST_MOMENTS, Videos, collapse
+from retrieval.ranking.collapse import FIRST_ROUND, MOST_MOMENTS, HitKeys, Videos, collapse
 from retrieval.ranking.relevance import Calibration, judge
 from retrieval.search import Calibrations, Reading, reads_by_text, search, shortlist
 from retrieval.state import IndexState, check_device
 from retrieval.store.manifest import read_manifest
+from retrieval.store.row_places import RowPlaces
 from retrieval.store.shards import ShardReader
 from retrieval.store.vector_index import VectorIndex
 from retrieval.store.writer import IndexWriter
@@ -265,7 +266,7 @@ def test_rows_of_hits_are_found_in_every_shard(tmp_path: Path) -> None:
     image = next(number for number, entry in enumerate(state.shards) if entry.kind == "image")
     keys = videos.keys(np.array([shards[0], image, shards[1]]), np.array([0, 1, 2]))
     assert keys[0] == 0 and keys[1] < 0 and keys[2] == 2
-    rows = videos.rows_of(keys)
+    rows = HitKeys(videos, None, RowPlaces(state)).rows_of(keys)
     assert {shard: part.tolist() for shard, part in rows.items()} == {
         shards[0]: [0, 1],
         shards[1]: [0, 1, 2],

@@ -8,8 +8,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval.store.facts import Facts
 from retrieval.store.manifest import read_manifest
 from retrieval.store.selection import Selection, Selections
+from retrieval.store.shards import ShardReader
 from retrieval.store.writer import IndexWriter
 from retrieval.types import Filter
 from tests.stores import make_index, remove_rows
@@ -40,12 +42,17 @@ def test_a_selection_is_a_set_of_rows(
     assert {(s, int(r)) for s in range(len(sizes)) for r in selection.rows(s)} == held, "the first is as it was"
 
 
+def selections_of(folder: Path) -> Selections:
+    manifest = read_manifest(folder)
+    return Selections(manifest, Facts(manifest, ShardReader(folder, manifest)))
+
+
 def test_a_filter_is_made_into_a_selection_once(tmp_path: Path) -> None:
     make_index(tmp_path, [("image", 9), ("text", 5), ("video", 3)])
     with IndexWriter(tmp_path) as writer:
         number = next(number for number, entry in enumerate(writer.manifest.shards) if entry.kind == "image")
         remove_rows(writer, number, np.array([2, 3]))
-    selections = Selections(read_manifest(tmp_path))
+    selections = selections_of(tmp_path)
     assert selections.select(Filter(kinds=("image",))).count == 7
     assert selections.select(Filter(kinds=("image", "text"))).count == 12
     assert selections.select(Filter()).count == 10
@@ -54,4 +61,4 @@ def test_a_filter_is_made_into_a_selection_once(tmp_path: Path) -> None:
 
 def test_without_media_texts_are_searched(tmp_path: Path) -> None:
     make_index(tmp_path, [("text", 5)])
-    assert Selections(read_manifest(tmp_path)).kinds(Filter()) == ("text",)
+    assert selections_of(tmp_path).kinds(Filter()) == ("text",)

@@ -95,6 +95,7 @@ def test_items_files_and_thumbnails(web: httpx.Client, site: Path) -> None:
     cat = search(web, text="a cat", k=1)[0]
     item = web.get(f"/api/items/{cat['id']}").json()
     assert (item["width"], item["path"]) == (cat["width"], cat["path"])
+    assert (item["date_source"], item["rating"], item["words"], item["place"]) == ("exif", None, None, cat["place"])
     whole = web.get(str(cat["media_url"]))
     assert whole.content == (site / "chelsea.png").read_bytes() and whole.headers["content-type"] == "image/png"
     part = web.get(str(cat["media_url"]), headers={"Range": "bytes=10-19"})
@@ -186,7 +187,9 @@ def test_a_link_out_of_the_tree_is_not_followed(web: httpx.Client) -> None:
     hits = search(web, text="colours", kind="image", k=100)
     link = next(hit for hit in hits if str(hit["path"]).endswith("link.jpg"))
     for url in (link["media_url"], link["thumb_url"]):
-        assert web.get(str(url)).json() == {"error": "the file lies outside of what is served"}
+        assert web.get(str(url)).json() == {
+            "error": "the file is a link that leads out of the indexed folders, and those alone are served"
+        }
     assert web.post("/api/describe", json={"id": link["id"]}).status_code == 404
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from retrieval.store import shards as sh
 from retrieval.store.leases import open_state
 from retrieval.store.manifest import ShardEntry, find_index, read_manifest, to_ranges, with_tombstones
 from retrieval.store.roots import Roots
+from retrieval.store.sources import SourceTable
 from retrieval.store.writer import IndexWriter
 from retrieval.types import Item, ModelSpec
 from tests.conftest import ROOT
@@ -40,7 +42,8 @@ any_item = st.builds(
     start=floats, end=floats, text=texts, width=st.one_of(st.none(), st.integers(0, 2**31 - 1)),
     height=st.one_of(st.none(), st.integers(0, 2**31 - 1)), size=numbers, mtime_ns=numbers,
     sha256=st.text("0123456789abcdef", max_size=64), taken_at=texts, camera=texts, latitude=floats, longitude=floats,
-    dhash=st.one_of(st.none(), numbers),
+    dhash=st.one_of(st.none(), numbers), place=texts, rating=st.one_of(st.none(), st.integers(1, 5)), words=texts,
+    date_source=texts,
 )  # fmt: skip
 
 
@@ -259,6 +262,42 @@ def test_an_index_that_cannot_be_written_says_where(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MmsearchError, match="cannot write to"), IndexWriter(tmp_path / "file" / "index", spec()):
         pass
+
+
+def as_an_older_version_wrote(index: Path) -> None:
+    """Take the columns that came later out of every file of rows and lines."""
+    later = {"place", "rating", "words", "date_source", "sidecar"}
+    for file in [*index.glob("shards/*.parquet"), *index.glob("sources/*.parquet"), *index.glob("journal/*.parquet")]:
+        table = pq.read_table(file)
+        pq.write_table(
+            table.drop_columns([name for name in table.column_names if name in later]), file, row_group_size=512
+        )
+
+
+def test_rows_and_lines_written_before_a_column_was_there_read_as_none(tmp_path: Path) -> None:
+    make_index(tmp_path, [("image", 700), ("text", 5)])
+    rated = [
+        replace(item, rating=4, words="sea", place="Paris, France", date_source="exif") for item in items(3, start=900)
+    ]
+    with IndexWriter(tmp_path) as writer:
+        writer.journal(result(writer, items(2, start=800), unit_rows(2)))
+    as_an_older_version_wrote(tmp_path)
+    with IndexWriter(tmp_path) as writer:
+        # Parts of the journal of both kinds make one shard.
+        writer.journal(result(writer, rated, unit_rows(3)))
+        state = writer.publish()
+    for again in (False, True):
+        reader = sh.ShardReader(tmp_path, state)
+        shards, rows = reader.living()
+        found = {item.id: item for item in reader.items(shards, rows)}
+        assert found["image-900"] == rated[0]
+        assert (found["image-3"].rating, found["image-801"].words, found["text-0"].date_source) == (None, None, None)
+        assert reader.take(0, np.array([3, 699]), ["id", "rating"]).column("rating").to_pylist() == [None, None]
+        if not again:
+            with IndexWriter(tmp_path) as writer:
+                state = writer.compact()
+    lines = list(SourceTable(tmp_path, state).below(b""))
+    assert all("sidecar" in table.column_names for table in lines)
 
 
 def test_dimension_is_in_the_schema() -> None:

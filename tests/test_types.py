@@ -51,11 +51,19 @@ def test_filters_and_re_ranking_check_their_values() -> None:
 
 
 def test_a_hit_has_every_key_of_the_contract() -> None:
-    item = Item(id="i", path="/p.jpg", source="/p.jpg", kind="image", taken_at="2023-12-25T18:30:00", camera="X")
+    item = Item(
+        id="i",
+        path="/p.jpg",
+        source="/p.jpg",
+        kind="image",
+        taken_at="2023-12-25T18:30:00",
+        camera="X",
+        place="Paris, France",
+    )
     value = Hit(rank=1, score=0.5, first_stage_score=0.5, rerank_score=None, item=item, relevance=0.9).to_json()
     assert " ".join(value) == (
         "rank score first_stage_score rerank_score id kind path start end text width height"
         " relevance taken_at camera latitude longitude place matched copies"
     )
     assert (value["relevance"], value["taken_at"], value["camera"]) == (0.9, "2023-12-25T18:30:00", "X")
-    assert (value["place"], value["matched"], value["copies"]) == (None, ["meaning"], [])
+    assert (value["place"], value["matched"], value["copies"]) == ("Paris, France", ["meaning"], [])

@@ -45,7 +45,10 @@ def search_words(question: str) -> str:
 
 
 def evidence_query(question: str, k: int, min_relevance: float, how: Rerank) -> Query:
-    """The search for evidence on a question: single moments rather than whole videos, each relevant enough."""
+    """The search for evidence on a question: single moments rather than whole videos, each relevant enough. Raises `QueryError`
+    for a question without words."""
+    if not question.strip():
+        raise QueryError("the question is empty; ask something")
     return Query(text=search_words(question), k=k, group=False, min_relevance=min_relevance, rerank=how)
 
 

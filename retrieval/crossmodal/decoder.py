@@ -26,8 +26,8 @@ from retrieval.crossmodal.attention import (
     self_projections,
     split_heads,
 )
-from retrieval.errors import ModelError, QueryError
-from retrieval.models.catalog import CAPTIONER
+from retrieval.errors import ModelChoiceError, QueryError
+from retrieval.models.catalog import READER
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -72,11 +72,14 @@ class CaptionDecoder:
     def __init__(self, loaded: LoadedModel) -> None:
         model = loaded.model
         if getattr(model, "text_decoder", None) is None:
-            raise ModelError(
-                f"{loaded.spec.name} has no caption decoder; mini has one, and after `mmsearch models pull` {CAPTIONER}"
+            raise ModelChoiceError(
+                f"{loaded.spec.name} has no caption decoder; name one that has: mini, or after "
+                f"`mmsearch models pull {READER}` {READER}"
             )
         if not hasattr(model.text, "token_embedding"):
-            raise ModelError(f"{loaded.spec.name} has a text tower that mmsearch cannot decode with; use {CAPTIONER}")
+            raise ModelChoiceError(
+                f"{loaded.spec.name} has a text tower that mmsearch cannot decode with; use {READER}"
+            )
         self._loaded = loaded
         self._model = model
         self._text, self._decoder = model.text, model.text_decoder

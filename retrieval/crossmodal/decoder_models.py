@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from retrieval.errors import ModelError
-from retrieval.models.catalog import CAPTIONER, RERANKER
+from retrieval.errors import ModelChoiceError
+from retrieval.models.catalog import READER
 from retrieval.models.query_encoder import QueryEncoder
 from retrieval.models.weights import ModelFiles, cache_dir, has_decoder, is_cached, resolve
 from retrieval.types import Rerank
@@ -26,20 +26,15 @@ class DecoderModels:
     def default_name(self, *, offline: bool = False) -> tuple[str, str | None]:
         """The model that re-ranks and captions by default: the index's own where it has a decoder, else the best at hand, with
         a line that says which. With `offline`, none is fetched for it."""
-        if has_decoder(resolve(self._queries.spec.name)):
-            return "auto", None
-        if offline:
-            return (CAPTIONER if is_cached(CAPTIONER) else "mini"), None
-        files = resolve("auto", CAPTIONER)
-        return files.name, files.notice
+        return reading_model(self._queries.spec.name, offline=offline)
 
     def find(self, name: str) -> ModelFiles:
         """The files of a model with a decoder. Raises `ModelError` for one that has no decoder."""
         files = resolve(self._queries.spec.name if name == "auto" else name)
         if not has_decoder(files):
-            raise ModelError(
+            raise ModelChoiceError(
                 f"{files.name} has no decoder to re-rank with; name a reranker that has one: mini, or after "
-                f"`mmsearch models pull {RERANKER}` {RERANKER}"
+                f"`mmsearch models pull {READER}` {READER}"
             )
         return files
 
@@ -70,3 +65,14 @@ class DecoderModels:
 
             self._loaded = (files.name, load_model(files, self._device))
         return self._loaded[1]
+
+
+def reading_model(of_index: str, *, offline: bool) -> tuple[str, str | None]:
+    """The model that re-ranks and captions by default for an index of the model `of_index`; see `DecoderModels.default_name`.
+    Raises `ModelError`."""
+    if has_decoder(resolve(of_index)):
+        return "auto", None
+    if offline:
+        return (READER if is_cached(READER) else "mini"), None
+    files = resolve("auto", READER)
+    return files.name, files.notice

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from retrieval.errors import ModelError
+from retrieval.errors import ModelChoiceError
 
 HEADS = ("attention", "concat")
 FILE = "heads.safetensors"
@@ -74,10 +74,10 @@ def new_heads(width: int) -> nn.ModuleDict:
 def check_head(folder: Path | None, name: str) -> Path:
     """The file that holds the head called `name` of the model in `folder`; `ModelError` where there is none."""
     if name not in HEADS:
-        raise ModelError(f"unknown fusion {name!r}; use weighted, {' or '.join(HEADS)}")
+        raise ModelChoiceError(f"unknown fusion {name!r}; use weighted, {' or '.join(HEADS)}")
     file = folder / FILE if folder is not None else None
     if file is None or not file.is_file():
-        raise ModelError(f"this reader has no trained {name} head; use the fusion weighted")
+        raise ModelChoiceError(f"this reader has no trained {name} head; use the fusion weighted")
     return file
 
 

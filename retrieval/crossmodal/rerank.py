@@ -174,7 +174,7 @@ class Reranker:
             if cached is not None:
                 return cached
             try:
-                return self.loaded.preprocess(images.image(item.place))
+                return self.loaded.preprocess(images.image(item.image_place))
             except MediaError as error:
                 return error
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CAPTIONER", "CURATED", "DEFAULT", "RERANKER", "CuratedModel"]
+__all__ = ["CURATED", "DEFAULT", "READER", "CuratedModel"]
 
-# What `auto` means for search and for captions, and the best reranker.
+# What `auto` means for search, and the one model that is recommended wherever a decoder is needed: it re-ranks, describes,
+# answers and explains.
 DEFAULT = "ViT-B-32-256/datacomp_s34b_b86k"
-CAPTIONER = "coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k"
-RERANKER = "coca_ViT-L-14/laion2b_s13b_b90k"
+READER = "coca_ViT-L-14/laion2b_s13b_b90k"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,22 +68,22 @@ CURATED: tuple[CuratedModel, ...] = (
         notes="queries in about a hundred languages",
     ),
     CuratedModel(
-        name=RERANKER,
-        role="captions",
+        name=READER,
+        role="reader",
         parameters=638_000_000,
         license="MIT",
         dim=768,
         repo="laion/CoCa-ViT-L-14-laion2B-s13B-b90k",
-        notes="search, re-ranking and captions in one model",
+        notes="re-ranks, describes, answers and explains for an index of any model; searches, too",
     ),
     CuratedModel(
-        name=CAPTIONER,
-        role="describe",
+        name="coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k",
+        role="captions only",
         parameters=638_000_000,
         license="MIT",
         dim=768,
         repo="laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k",
-        notes="captions only: fine-tuning cost it its search half",
+        notes="captions in the manner of COCO's; fine-tuning cost it its search half",
     ),
     CuratedModel(
         name="MobileCLIP2-S2/dfndr2b",

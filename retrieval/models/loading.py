@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrieval.errors import ModelError
+from retrieval.errors import ModelChoiceError, ModelError
 from retrieval.models.preprocess import is_plain, preprocessing
 from retrieval.models.processor import cpu_has_bf16
 from retrieval.models.tokens import TextTokenizer, TokenRules
@@ -46,6 +46,7 @@ def load_model(name: str | ModelFiles, device: str = "auto", precision: str = "a
 
     Raises `ModelError` when it is not here, does not fit its architecture, or the device is absent.
     """
+    check_choices(device, precision)
     files = resolve(name) if isinstance(name, str) else name
     place = choose_device(device)
     load = _load_mini if files.architecture == "ConvCoCa" else _load_open_clip
@@ -64,8 +65,22 @@ def load_model(name: str | ModelFiles, device: str = "auto", precision: str = "a
     return replace(loaded, model=model, device=place, precision=chosen)
 
 
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def check_choices(device: str, precision: str) -> None:
+    """Raise `ModelChoiceError` for a device or a precision that there is not, without loading a model."""
+    if precision not in PRECISIONS:
+        raise ModelChoiceError(f"unknown precision {precision!r}; use auto, fp32, bf16 or fp16")
+    kind, colon, number = device.partition(":")
+    if device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and colon and number.isdecimal()):
+        raise ModelChoiceError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N")
+    if kind == "cuda":
+        choose_device(device)
+
+
 def choose_device(device: str) -> str:
-    """The device a name means on this machine; `ModelError` when it is not there."""
+    """The device a name means on this machine; `ModelChoiceError` when it is not there."""
     import torch
 
     if device == "auto":
@@ -74,11 +89,13 @@ def choose_device(device: str) -> str:
         return device
     kind, _, number = device.partition(":")
     if kind != "cuda" or (number and not number.isdigit()):
-        raise ModelError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N")
+        raise ModelChoiceError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
-        raise ModelError(f"{device} was asked for, but torch sees no CUDA device here; use --device cpu")
+        raise ModelChoiceError(f"device {device} is not here: torch sees no CUDA GPU on this machine; use auto or cpu")
     if number and int(number) >= torch.cuda.device_count():
-        raise ModelError(f"there is no {device}; this machine has {torch.cuda.device_count()} CUDA device(s)")
+        raise ModelChoiceError(
+            f"device {device} is not here: this machine has {torch.cuda.device_count()} CUDA GPUs; use another"
+        )
     return device
 
 
@@ -92,8 +109,6 @@ def _apply_precision(
     import torch
 
     types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision not in ("auto", *types):
-        raise ModelError(f"unknown precision {precision!r}; use auto, fp32, bf16 or fp16")
     model.to(device)
     if precision == "auto":
         if device.startswith("cuda"):

@@ -41,17 +41,18 @@ class QueryEncoder:
         """The direction `(d,) float32` of a query, unit length.
 
         It is the sum of the unit vectors of its words, images and of the rows `like (n, d)`, less half of each negative's and
-        of each of the rows `unlike (m, d)`. Raises `QueryError` where nothing is left.
+        of each of the rows `unlike (m, d)`; a term's counts by its weight. Raises `QueryError` where nothing is left.
         """
-        texts = [query.text] if query.text is not None else []
+        weights = [1.0] if query.text is not None else [term.weight for term in query.terms]
+        texts = [query.text] if query.text is not None else [term.text for term in query.terms]
         if any(not text.strip() for text in [*texts, *query.negatives]):
             raise QueryError("the query is empty; give it some words or an image")
-        if not texts and not query.images and not len(like):
+        if query.words is None and not query.images and not len(like):
             raise QueryError("the query is empty; give it some words or an image")
         total = np.zeros(self.spec.dim, np.float32)
         if texts or query.negatives:
             words = self.embed_texts([*texts, *query.negatives])
-            total += words[: len(texts)].sum(0) - NEGATIVE_WEIGHT * words[len(texts) :].sum(0)
+            total += np.array(weights, np.float32) @ words[: len(texts)] - NEGATIVE_WEIGHT * words[len(texts) :].sum(0)
         for entry in query.images:
             total += self.embed_image(entry)
         total += like.sum(0) - NEGATIVE_WEIGHT * unlike.sum(0)

@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from retrieval.errors import ModelError
+from retrieval.errors import ModelChoiceError, ModelError
 from retrieval.files import write_atomically
 from retrieval.models.catalog import DEFAULT, curated
+from retrieval.settings import chosen_model, config_file
 
 NETWORK_WAIT = 3.0
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -56,11 +57,14 @@ def cache_dir() -> Path:
 
 def resolve(name: str, default: str = DEFAULT) -> ModelFiles:
     """The files of a model that is here already, or for `auto` those of `default` if it is here or can be fetched, else
-    `mini`.
+    `mini`; where the user has chosen a default (`retrieval.settings`), `auto` means that in place of `DEFAULT`.
 
     Raises `ModelError` for an unknown name, a missing file, or a model that is not in the cache.
     """
     if name == "auto":
+        chosen = chosen_model() if default == DEFAULT else None
+        if chosen is not None:
+            return _resolve_chosen(chosen)
         return _resolve_auto(default)
     if name == "mini":
         return ModelFiles(name="mini", architecture="ConvCoCa", weights=_weights_in(MINI, "mini"), folder=MINI)
@@ -75,9 +79,9 @@ def resolve(name: str, default: str = DEFAULT) -> ModelFiles:
         architecture, _, file = name.partition("@")
         weights = Path(file).expanduser()
         if weights.suffix not in WEIGHT_SUFFIXES:
-            raise ModelError(f"{weights}: weights must be one of {', '.join(WEIGHT_SUFFIXES)}")
+            raise ModelChoiceError(f"{weights}: weights must be one of {', '.join(WEIGHT_SUFFIXES)}")
         if not weights.is_file():
-            raise ModelError(f"{weights}: no such weights file")
+            raise ModelChoiceError(f"{weights}: no such weights file")
         check_architecture(architecture)
         return ModelFiles(name=f"{architecture}@{weights.resolve()}", architecture=architecture, weights=weights)
     repo = hub_repo(name)
@@ -117,7 +121,7 @@ def hub_repo(name: str) -> str:
         return entry.repo
     architecture, slash, tag = name.rpartition("/")
     if not slash:
-        raise ModelError(
+        raise ModelChoiceError(
             f"unknown model {name!r}; use ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR, mini or auto"
         )
     check_architecture(architecture)
@@ -126,7 +130,7 @@ def hub_repo(name: str) -> str:
     config = get_pretrained_cfg(architecture, tag)
     if not config:
         tags = ", ".join(list_pretrained_tags_by_model(architecture)) or "none"
-        raise ModelError(f"{architecture} has no weights called {tag!r}; it has: {tags}")
+        raise ModelChoiceError(f"{architecture} has no weights called {tag!r}; it has: {tags}")
     hub = str(config.get("hf_hub", "")).rsplit("/", 1)[0]
     if not hub:
         raise ModelError(f"{name} is not published on the hub; download its file and use {architecture}@FILE")
@@ -142,7 +146,7 @@ def check_architecture(name: str) -> None:
     architectures = open_clip.list_models()
     if name not in architectures:
         near = ", ".join(difflib.get_close_matches(name, architectures, 3)) or "see open_clip.list_models()"
-        raise ModelError(f"open_clip has no architecture {name!r}; near it: {near}")
+        raise ModelChoiceError(f"open_clip has no architecture {name!r}; near it: {near}")
 
 
 def download(name: str) -> Path:
@@ -223,6 +227,15 @@ def _hub() -> tuple[str, int]:
     return parts.hostname or "huggingface.co", parts.port or (80 if parts.scheme == "http" else 443)
 
 
+def _resolve_chosen(name: str) -> ModelFiles:
+    try:
+        return resolve(name)
+    except ModelError as error:
+        raise ModelError(
+            f"{error} (it is the default that {config_file()} names; `mmsearch models use auto` takes that back)"
+        ) from error
+
+
 def _resolve_auto(default: str) -> ModelFiles:
     if is_cached(default):
         return resolve(default)
@@ -233,25 +246,27 @@ def _resolve_auto(default: str) -> ModelFiles:
         except ModelError:
             pass
     mini = resolve("mini")
+    # Fetched later, it serves descriptions at once; an index stays on the model that made it.
+    stays = f"; an index made by mini stays on mini until: mmsearch index FOLDER --model {default}"
     return ModelFiles(
         name=mini.name,
         architecture=mini.architecture,
         weights=mini.weights,
         folder=mini.folder,
-        notice=f"using the small built-in model mini: {default} is not here and cannot be fetched; "
-        f"for better results, when online: mmsearch models pull {default}",
+        notice=f"made by the small built-in model mini: {default} is not here and cannot be fetched; "
+        f"better, when online: mmsearch models pull {default}{stays if default == DEFAULT else ''}",
     )
 
 
 def _resolve_folder(name: str, folder: Path) -> ModelFiles:
     if not folder.is_dir():
-        raise ModelError(f"{folder}: no such model folder")
+        raise ModelChoiceError(f"{folder}: no such model folder")
     shown = f"local-dir:{folder.resolve()}" if name.startswith("local-dir:") else name
     if (folder / "tokenizer_rules.json").is_file():
         # A relative of `mini`, in its own format.
         return ModelFiles(name=shown, architecture="ConvCoCa", weights=_weights_in(folder, name), folder=folder)
     if not (folder / "open_clip_config.json").is_file():
-        raise ModelError(f"{folder}: has no open_clip_config.json")
+        raise ModelChoiceError(f"{folder}: has no open_clip_config.json")
     return ModelFiles(name=shown, architecture=folder.name, weights=_weights_in(folder, name), folder=folder)
 
 

@@ -20,6 +20,8 @@ from retrieval.types import Kind, Query
 # fast that changes. Measured with `mini` and Flickr8k (benchmarks/README.md); a sample smaller than LEAST says nothing.
 _MIDDLE, _SLOPE = 1.5, 2.0
 LEAST = 30
+# From which relevance on each word holds. No figure: nobody believes a percent, and a cosine is no certainty.
+WORDS = ((0.9, "very likely"), (0.7, "likely"), (0.4, "maybe"), (0.0, "unlikely"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +57,9 @@ def judge(
 
 def is_pair(query: Query, kinds: Sequence[Kind]) -> bool:
     """Whether the scores of a query are those of a text with an image, on which calibrations are fitted."""
-    words, pixels = query.text is not None, bool(query.images or query.like)
-    return words != pixels and words == ("text" not in kinds) and not query.negatives and not query.unlike
+    words, pixels = query.words is not None, bool(query.images or query.like)
+    less = query.negatives or query.unlike or any(term.weight < 0 for term in query.terms)
+    return words != pixels and words == ("text" not in kinds) and not less
 
 
 def from_sample(scores: NDArray[np.float32]) -> Calibration | None:
@@ -86,3 +89,10 @@ def fit_calibration(true: NDArray[np.float32], false: NDArray[np.float32]) -> Ca
         if float(np.abs(step).max()) < 1e-9:
             break
     return Calibration(slope=float(at[0] / spread), intercept=float(at[1] - at[0] * middle / spread))
+
+
+def in_words(relevance: float | None) -> str:
+    """A relevance as people read it: `very likely`, `likely`, `maybe` or `unlikely`; nothing where it is not known."""
+    if relevance is None:
+        return ""
+    return next((word for least, word in WORDS if relevance >= least), "")

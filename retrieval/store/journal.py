@@ -154,6 +154,7 @@ def _to_json(line: SourceLine) -> dict[str, object]:
         "media": line.media,
         "heard": line.heard,
         "failures": line.failures,
+        "sidecar": line.sidecar.hex(),
     }
 
 
@@ -169,4 +170,5 @@ def _from_json(value: dict[str, object]) -> SourceLine:
         media=int(str(value["media"])),
         heard=bool(value["heard"]),
         failures=tuple((path, stage, reason) for path, stage, reason in failures) if isinstance(failures, list) else (),
+        sidecar=bytes.fromhex(str(value.get("sidecar", ""))),
     )

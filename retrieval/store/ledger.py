@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from media.names import join_name, split_name
 from retrieval.errors import FormatError
 from retrieval.files import replacing
 from retrieval.store.manifest import Manifest
-from retrieval.store.shards import join_name, split_name
 from retrieval.store.sources import Failure, SourceLine, SourceTable, place_of
 
 LEDGER = "failures.parquet"

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from media.excludes import Excludes
 from retrieval.errors import FormatError, IndexNotFoundError, MmsearchError, ModelError, OldFormatError
 from retrieval.files import write_atomically
 from retrieval.store.roots import Roots
@@ -79,6 +80,26 @@ class SourceSegment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CopiesFile:
+    """A file that says which rows are copies: fingerprints of `rows` of them, or the groups that `rows` of them are in."""
+
+    file: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopiesState:
+    """What is known of copies: segments of fingerprints, oldest first, and the groups, None where there are none. The first
+    `images` and `moments` rows of these kinds have been looked at. Rebuildable from the shards at any time."""
+
+    segments: tuple[CopiesFile, ...] = ()
+    groups: CopiesFile | None = None
+    images: int = 0
+    moments: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Counts:
     """What `status` reports without opening a shard: media files with something searchable, videos, lines of the ledger."""
 
@@ -100,7 +121,7 @@ class Manifest:
     """One committed state of an index.
 
     `roots` are the folders whose files it holds. `journal` is the highest number of a journal part that was taken into
-    account; of those up to it, only `held` still wait in the journal.
+    account; of those up to it, only `held` still wait in the journal. `excludes` is what of the roots it leaves out.
     """
 
     model: ModelSpec
@@ -113,10 +134,13 @@ class Manifest:
     held: tuple[int, ...] = ()
     generation: int = 0
     policy: VectorPolicy = VectorPolicy()
+    copies: CopiesState = CopiesState()
+    excludes: Excludes = field(default_factory=Excludes)
 
-    def files(self) -> tuple[ShardEntry | VectorEntry | SourceSegment, ...]:
+    def files(self) -> tuple[ShardEntry | VectorEntry | SourceSegment | CopiesFile, ...]:
         """Every file that this state consists of; beside each shard lie its keys."""
-        return (*self.shards, *self.vectors, *self.sources)
+        groups = () if self.copies.groups is None else (self.copies.groups,)
+        return (*self.shards, *self.vectors, *self.sources, *self.copies.segments, *groups)
 
     def of_kind(self, kind: Kind) -> tuple[ShardEntry, ...]:
         """The shards of one kind, in order."""
@@ -158,13 +182,13 @@ def find_index(given: str | os.PathLike[str] | None, environ: Mapping[str, str],
         if (folder / ".mmsearch" / "manifest.json").is_file():
             return folder / ".mmsearch"
     raise IndexNotFoundError(
-        f"no index in {here} or above it; make one with: mmsearch index FOLDER, or name one with --index"
+        f"no index in {here} or above it; make one with: mmsearch index FOLDER, or name one that is elsewhere"
     )
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, name: str = "manifest.json") -> Manifest:
     """The committed state of an index. `FormatError` when it is later than this program or not readable."""
-    file = folder / "manifest.json"
+    file = folder / name
     try:
         value = json.loads(file.read_text("utf-8"))
     except FileNotFoundError as error:
@@ -220,6 +244,8 @@ def read_manifest(folder: Path) -> Manifest:
             held=tuple(int(number) for number in value["held"]),
             generation=int(value["generation"]),
             policy=_policy(value.get("vector_policy")),
+            copies=_copies(value.get("copies")),
+            excludes=_excludes(value.get("excludes")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{file} is damaged ({error!r}); move the folder away and index again") from error
@@ -245,7 +271,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
             {"file": v.file, "type": v.type, "kind": v.kind, "shards": list(v.shards), "rows": v.rows, "bytes": v.bytes}
             for v in manifest.vectors
         ],
+        "excludes": {"globs": list(manifest.excludes.globs), "defaults": manifest.excludes.defaults},
         "vector_policy": {"type": manifest.policy.type, "nprobe": manifest.policy.nprobe},
+        "copies": {
+            "segments": [vars(segment) for segment in manifest.copies.segments],
+            "groups": None if manifest.copies.groups is None else vars(manifest.copies.groups),
+            "images": manifest.copies.images,
+            "moments": manifest.copies.moments,
+        },
         "tombstones": {s.file: [list(pair) for pair in s.tombstones] for s in manifest.shards if s.tombstones},
     }
     write_atomically(folder / "manifest.json", (json.dumps(value, indent=1) + "\n").encode())
@@ -253,14 +286,15 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def check_model(made_with: ModelSpec, given: ModelSpec) -> None:
     """Raise `ModelError`, with both values, when two models' embeddings cannot be compared."""
-    for field in ("weights_sha256", "dim", "architecture", "image_size", "mean", "std", "interpolation",
-                  "resize_mode", "tokenizer", "context_length", "clean"):  # fmt: skip
-        old, new = getattr(made_with, field), getattr(given, field)
+    for name in ("weights_sha256", "dim", "architecture", "image_size", "mean", "std", "interpolation",
+                 "resize_mode", "tokenizer", "context_length", "clean"):  # fmt: skip
+        old, new = getattr(made_with, name), getattr(given, name)
         if old != new:
-            shown = (old[:12], new[:12]) if field == "weights_sha256" else (old, new)
+            shown = (old[:12], new[:12]) if name == "weights_sha256" else (old, new)
             raise ModelError(
                 f"this index was made by {made_with.name} ({field} {shown[0]}), the model given is {given.name} "
-                f"({field} {shown[1]}); use the first, or index into another folder with --index"
+                f"({field} {shown[1]}); use the first, or let the index change to the other with: "
+                f"mmsearch index FOLDER --model {given.name} --change-model"
             )
 
 
@@ -274,6 +308,33 @@ def _policy(value: object) -> VectorPolicy:
         if value["type"] == kind:
             return VectorPolicy(type=kind, nprobe=None if value["nprobe"] is None else int(value["nprobe"]))
     raise ValueError(f"unknown vector policy {value['type']!r}")
+
+
+def _copies(value: object) -> CopiesState:
+    """What is known of copies; nothing for an index that was written before they were looked for."""
+    if value is None:
+        return CopiesState()
+    if not isinstance(value, Mapping):
+        raise TypeError("copies must be an object")
+    return CopiesState(
+        segments=tuple(_copies_file(entry) for entry in value["segments"]),
+        groups=None if value["groups"] is None else _copies_file(value["groups"]),
+        images=int(value["images"]),
+        moments=int(value["moments"]),
+    )
+
+
+def _copies_file(entry: Mapping[str, object]) -> CopiesFile:
+    return CopiesFile(file=str(entry["file"]), rows=int(str(entry["rows"])), bytes=int(str(entry["bytes"])))
+
+
+def _excludes(value: object) -> Excludes:
+    """What an index leaves out; the defaults for one that was written before there was a choice."""
+    if value is None:
+        return Excludes()
+    if not isinstance(value, Mapping):
+        raise TypeError("excludes must be an object")
+    return Excludes(globs=tuple(str(glob) for glob in value["globs"]), defaults=bool(value["defaults"]))
 
 
 def _kind(value: object) -> Kind:

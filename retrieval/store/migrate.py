@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from media.names import join_name, split_name
 from media.types import MEMBER, below
 from media.walk import source_kind
 from retrieval.errors import FormatError, OldFormatError
@@ -25,7 +26,7 @@ from retrieval.store.ledger import LEDGER, keep_ledger
 from retrieval.store.manifest import Counts, Manifest, read_manifest, write_manifest
 from retrieval.store.rewrite import write_shards
 from retrieval.store.roots import Roots
-from retrieval.store.shards import join_name, schema, split_name
+from retrieval.store.shards import schema
 from retrieval.store.sources import RowSpan, SourceLine, SourceTable, key_of, to_table, write_segment
 from retrieval.store.vector_files import make_vector_files
 from retrieval.store.writer import take_lock
@@ -161,8 +162,10 @@ def _moved(
     first = 0
     for table in tables:
         owners, paths = _names(table, "source"), _names(table, "path")
+        shape = schema(table.schema.field("embedding").type.list_size)
         columns = {name: table.column(name) for name in table.column_names if name != "phash"}
         columns["dhash"] = table.column("phash")
+        columns |= {name: pa.nulls(table.num_rows) for name in shape.names if name not in columns}
         for name, number, values in (("source", "source_root", owners), ("path", "root", paths)):
             places = [roots.split(value) for value in values]
             texts = [split_name(place) for _, place in places]
@@ -186,7 +189,6 @@ def _moved(
             else:
                 source.spans.append(RowSpan(kind=kind, start=row, count=1))
         first += table.num_rows
-        shape = schema(table.schema.field("embedding").type.list_size)
         yield pa.Table.from_arrays([columns[name].cast(shape.field(name).type) for name in shape.names], schema=shape)
     if kind == "image":
         contents += [

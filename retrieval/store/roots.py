@@ -13,6 +13,9 @@ from pathlib import Path
 
 from media.types import below
 
+# The folder, inside an index, in which another model's index is made that shall take its place.
+SUCCESSOR = ".successor"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Roots:
@@ -24,7 +27,7 @@ class Roots:
     @staticmethod
     def of(folder: Path, written: Sequence[str]) -> Roots:
         """The roots of the index at `folder`, from what its manifest says."""
-        home = os.path.abspath(folder)
+        home = _home(folder)
         return Roots(
             written=tuple(written), paths=tuple(os.path.normpath(os.path.join(home, path)) for path in written)
         )
@@ -33,7 +36,7 @@ class Roots:
         """These roots and, where none of them holds it, the folder `path` (absolute) as one more."""
         if self.find(path) is not None:
             return self
-        home = os.path.abspath(folder)
+        home = _home(folder)
         return Roots.of(folder, [*self.written, os.path.relpath(path, home) if below(home, path) else path])
 
     def find(self, path: str) -> int | None:
@@ -56,3 +59,8 @@ class Roots:
     def label(self, number: int) -> str:
         """What names a root in the ids of items: nothing for the folder around the index, else the root as it is written."""
         return "" if self.written[number] == os.pardir else self.written[number]
+
+
+def _home(folder: Path) -> str:
+    """What roots are relative to: the index, also for the successor inside it, which takes its place."""
+    return os.path.abspath(folder.parent if folder.name == SUCCESSOR else folder)

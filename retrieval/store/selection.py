@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.store.conditions import Condition, conditions, missing
+from retrieval.store.facts import Facts
 from retrieval.store.manifest import Manifest
 from retrieval.types import Filter, Kind
 
@@ -60,9 +62,21 @@ class Selection:
         """`(rows,) bool` of one shard."""
         return np.unpackbits(self.bits[shard], count=self.sizes[shard], bitorder="little").astype(np.bool_)
 
+    def holds(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """`(n,) bool`: which `(shard, row)` pairs are selected."""
+        selected = [
+            self.bits[shard][row >> 3] >> (row & 7) & 1
+            for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)
+        ]
+        return np.array(selected, np.bool_)
+
     def rows(self, shard: int) -> NDArray[np.int64]:
         """The selected rows of one shard, ascending."""
         return np.flatnonzero(self.mask(shard)).astype(np.int64)
+
+    def has(self, shard: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """`(n,) bool`: which of these rows of one shard are selected."""
+        return np.asarray(self.bits[shard][rows >> 3] >> (rows & 7).astype(np.uint8) & 1, np.bool_)
 
     def without(self, rows: Mapping[int, NDArray[np.int64]]) -> Selection:
         """The same less some rows, given by shard."""
@@ -86,8 +100,8 @@ def living(manifest: Manifest, shard: int, kinds: Sequence[str]) -> NDArray[np.b
 class Selections:
     """The selections of one state by their filters; the most recently used are cached."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        self._manifest = manifest
+    def __init__(self, manifest: Manifest, facts: Facts) -> None:
+        self._manifest, self._facts = manifest, facts
         self._made: OrderedDict[Filter, Selection] = OrderedDict()
 
     def kinds(self, wanted: Filter) -> tuple[Kind, ...]:
@@ -98,11 +112,41 @@ class Selections:
         return ("image", "video") if media else ("text",)
 
     def select(self, wanted: Filter) -> Selection:
-        """The rows that pass `wanted`."""
+        """The rows that pass `wanted`. Raises `QueryError` for a place that is not known."""
         selection = self._made.pop(wanted, None)
         if selection is None:
-            selection = Selection.of_kinds(self._manifest, self.kinds(wanted))
+            kinds = self.kinds(wanted)
+            rows_pass = conditions(wanted)
+            selection = Selection.of_masks(
+                self._passing(number, kinds, rows_pass) for number in range(len(self._manifest.shards))
+            )
         self._made[wanted] = selection
         while len(self._made) > _CACHED:
             self._made.popitem(last=False)
         return selection
+
+    def _passing(self, shard: int, kinds: Sequence[str], rows_pass: Sequence[Condition]) -> NDArray[np.bool_]:
+        mask = living(self._manifest, shard, kinds)
+        for condition in rows_pass:
+            if not mask.any():
+                break
+            mask &= condition(self._facts, shard)
+        return mask
+
+    def notes(self, wanted: Filter) -> tuple[str, ...]:
+        """Sentences on a filter: which part of it lets nothing pass, and what was indexed before its fact was."""
+        parts = wanted.parts()
+        if not parts:
+            return ()
+        kinds = self.kinds(wanted)
+        shards = [number for number, entry in enumerate(self._manifest.shards) if entry.kind in kinds and entry.alive]
+        notes = []
+        if wanted.rating is not None:
+            old = sum(self._facts.lacks(number, "rating") for number in shards)
+            if old:
+                notes.append(
+                    f"{old} items were indexed before ratings were read; bring them up to date with: mmsearch index FOLDER"
+                )
+        if shards and not self.select(wanted).count:
+            notes += [missing(part) for part in parts if not self.select(part).count]
+        return tuple(notes)

@@ -7,7 +7,6 @@ are small and the embedding column is stored plain, because a search reads a few
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from media.names import join_name, split_name
 from retrieval.errors import FormatError
 from retrieval.files import replacing
 from retrieval.store.keys import ShardKeys, hash_of
@@ -50,9 +50,15 @@ _META: tuple[tuple[str, pa.DataType], ...] = (
     ("latitude", pa.float64()),
     ("longitude", pa.float64()),
     ("dhash", pa.int64()),
+    ("place", pa.string()),
+    ("rating", pa.int32()),
+    ("words", pa.string()),
+    ("date_source", pa.string()),
 )
-_PLAIN = ("kind", "start", "end", "text", "width", "height", "size", "sha256", "taken_at", "camera")
-_PLACE = ("latitude", "longitude", "dhash")
+_PLAIN = (
+    "kind", "start", "end", "text", "width", "height", "size", "sha256", "taken_at", "camera", "latitude", "longitude", "dhash",
+    "place", "rating", "words", "date_source",
+)  # fmt: skip
 
 
 def schema(dim: int) -> pa.Schema:
@@ -60,6 +66,15 @@ def schema(dim: int) -> pa.Schema:
     UTF-8. `mtime` is in nanoseconds."""
     embedding = pa.field("embedding", pa.list_(pa.field("element", pa.float16(), nullable=False), dim), nullable=False)
     return pa.schema([pa.field(name, kind) for name, kind in _META] + [embedding])
+
+
+def current(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """`table` with those `columns` of metadata (None: all) that its writer did not know yet, as nulls."""
+    for place, (name, kind) in enumerate(_META):
+        if name not in table.column_names and (columns is None or name in columns):
+            place = min(place, table.num_columns)
+            table = table.add_column(place, pa.field(name, kind), pa.nulls(table.num_rows, kind))
+    return table
 
 
 def to_table(items: Sequence[Item], embeddings: NDArray[np.float32], roots: Roots) -> pa.Table:
@@ -71,7 +86,7 @@ def to_table(items: Sequence[Item], embeddings: NDArray[np.float32], roots: Root
         columns[number] = [root for root, _ in places]
         columns[name] = [text for text, _ in names]
         columns[f"{name}_raw"] = [raw for _, raw in names]
-    for name in (*_PLAIN, *_PLACE):
+    for name in _PLAIN:
         columns[name] = [getattr(item, name) for item in items]
     dim = embeddings.shape[1]
     flat = pa.array(np.ascontiguousarray(embeddings, np.float16).reshape(-1))
@@ -91,7 +106,7 @@ def to_items(table: pa.Table, roots: Roots) -> list[Item]:
                 path=roots.join(row["root"], join_name(row["path"], row["path_raw"])),
                 source=roots.join(row["source_root"], join_name(row["source"], row["source_raw"])),
                 mtime_ns=row["mtime"],
-                **{name: row[name] for name in (*_PLAIN, *_PLACE)},
+                **{name: row[name] for name in _PLAIN},
             )
         )
     return items
@@ -114,7 +129,7 @@ def write_shard(file: Path, table: pa.Table) -> str:
             scratch,
             row_group_size=ROW_GROUP,
             compression=compressed,
-            use_dictionary=["kind", "camera", "source", "root", "source_root"],
+            use_dictionary=["kind", "camera", "source", "root", "source_root", "place", "date_source"],
             write_statistics=False,
             store_schema=True,
         )
@@ -123,9 +138,9 @@ def write_shard(file: Path, table: pa.Table) -> str:
 
 
 def read_table(file: Path) -> pa.Table:
-    """One whole Parquet file; `FormatError` when it is not readable."""
+    """One whole Parquet file of rows; `FormatError` when it is not readable."""
     try:
-        return pq.read_table(file)
+        return current(pq.read_table(file))
     except (OSError, pa.ArrowInvalid) as error:
         raise FormatError(f"{file} is damaged or missing ({_first_line(error)})") from error
 
@@ -174,7 +189,7 @@ class ShardReader:
     def _read_facts(self, shard: int, group: int) -> pa.Table:
         """One row group without the embeddings."""
         try:
-            table = self._open(shard).read_row_group(group, columns=[name for name, _ in _META])
+            table = current(self._open(shard).read_row_group(group, columns=[name for name, _ in _META]))
         except (OSError, pa.ArrowInvalid) as error:
             name = self.folder / self.manifest.shards[shard].file
             raise FormatError(f"{name} is damaged ({_first_line(error)})") from error
@@ -185,17 +200,29 @@ class ShardReader:
         return ShardKeys.open(self.folder, self.manifest.shards[number].file)
 
     def take(self, shard: int, rows: NDArray[np.int64], columns: Sequence[str] | None) -> pa.Table:
-        """The given rows of one shard, in the given order; reads only the row groups that hold them."""
+        """The given rows of one shard, in the given order; reads only the row groups that hold them. A column that the
+        shard's writer did not know yet is null."""
         opened = self._open(shard)
         groups = np.unique(rows // ROW_GROUP)
         try:
             table = opened.read_row_groups(groups.tolist(), columns=None if columns is None else list(columns))
+            table = current(table, columns)
         except (OSError, pa.ArrowInvalid) as error:
             name = self.folder / self.manifest.shards[shard].file
             raise FormatError(f"{name} is damaged ({_first_line(error)})") from error
         self.touched.rows += table.num_rows
         local = np.searchsorted(groups, rows // ROW_GROUP) * ROW_GROUP + rows % ROW_GROUP
         return table.take(pa.array(local))
+
+    def columns(self, shard: int, names: Sequence[str]) -> pa.Table:
+        """Whole columns of metadata of a shard; those that its writer did not know yet are left out."""
+        opened = self._open(shard)
+        known = set(opened.schema_arrow.names)
+        try:
+            return opened.read(columns=[name for name in names if name in known])
+        except (OSError, pa.ArrowInvalid) as error:
+            name = self.folder / self.manifest.shards[shard].file
+            raise FormatError(f"{name} is damaged ({_first_line(error)})") from error
 
     def items(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> list[Item]:
         """Metadata of `(shard, row)` pairs, in their order."""
@@ -278,7 +305,7 @@ class ShardReader:
     def iter_tables(self, shard: int) -> Iterator[pa.Table]:
         """A whole shard, some row groups at a time."""
         for batch in self._open(shard).iter_batches(batch_size=8 * ROW_GROUP):
-            yield pa.Table.from_batches([batch])
+            yield current(pa.Table.from_batches([batch]))
 
     def living(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Shard and row of every row that a search may return, in index order: for measurements and tests."""
@@ -291,21 +318,6 @@ class ShardReader:
 
 def _tombstoned(entry: ShardEntry, row: int) -> bool:
     return any(start <= row < stop for start, stop in entry.tombstones)
-
-
-def split_name(name: str) -> tuple[str, bytes | None]:
-    """A file name as text that Parquet can hold, and its raw bytes where the text cannot hold them exactly."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        raw = os.fsencode(name)
-        return raw.decode("utf-8", "replace"), raw
-    return name, None
-
-
-def join_name(shown: str, raw: bytes | None) -> str:
-    """The inverse of `split_name`."""
-    return shown if raw is None else os.fsdecode(raw)
 
 
 def _first_line(error: BaseException) -> str:

@@ -47,6 +47,7 @@ _SCHEMA = pa.schema(
         ("heard", pa.bool_()),
         ("spans", pa.binary()),
         ("failures", pa.binary()),
+        ("sidecar", pa.binary()),
     ]
 )
 
@@ -79,6 +80,7 @@ class SourceLine:
     SHA-256 of what it holds, where that was computed. `media` is the number of media files that it stands for, `slices`
     how many slices of a container are in the index while the rest is not, and 0 for a source that was read to its end.
     `heard` says that its speech has been transcribed or has subtitles. `failures` hold `(path below the root, stage, reason)`.
+    `sidecar` is the signature of the files beside it that its facts were read from (`media.types.Source`).
     """
 
     key: bytes
@@ -92,6 +94,7 @@ class SourceLine:
     heard: bool = False
     spans: tuple[RowSpan, ...] = ()
     failures: tuple[tuple[str, str, str], ...] = ()
+    sidecar: bytes = b""
 
     def counts(self) -> Counts:
         """What this source adds to the counts of the manifest."""
@@ -141,13 +144,13 @@ def to_table(lines: Sequence[SourceLine], removed: Sequence[bytes] = ()) -> pa.T
     rows = sorted([*((line.key, line) for line in lines), *((key, None) for key in removed)], key=lambda row: row[0])
     columns: dict[str, list[object]] = {name: [] for name in _SCHEMA.names}
     for key, line in rows:
-        values: tuple[object, ...] = (key, True, *([None] * 10))
+        values: tuple[object, ...] = (key, True, *([None] * (len(_SCHEMA) - 2)))
         if line is not None:
             spans = b"".join(_SPAN.pack(KINDS.index(span.kind), span.start, span.count) for span in line.spans)
             failures = json.dumps(line.failures).encode() if line.failures else None
             values = (
                 key, False, line.kind, line.size, line.mtime_ns, line.about, line.content, line.media, line.slices,
-                line.heard, spans, failures,
+                line.heard, spans, failures, line.sidecar,
             )  # fmt: skip
         for name, value in zip(_SCHEMA.names, values, strict=True):
             columns[name].append(value)
@@ -172,8 +175,9 @@ def to_lines(table: pa.Table) -> list[SourceLine]:
                 RowSpan(kind=KINDS[k], start=start, count=count) for k, start, count in _SPAN.iter_unpack(spans)
             ),
             failures=tuple((path, stage, reason) for path, stage, reason in json.loads(failures)) if failures else (),
+            sidecar=sidecar or b"",
         )
-        for key, removed, kind, size, mtime, about, content, media, slices, heard, spans, failures in zip(
+        for key, removed, kind, size, mtime, about, content, media, slices, heard, spans, failures, sidecar in zip(
             *columns, strict=True
         )
         if not removed
@@ -289,6 +293,9 @@ class SourceTable:
         except (OSError, pa.ArrowException) as error:
             raise FormatError(f"the table of sources in {self.folder} is damaged ({error})") from error
         self.touched.lines += table.num_rows
+        if "sidecar" not in table.column_names and (columns is None or "sidecar" in columns):
+            # A line of a version that knew no sidecars.
+            table = table.append_column("sidecar", pa.nulls(table.num_rows, pa.binary()))
         return table
 
     def _open(self, entry: SourceSegment) -> _Segment:

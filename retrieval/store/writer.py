@@ -19,14 +19,17 @@ from typing import IO
 
 import portalocker
 
+from media.excludes import Excludes
 from retrieval.errors import FormatError, IndexLockedError, IndexNotFoundError, MmsearchError
 from retrieval.files import PARTIAL
 from retrieval.store import shards as sh
 from retrieval.store.changes import adopted_rows, change_of, spans_of, winners_of, with_all_tombstones
+from retrieval.store.copies import with_copies
 from retrieval.store.journal import Part, UnitResult, part_file, part_numbers, read_part, write_part
 from retrieval.store.leases import sweep, write_lease
 from retrieval.store.ledger import keep_ledger, ledger_generation
 from retrieval.store.manifest import (
+    CopiesState,
     Counts,
     Manifest,
     VectorPolicy,
@@ -34,13 +37,14 @@ from retrieval.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from retrieval.store.rewrite import compacted, merge_small, merge_sources, write_shards
+from retrieval.store.rewrite import compacted, make_words, merge_small, merge_sources, write_shards
 from retrieval.store.roots import Roots
 from retrieval.store.sources import SourceLine, SourceTable, to_table, write_segment
+from retrieval.store.succession import carry_out_succession, plan_succession
 from retrieval.store.vector_files import make_vector_files, outgrown
 from retrieval.types import KINDS, ModelSpec
 
-_FOLDERS = ("shards", "vectors", "sources", "journal", "leases")
+_FOLDERS = ("shards", "vectors", "sources", "copies", "journal", "leases")
 
 
 class IndexWriter:
@@ -71,6 +75,9 @@ class IndexWriter:
             ) from error
         self._lock = take_lock(self.folder)
         try:
+            # Before anything is swept: a run that was killed may have left files that the manifest does not name yet.
+            with _disk(self.folder):
+                carry_out_succession(self.folder)
             if (self.folder / "manifest.json").exists():
                 self.manifest = read_manifest(self.folder)
                 if self._spec is not None:
@@ -121,6 +128,14 @@ class IndexWriter:
             with _disk(self.folder):
                 self._write(replace(self.manifest, roots=roots, generation=self.manifest.generation + 1))
 
+    def set_excludes(self, excludes: Excludes) -> bool:
+        """Let the index remember what it leaves out; returns whether that is another than before."""
+        if excludes == self.manifest.excludes:
+            return False
+        with _disk(self.folder):
+            self._write(replace(self.manifest, excludes=excludes, generation=self.manifest.generation + 1))
+        return True
+
     def journal(self, result: UnitResult) -> None:
         """Make the result of a unit durable; `publish` takes it from there."""
         if not result.lines:
@@ -168,8 +183,11 @@ class IndexWriter:
             # A run that brought most of the rows waits for training at its end; one that adds a few never does.
             retrain = merge and 2 * self._adopted > sum(entry.rows for entry in state.shards)
             state = replace(state, vectors=make_vector_files(self.folder, state, retrain=retrain))
+            state = with_copies(self.folder, state)
             if replace(state, generation=old.generation, journal=old.journal) != old:
                 self._write(state, frozenset(gone), lines)
+        with _disk(self.folder):
+            make_words(self.folder, self.manifest)
         if merge and outgrown(self.manifest):
             self.notices.append(
                 "the index has many more rows than its lists were made for: mmsearch compact makes it faster"
@@ -185,23 +203,36 @@ class IndexWriter:
         self.publish()
         with _disk(self.folder):
             state = compacted(self.folder, self.manifest)
-            state = replace(state, vectors=make_vector_files(self.folder, state))
+            state = with_copies(self.folder, replace(state, vectors=make_vector_files(self.folder, state)))
             self._write(state)
         self._sweep()
         return state
 
     def rebuild_vectors(self, policy: VectorPolicy | None = None) -> Manifest:
-        """Make every vector file anew from the shards, checking each shard's SHA-256 first; with another policy from now on,
-        where one is given."""
+        """Make every vector file, the words and the groups of copies anew from the shards, checking each shard's SHA-256 first;
+        with another policy from now on, where one is given."""
         for shard in self.manifest.shards:
             sh.verify(self.folder, shard)
         with _disk(self.folder):
-            state = replace(self.manifest, vectors=(), generation=self.manifest.generation + 1)
+            state = replace(self.manifest, vectors=(), copies=CopiesState(), generation=self.manifest.generation + 1)
             state = replace(state, policy=policy or state.policy)
-            state = replace(state, vectors=make_vector_files(self.folder, state))
+            state = with_copies(self.folder, replace(state, vectors=make_vector_files(self.folder, state)))
+            make_words(self.folder, state, anew=True)
             self._write(state)
         self._sweep()
         return state
+
+    def succeed(self) -> Manifest:
+        """Let the successor inside this index, which is whole, take its place: other rows, of another model. Killed at any
+        moment, the index is the one or the other, and the next writer ends what was begun."""
+        with _disk(self.folder):
+            plan_succession(self.folder, self.manifest)
+            carry_out_succession(self.folder)
+        self.manifest = read_manifest(self.folder)
+        self._parts = {}
+        self._keep_ledger(-1)
+        self._sweep()
+        return self.manifest
 
     def _write(self, state: Manifest, gone: frozenset[bytes] = frozenset(), lines: Sequence[SourceLine] = ()) -> None:
         """Publish a state: its lease, then the manifest, after which every new reader sees it, then the ledger."""
@@ -228,7 +259,7 @@ class IndexWriter:
             stale = file.suffix == ".parquet" and int(file.stem) <= done and int(file.stem) not in held
             if stale or file.suffix == PARTIAL:
                 file.unlink(missing_ok=True)
-        sweep(self.folder, self.manifest, ("shards", "vectors", "sources"))
+        sweep(self.folder, self.manifest, ("shards", "vectors", "sources", "copies"))
 
     def _release(self) -> None:
         if self._lock is not None:

@@ -14,9 +14,9 @@ const GAP = 6, HEIGHT = 190, LOW = 120, NARROW = 720, THUMB = 384;
 
 /** @param {Hit} hit */
 export const smallThumb = (hit) => `${hit.thumb_url}?size=${THUMB}`;
-/** @param {Hit} hit */
-export const relevanceOf = (hit) =>
-  typeof hit.relevance === "number" ? `${Math.round(100 * hit.relevance)} %` : hit.score?.toFixed(3) ?? "";
+/** How likely a hit is relevant, in words; nothing where that is not known. @param {Hit} hit */
+export const relevanceOf = ({ relevance }) =>
+  (typeof relevance === "number" && texts.relevances.find(([least]) => relevance >= least)?.[1]) || "";
 
 export class Grid {
   /** @type {HTMLAnchorElement[]} */
@@ -104,14 +104,15 @@ export class Grid {
   /** @param {Hit} hit @param {State} state @param {AbortSignal} signal */
   #add(hit, state, signal) {
     const number = this.#tiles.length, name = nameOf(hit), when = hit.kind === "video" ? times(hit) : "";
+    const copies = hit.copies?.length ? texts.copies(hit.copies.length) : "";
     const tile = el("a", { className: "tile", href: format({ ...state, item: hit.id }), draggable: true, tabIndex: number === this.#current ? 0 : -1 });
-    tile.setAttribute("aria-label", [hit.kind === "text" ? hit.text ?? name : name, when, texts.relevance(relevanceOf(hit))].filter(Boolean).join(", "));
+    tile.setAttribute("aria-label", [hit.kind === "text" ? hit.text ?? name : name, when, copies, texts.relevance(relevanceOf(hit))].filter(Boolean).join(", "));
     if (hit.kind === "text") tile.append(el("span", { className: "text", dir: "auto", textContent: hit.text ?? "" }));
     else {
       const image = el("img", { alt: "", loading: "lazy", decoding: "async", draggable: false });
-      showImage(image, smallThumb(hit), signal, (gone) => image.replaceWith(
-        el("span", { className: "gone", dir: "auto", textContent: gone ? texts.gone(name) : texts.unseen(name) })));
-      tile.append(image, el("span", { className: "label" }, el("span", { textContent: when }), el("span", { textContent: relevanceOf(hit) })));
+      showImage(image, smallThumb(hit), signal, (why) => image.replaceWith(
+        el("span", { className: "gone", dir: "auto", textContent: why ? texts.refused(name, why) : texts.unseen(name) })));
+      tile.append(image, el("span", { className: "label" }, el("span", { textContent: [when, copies && `+${hit.copies?.length}`].filter(Boolean).join(" ") }), el("span", { textContent: relevanceOf(hit) })));
     }
     // Seen on paper, where nothing can be opened.
     tile.append(el("span", { className: "name", dir: "auto", textContent: name }));

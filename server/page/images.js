@@ -2,24 +2,25 @@
 /** Pictures that come from the server, which may be busy: they are tried again, and only what is gone is called so. */
 
 import { pause } from "./requests.js";
+import { texts } from "./texts.js";
 
 const TRIES = 7;
 
 /**
- * Show `src` in an image. `failed` hears at most once: true where the picture is gone, false where it did not come after many tries.
+ * Show `src` in an image. `failed` hears at most once: why the picture is not served, or nothing where it did not come after many tries.
  * @param {HTMLImageElement} image
  * @param {string} src
  * @param {AbortSignal} signal
- * @param {(gone: boolean) => void} failed
+ * @param {(why: string) => void} failed
  */
 export function showImage(image, src, signal, failed) {
   let tries = 0;
   const again = async () => {
     try {
-      const status = await statusOf(src, signal);
-      if (status === 404 || status === 410) { stop(); failed(true); return; }
+      const why = await refusalOf(src, signal);
+      if (why) { stop(); failed(why); return; }
       tries += 1;
-      if (tries >= TRIES) { stop(); failed(false); return; }
+      if (tries >= TRIES) { stop(); failed(""); return; }
       await pause(Math.min(30_000, 500 * 2 ** tries) * (0.75 + Math.random() / 2), signal);
       // Set anew, so that the browser asks again.
       image.src = src;
@@ -34,15 +35,21 @@ export function showImage(image, src, signal, failed) {
 }
 
 /**
- * The HTTP status of an address, 0 where the server does not answer. Throws once the signal is aborted.
+ * Why the server does not have what is at an address, in its own words; nothing where it has it, or does not answer. Throws once the
+ * signal is aborted.
  * @param {string} src
  * @param {AbortSignal} signal
+ * @returns {Promise<string>}
  */
-export async function statusOf(src, signal) {
+export async function refusalOf(src, signal) {
   try {
-    return (await fetch(src, { method: "HEAD", signal })).status;
+    const { status } = await fetch(src, { method: "HEAD", signal });
+    if (status !== 404 && status !== 410) return "";
+    const answer = await (await fetch(src, { signal })).json().catch(() => ({}));
+    signal.throwIfAborted();
+    return String(answer.error || texts.goneFile);
   } catch {
     signal.throwIfAborted();
-    return 0;
+    return "";
   }
 }

@@ -2,7 +2,7 @@
 /** A video that is played from a moment of it, to that moment's end, with its other moments on a line under it. */
 
 import { clock, el, nameOf, times } from "./dom.js";
-import { statusOf } from "./images.js";
+import { refusalOf } from "./images.js";
 
 /** @typedef {import("./requests.js").Hit} Hit */
 /** @typedef {import("./requests.js").Moment} Moment */
@@ -17,7 +17,7 @@ const still = matchMedia("(prefers-reduced-motion: reduce)");
  * @param {HTMLElement} stage
  * @param {HTMLElement} line
  * @param {AbortSignal} signal
- * @param {(gone: boolean) => void} failed
+ * @param {(why: string) => void} failed
  */
 export function play(hit, poster, stage, line, signal, failed) {
   if (MOVING.test(hit.path)) {
@@ -59,9 +59,9 @@ export function play(hit, poster, stage, line, signal, failed) {
   stage.replaceChildren(video);
 }
 
-/** @param {Hit} hit @param {AbortSignal} signal @param {(gone: boolean) => void} failed */
+/** @param {Hit} hit @param {AbortSignal} signal @param {(why: string) => void} failed */
 function tellFailure(hit, signal, failed) {
-  statusOf(hit.media_url, signal).then((status) => failed(status === 404 || status === 410), () => {});
+  refusalOf(hit.media_url, signal).then(failed, () => {});
 }
 
 /**

@@ -7,8 +7,9 @@ import { texts } from "./texts.js";
  * @typedef {{start: number, end: number, score: number}} Moment
  * @typedef {{id: string, kind: "image" | "video" | "text", path: string, start: number | null, end: number | null,
  *   text: string | null, width: number | null, height: number | null, taken_at?: string | null, camera?: string | null,
- *   latitude?: number | null, longitude?: number | null, media_url: string, thumb_url: string, score?: number,
- *   relevance?: number | null, moments?: Moment[]}} Hit
+ *   latitude?: number | null, longitude?: number | null, place?: string | null, rating?: number | null, words?: string | null,
+ *   date_source?: string | null, media_url: string, thumb_url: string, score?: number,
+ *   relevance?: number | null, moments?: Moment[], copies?: string[]}} Hit
  * @typedef {{hits: Hit[], next: string | null, more: boolean, truncated: boolean, picture: string | null,
  *   milliseconds: number, model: string}} SearchAnswer
  */

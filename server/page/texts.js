@@ -12,8 +12,9 @@ export const texts = {
   stillSearching: "Still searching …",
   nothing: "Nothing found. Try other words, or another kind.",
   found: (/** @type {number} */ count, /** @type {boolean} */ next, /** @type {boolean} */ more) =>
-    next ? `${count.toLocaleString("en")}+ found` : more
-      ? `The first ${count.toLocaleString("en")} are shown; narrow the search to see others` : `${count.toLocaleString("en")} found`,
+    next ? `the best ${count.toLocaleString("en")} found, best first` : more
+      ? `The best ${count.toLocaleString("en")} are shown, best first; narrow the search to see others`
+      : `${count.toLocaleString("en")} found, best first`,
   milliseconds: (/** @type {number} */ value) => `${value.toFixed(0)} ms`,
   truncated: "these words are more than the model reads: only the first count",
   failed: (/** @type {string} */ why) => `That did not work: ${why}`,
@@ -23,13 +24,20 @@ export const texts = {
   odd: (/** @type {number} */ status) => `the server answered ${status}`,
   busy: "The server is busy; trying again …",
   tooLong: (/** @type {number} */ most) => `A search has ${most.toLocaleString("en")} characters at most.`,
-  gone: (/** @type {string} */ name) => `${name} is gone or cannot be read`,
+  refused: (/** @type {string} */ name, /** @type {string} */ why) => `${name}: ${why}`,
+  goneFile: "the file is gone",
   unseen: (/** @type {string} */ name) => `${name} cannot be shown now`,
-  fileGone: "This file is gone or cannot be read.",
   unplayable: "This browser cannot play the file.",
-  relevance: (/** @type {string} */ value) => `relevance ${value}`,
+  relevance: (/** @type {string} */ word) => (word ? `${word} relevant` : ""),
+  // From which probability on each holds.
+  relevances: /** @type {[number, string][]} */ ([[0.9, "very likely"], [0.7, "likely"], [0.4, "maybe"], [0, "unlikely"]]),
+  copies: (/** @type {number} */ count) => plural(count, "copy", "copies"),
   position: (/** @type {number} */ number, /** @type {number} */ count) => `${number} of ${count}`,
   score: "Score", relevant: "Relevant", time: "Time", size: "Size", taken: "Taken", camera: "Camera", place: "Place", file: "File",
+  copyOf: "Copy",
+  rating: "Rating", words: "Words", stars: (/** @type {number} */ count) => plural(count, "star", "stars"),
+  dateSource: /** @type {Record<string, string>} */ ({ exif: "camera", container: "camera", sidecar: "sidecar", takeout: "Google Takeout",
+    name: "file name", file: "file changed" }),
   playFrom: (/** @type {string} */ time) => `Play from ${time}`,
   reading: "Reading …",
   why: "Why it matched", whyBack: "Back to the picture",

@@ -81,7 +81,7 @@ export class Viewer {
     owned(signal, async () => {
       await pause(REST, signal);
       this.#said.textContent = [name, times(hit), position].filter(Boolean).join(", ");
-      if (hit.kind === "video") play(hit, smallThumb(hit), this.#stage, this.#line, signal, (gone) => this.#failed(hit, gone));
+      if (hit.kind === "video") play(hit, smallThumb(hit), this.#stage, this.#line, signal, (why) => this.#failed(hit, why));
       else if (hit.kind === "image") this.#large(hit, signal);
       const item = await patiently(signal, () => call(`/api/items/${hit.id}`, signal));
       this.#facts({ ...hit, ...item });
@@ -95,7 +95,7 @@ export class Viewer {
     if (hit.kind === "text") { this.#stage.replaceChildren(el("p", { dir: "auto", textContent: hit.text ?? "" })); return; }
     const image = el("img", { alt: nameOf(hit), className: "small" });
     if (hit.width && hit.height) { image.width = hit.width; image.height = hit.height; }
-    showImage(image, smallThumb(hit), signal, (gone) => this.#failed(hit, gone));
+    showImage(image, smallThumb(hit), signal, (why) => this.#failed(hit, why));
     this.#stage.replaceChildren(image);
   }
 
@@ -110,11 +110,11 @@ export class Viewer {
     showImage(image, `${hit.thumb_url}?size=${LARGE}`, signal, () => {});
   }
 
-  /** @param {Hit} hit @param {boolean} gone */
-  #failed(hit, gone) {
+  /** @param {Hit} hit @param {string} refusal why the server does not have it; empty where it may */
+  #failed(hit, refusal) {
     if (hit !== this.hit) return;
-    const text = gone ? texts.fileGone : hit.kind === "video" ? texts.unplayable : texts.unseen(nameOf(hit));
-    if (gone || hit.kind !== "video") this.#stage.replaceChildren(el("p", { textContent: text }));
+    const text = refusal ? texts.refused(nameOf(hit), refusal) : hit.kind === "video" ? texts.unplayable : texts.unseen(nameOf(hit));
+    if (refusal || hit.kind !== "video") this.#stage.replaceChildren(el("p", { textContent: text }));
     else {
       const image = el("img", { alt: nameOf(hit), src: `${hit.thumb_url}?size=${LARGE}` });
       this.#stage.replaceChildren(image, el("p", { textContent: text }));
@@ -130,12 +130,19 @@ export class Viewer {
     if (typeof hit.relevance === "number") rows.push([texts.relevant, relevanceOf(hit)]);
     if (hit.start !== null) rows.push([texts.time, times(hit)]);
     if (hit.width) rows.push([texts.size, `${hit.width} × ${hit.height}`]);
-    if (hit.taken_at) rows.push([texts.taken, hit.taken_at.replace("T", " ")]);
+    if (hit.taken_at) {
+      const source = texts.dateSource[hit.date_source ?? ""];
+      rows.push([texts.taken, hit.taken_at.replace("T", " ") + (source ? ` (${source})` : "")]);
+    }
     if (hit.camera) rows.push([texts.camera, hit.camera]);
     if (typeof hit.latitude === "number" && typeof hit.longitude === "number") {
-      rows.push([texts.place, `${hit.latitude.toFixed(4)}, ${hit.longitude.toFixed(4)}`]);
+      const position = `${hit.latitude.toFixed(4)}, ${hit.longitude.toFixed(4)}`;
+      rows.push([texts.place, hit.place ? `${hit.place} (${position})` : position]);
     }
+    if (hit.rating) rows.push([texts.rating, texts.stars(hit.rating)]);
+    if (hit.words) rows.push([texts.words, hit.words.split("\n").join(" · ")]);
     rows.push([texts.file, hit.path]);
+    for (const path of hit.copies ?? []) rows.push([texts.copyOf, path]);
     byId("facts", HTMLElement).replaceChildren(...rows.flatMap(([term, value]) => [
       el("dt", { textContent: term }), el("dd", { dir: "auto", textContent: value })]));
   }

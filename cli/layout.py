@@ -1,0 +1,81 @@
+"""How help is laid out: commands in groups, and a value called by what it is."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+# What a value is called where its option does not say.
+_VALUES = {int: "N", float: "NUMBER", Path: "FILE", str: "TEXT"}
+
+
+class GroupedCommands(TyperGroup):
+    """Lists commands below the headings that they were registered with (`rich_help_panel`)."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands."""
+        groups: dict[str, list[tuple[str, Any]]] = {}
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None and not command.hidden:
+                heading = getattr(command, "rich_help_panel", None)
+                groups.setdefault(heading if isinstance(heading, str) else "Commands", []).append((name, command))
+        width = max(len(name) for rows in groups.values() for name, _ in rows)
+        for heading, rows in groups.items():
+            with formatter.section(heading):
+                # Names as wide in each group: one column through all of them.
+                formatter.write_dl(
+                    [
+                        (name.ljust(width), command.get_short_help_str(formatter.width - width - 6))
+                        for name, command in rows
+                    ]
+                )
+
+
+class PlainCommand(TyperCommand):
+    """Lists what it takes as a person types it: `PATH...`, and no names of types."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments and options."""
+        rows: dict[str, list[tuple[str, str]]] = {"argument": [], "option": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and parameter.param_type_name == "argument":
+                record = (f"{parameter.metavar or parameter.name}{'...' if parameter.nargs != 1 else ''}", record[1])
+            if record is not None:
+                rows[parameter.param_type_name].append(record)
+        for heading, part in (("Arguments", rows["argument"]), ("Options", rows["option"])):
+            if part:
+                with formatter.section(heading):
+                    formatter.write_dl(part)
+
+
+def complete_command(app: typer.Typer) -> Any:
+    """The command that an application is, each value in its help called by what it is: `N`, `FILE`, `TEXT`, `PATH...`."""
+    command = typer.main.get_command(app)
+    _name_values(command)
+    return command
+
+
+def _name_values(command: Any) -> None:
+    function = inspect.unwrap(command.callback) if command.callback is not None else None
+    types = get_type_hints(function) if function is not None else {}
+    for parameter in command.params:
+        if parameter.metavar is not None or parameter.name not in types:
+            continue
+        if parameter.param_type_name == "argument":
+            parameter.metavar = parameter.name.upper()
+        else:
+            parameter.metavar = _VALUES.get(_value_type(types[parameter.name]))
+    for part in getattr(command, "commands", {}).values():
+        _name_values(part)
+
+
+def _value_type(hint: Any) -> Any:
+    """What one value is, of an option that may be missing or repeated."""
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    return _value_type(parts[0]) if parts else hint

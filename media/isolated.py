@@ -1,0 +1,135 @@
+"""Images by decoders that may crash: in processes apart, kept alive. JPEG and PNG, nearly all there is, are decoded here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import subprocess
+import threading
+from types import TracebackType
+
+from PIL import Image
+
+from media.child import module_command, module_environment
+from media.drawings import is_drawing
+from media.errors import MediaError
+from media.foreign import RAW_SUFFIXES
+from media.image import MAX_PIXELS, DecodedImage, decode_image
+from media.opening import format_of
+
+# Their decoders are as old as the formats, and fuzzed the most of all.
+_TRUSTED = frozenset(("JPEG", "PNG"))
+PATIENCE_SECONDS = 120.0
+
+
+class ImageDecoder:
+    """Decodes images; any thread may call it, and at most `processes` decode apart at once. They start when first needed.
+    Use as a context manager."""
+
+    def __init__(self, processes: int, max_pixels: int = MAX_PIXELS, patience: float = PATIENCE_SECONDS) -> None:
+        self._max_pixels = max_pixels
+        self._children: queue.LifoQueue[_Child] = queue.LifoQueue()
+        self._all = [_Child(patience) for _ in range(max(1, processes))]
+        for child in self._all:
+            self._children.put(child)
+
+    def __enter__(self) -> ImageDecoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def decode(self, data: bytes, min_side: int, name: str = "") -> DecodedImage:
+        """`media.image.decode_image`, with a bound in time, too. Raises `MediaError`, also where the decoder crashed."""
+        if _is_trusted(data, name):
+            return decode_image(data, min_side, name=name, max_pixels=self._max_pixels)
+        child = self._children.get()
+        try:
+            return child.decode(data, min_side, name, self._max_pixels)
+        finally:
+            self._children.put(child)
+
+    def close(self) -> None:
+        """End the processes; whoever waits for one is told so."""
+        for child in self._all:
+            child.close()
+
+
+def _is_trusted(data: bytes, name: str) -> bool:
+    if name.lower().endswith(tuple(RAW_SUFFIXES)) or is_drawing(data[:512]) or b"%PDF-" in data[:1024]:
+        return False
+    try:
+        return not data or format_of(data[:512]) in _TRUSTED
+    except MediaError:
+        # No format at all: the one who decodes it says so.
+        return True
+
+
+class _Child:
+    """One decoding process."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def decode(self, data: bytes, min_side: int, name: str, max_pixels: int) -> DecodedImage:
+        process = self._started()
+        alarm = threading.Timer(self._patience, process.kill)
+        alarm.daemon = True
+        alarm.start()
+        request = {"bytes": len(data), "min_side": min_side, "name": name, "max_pixels": max_pixels}
+        try:
+            return _asked(process, request, data)
+        except (OSError, ValueError, KeyError) as error:
+            hung = not alarm.is_alive()
+            self.close()
+            why = f"took more than {self._patience:.0f} s" if hung else "crashed on this file"
+            raise MediaError("decode", f"the decoder {why}") from error
+        finally:
+            alarm.cancel()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            self._process = subprocess.Popen(
+                module_command("media.decoder"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                # Pictures are decoded side by side already.
+                env={**module_environment(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                # Ctrl-C is for the indexing process, which then ends this one.
+                start_new_session=True,
+            )
+        return self._process
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        process.wait()
+
+
+def _asked(process: subprocess.Popen[bytes], request: dict[str, object], data: bytes) -> DecodedImage:
+    """Raises `OSError`, `ValueError` or `KeyError` where the process ended, `MediaError` for what it says."""
+    if process.stdin is None or process.stdout is None:
+        raise AssertionError("the process was started with pipes")
+    process.stdin.write(json.dumps(request).encode() + b"\n")
+    process.stdin.write(data)
+    process.stdin.flush()
+    answer = json.loads(process.stdout.readline())
+    if "error" in answer:
+        raise MediaError(*answer["error"])
+    size = (int(answer["size"][0]), int(answer["size"][1]))
+    rgb = Image.frombytes("RGB", size, process.stdout.read(3 * size[0] * size[1]))
+    del answer["size"]
+    return DecodedImage(rgb=rgb, **answer)

@@ -1,0 +1,106 @@
+"""Facets: how many of the selected items there are of each year, month, folder, camera, place and kind."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.store.facts import NO_MONTH, Facts
+from retrieval.store.manifest import Manifest
+from retrieval.store.selection import Selection
+
+# Folders, cameras and places are given up to so many, those with most items first.
+MOST = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facets:
+    """Counts by name. A video counts once. `years` ("2023") and `months` ("2023-06") have the newest first, the others the
+    largest; a folder is its path below its root, and counts what lies in folders below it, too."""
+
+    years: Mapping[str, int]
+    months: Mapping[str, int]
+    folders: Mapping[str, int]
+    cameras: Mapping[str, int]
+    places: Mapping[str, int]
+    kinds: Mapping[str, int]
+
+
+def count_facets(
+    manifest: Manifest, facts: Facts, selection: Selection, videos: Mapping[int, NDArray[np.int64]]
+) -> Facets:
+    """The facets of a selection. `videos` gives the number of each row's video, `(rows,)`, for each shard of moments."""
+    months: Counter[int] = Counter()
+    folders: Counter[str] = Counter()
+    cameras: Counter[str] = Counter()
+    places: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    seen = np.empty(0, np.int64)
+    for shard, entry in enumerate(manifest.shards):
+        if not selection.counts[shard]:
+            continue
+        rows = selection.rows(shard)
+        if entry.kind == "video":
+            numbers = videos[shard][rows]
+            firsts = np.unique(numbers, return_index=True)[1]
+            rows, numbers = rows[firsts], numbers[firsts]
+            # The moments of a video may lie in two shards.
+            rows = rows[~np.isin(numbers, seen)]
+            seen = np.union1d(seen, numbers)
+        kinds[entry.kind] += len(rows)
+        months.update(_by_month(facts.months(shard)[rows]))
+        column = facts.folders(shard)
+        for (_, below), count in zip(column.places, _counts(column.codes[rows], len(column.places)), strict=True):
+            folders[below] += count
+        for name, counter in (("camera", cameras), ("place", places)):
+            coded = facts.coded(shard, name)
+            codes = coded.codes[rows]
+            counter.update(dict(zip(coded.names, _counts(codes[codes >= 0], len(coded.names)), strict=True)))
+    years: Counter[int] = Counter()
+    for month, count in months.items():
+        years[month // 12] += count
+    return Facets(
+        years={f"{1970 + year:04}": years[year] for year in sorted(years, reverse=True)},
+        months={
+            f"{1970 + month // 12:04}-{month % 12 + 1:02}": months[month] for month in sorted(months, reverse=True)
+        },
+        folders=_largest(_with_parents(folders)),
+        cameras=_largest(cameras),
+        places=_largest(places),
+        kinds=_largest(kinds),
+    )
+
+
+def _counts(codes: NDArray[np.int32], names: int) -> list[int]:
+    counts: list[int] = np.bincount(codes, minlength=names).tolist()
+    return counts
+
+
+def _by_month(months: NDArray[np.int32]) -> dict[int, int]:
+    """How many there are of each month since 1970; those without a date are left out."""
+    months = months[months != NO_MONTH]
+    if not len(months):
+        return {}
+    least = int(months.min())
+    counts = np.bincount(months - least)
+    return {least + int(at): int(counts[at]) for at in np.flatnonzero(counts)}
+
+
+def _with_parents(folders: Mapping[str, int]) -> Counter[str]:
+    whole: Counter[str] = Counter()
+    for below, count in folders.items():
+        parts = below.split(os.sep)
+        for size in range(1, len(parts) + 1):
+            whole["/".join(parts[:size])] += count
+    return whole
+
+
+def _largest(counts: Mapping[str, int]) -> dict[str, int]:
+    """Those with most, by name where equal; what has no name or nothing is left out."""
+    order = sorted((name for name, count in counts.items() if name and count), key=lambda name: (-counts[name], name))
+    return {name: counts[name] for name in order[:MOST]}

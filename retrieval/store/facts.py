@@ -1,0 +1,276 @@
+"""Facts of every row as arrays, a shard at a time: what filters, sorting by date and facets read.
+
+A column is read when it is first needed and then kept. A text about an image or a video has the facts of that file where it has
+none of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from retrieval.errors import QueryError
+from retrieval.filter import date_span
+from retrieval.store.manifest import Manifest
+from retrieval.store.pattern import Pattern
+from retrieval.store.shards import ShardReader
+
+# A row without a date.
+NO_DATE = np.iinfo(np.int64).min
+NO_MONTH = np.iinfo(np.int32).min
+# The offset of local time is looked up once for each of these seconds: zones change it on the quarter hour.
+_QUARTER = 900
+_ISO = "%Y-%m-%dT%H:%M:%S"
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A column of few distinct texts: `codes (rows,) int32` are places in `names`, -1 for none."""
+
+    codes: NDArray[np.int32]
+    names: tuple[str, ...]
+
+    def mask(self, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """`(rows,) bool`, from what each of the names `(n,)` gives; False for none."""
+        return np.concatenate([wanted, [False]])[self.codes]
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The folder of each row: `codes (rows,) int32` are places in `places`, each a root and the path of the folder below it."""
+
+    codes: NDArray[np.int32]
+    places: tuple[tuple[str, str], ...]
+
+    def mask(self, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """`(rows,) bool`, from what each of the places `(n,)` gives."""
+        return np.asarray(wanted[self.codes])
+
+
+class Facts:
+    """The facts of one committed state. Rows are positions in a shard; tombstones have facts, too."""
+
+    def __init__(self, manifest: Manifest, reader: ShardReader) -> None:
+        self._manifest, self._reader = manifest, reader
+        self.moments = lru_cache(maxsize=None)(self._moments)
+        self.months = lru_cache(maxsize=None)(self._months)
+        self.points = lru_cache(maxsize=None)(self._points)
+        self.ratings = lru_cache(maxsize=None)(self._ratings)
+        self.folders = lru_cache(maxsize=None)(self._folders)
+        self.coded = lru_cache(maxsize=None)(self._coded)
+        self._owners_of = lru_cache(maxsize=None)(self._owners)
+
+    def lacks(self, shard: int, name: str) -> int:
+        """How many rows of a shard are from a version that did not know a column: all or none."""
+        rows = self._manifest.shards[shard].rows
+        return rows if name not in self._reader.columns(shard, [name]).column_names else 0
+
+    def _moments(self, shard: int) -> NDArray[np.int64]:
+        """`(rows,) int64`: when each was taken, in seconds of local time since 1970, else when its file last changed, else
+        `NO_DATE`."""
+        table = self._reader.columns(shard, ["taken_at", "mtime"])
+        taken = _parsed(table.column("taken_at"))
+        owners = self._owners_of(shard)
+        if owners is not None:
+            for other, here, there in owners.parts():
+                here, there = here[taken[here] == NO_DATE], there[taken[here] == NO_DATE]
+                taken[here] = self.moments(other)[there]
+        missing = np.flatnonzero(taken == NO_DATE)
+        if len(missing):
+            changed = table.column("mtime").to_numpy()[missing]
+            taken[missing] = np.where(changed == 0, NO_DATE, _local(changed // 1_000_000_000))
+        return taken
+
+    def _months(self, shard: int) -> NDArray[np.int32]:
+        """`(rows,) int32`: months since January 1970, `NO_MONTH` for none."""
+        moments = self.moments(shard)
+        months = moments.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64)
+        return np.where(moments == NO_DATE, NO_MONTH, months).astype(np.int32)
+
+    def _points(self, shard: int) -> NDArray[np.float64]:
+        """`(rows, 2) float64`: latitude and longitude in degrees, NaN where there is no place."""
+        table = self._reader.columns(shard, ["latitude", "longitude"])
+        points = np.stack([_floats(table.column(name)) for name in ("latitude", "longitude")], 1)
+        inside = (np.abs(points[:, 0]) <= 90) & (np.abs(points[:, 1]) <= 180)
+        # What a camera without a fix writes.
+        points[~inside | (points == 0).all(1)] = np.nan
+        owners = self._owners_of(shard)
+        if owners is not None:
+            for other, here, there in owners.parts():
+                without = np.isnan(points[here, 0])
+                points[here[without]] = self.points(other)[there[without]]
+        return points
+
+    def _ratings(self, shard: int) -> NDArray[np.int8]:
+        """`(rows,) int8`: stars, 0 for none."""
+        table = self._reader.columns(shard, ["rating"])
+        ratings = np.zeros(self._manifest.shards[shard].rows, np.int8)
+        if "rating" in table.column_names:
+            ratings[:] = np.clip(pc.fill_null(table.column("rating"), 0).to_numpy(), 0, 5)
+        owners = self._owners_of(shard)
+        if owners is not None:
+            for other, here, there in owners.parts():
+                without = ratings[here] == 0
+                ratings[here[without]] = self.ratings(other)[there[without]]
+        return ratings
+
+    def _coded(self, shard: int, name: str) -> Coded:
+        """A column of texts, `camera` or `place`."""
+        rows = self._manifest.shards[shard].rows
+        table = self._reader.columns(shard, [name])
+        codes, names = np.full(rows, -1, np.int32), list[str]()
+        if name in table.column_names:
+            codes, names = _encode(table.column(name))
+        owners = self._owners_of(shard)
+        if owners is not None:
+            number_of_name = {text: number for number, text in enumerate(names)}
+            for other, here, there in owners.parts():
+                theirs = self.coded(other, name)
+                numbers = [number_of_name.setdefault(text, len(number_of_name)) for text in theirs.names]
+                without = codes[here] < 0
+                codes[here[without]] = np.array([*numbers, -1], np.int32)[theirs.codes[there[without]]]
+            names = list(number_of_name)
+        return Coded(codes, tuple(names))
+
+    def _folders(self, shard: int) -> Folders:
+        """The folder of each path."""
+        table = self._reader.columns(shard, ["root", "path"])
+        parts = pc.split_pattern(table.column("path"), os.sep, max_splits=1, reverse=True)
+        deep = pc.greater(pc.list_value_length(parts), 1)
+        codes, below = _encode(pc.if_else(deep, pc.list_element(parts, 0), ""))
+        count = max(1, len(below))
+        roots = table.column("root").to_numpy().astype(np.int64)
+        pairs, numbers = np.unique(roots * count + codes, return_inverse=True)
+        paths = self._manifest.roots.paths
+        places = tuple((paths[pair // count], below[pair % count]) for pair in pairs.tolist())
+        return Folders(numbers.astype(np.int32), places)
+
+    def holding(self, shard: int, pattern: Pattern, columns: tuple[str, ...]) -> NDArray[np.bool_]:
+        """`(rows,) bool`: where any of these columns, or the last name of `path` by the column `name`, matches."""
+        stored = ["path" if name == "name" else name for name in columns]
+        table = self._reader.columns(shard, [*stored, "path_raw"])
+        mask = np.zeros(self._manifest.shards[shard].rows, np.bool_)
+        for name, column in zip(columns, stored, strict=True):
+            if column not in table.column_names:
+                continue
+            texts = table.column("path") if column == "path" else table.column(column)
+            if name == "name":
+                texts = _last_names(texts)
+            mask |= pattern.mask(texts)
+        return mask
+
+    def _owners(self, shard: int) -> _Owners | None:
+        """The media that the texts of a shard are about; None for media."""
+        if self._manifest.shards[shard].kind != "text":
+            return None
+        paths = _keys(self._reader.columns(shard, ["root", "path", "path_raw"]))
+        owner, row = np.full(len(paths), -1, np.int32), np.zeros(len(paths), np.int64)
+        for number, first, media in self._media:
+            places = pc.index_in(paths, value_set=media)
+            at = places.fill_null(-1).to_numpy(zero_copy_only=False)
+            here = (at >= 0) & (owner < 0)
+            owner[here], row[here] = number, first[at[here]]
+        return _Owners(owner, row)
+
+    @cached_property
+    def _media(self) -> list[tuple[int, NDArray[np.int64], Any]]:
+        """Each shard of media with the distinct paths of its living rows, and the first row of each."""
+        media = []
+        for number, entry in enumerate(self._manifest.shards):
+            if entry.kind == "text" or not entry.alive:
+                continue
+            keys = _keys(self._reader.columns(number, ["root", "path", "path_raw"]))
+            alive = np.setdiff1d(np.arange(entry.rows, dtype=np.int64), entry.tombstone_rows())
+            codes = keys.take(pa.array(alive)).dictionary_encode()
+            indices = codes.indices.to_numpy(zero_copy_only=False)
+            media.append((number, alive[np.unique(indices, return_index=True)[1]], codes.dictionary))
+        return media
+
+
+@dataclass(frozen=True)
+class _Owners:
+    """The shard `(rows,)` and row `(rows,)` of the media that each text is about, shard -1 for none."""
+
+    shards: NDArray[np.int32]
+    rows: NDArray[np.int64]
+
+    def parts(self) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+        """For each shard of media: it, the texts about its rows, and these rows."""
+        parts = []
+        for shard in np.unique(self.shards[self.shards >= 0]).tolist():
+            here = np.flatnonzero(self.shards == shard).astype(np.int64)
+            parts.append((int(shard), here, self.rows[here]))
+        return parts
+
+
+def _last_names(paths: Any) -> Any:
+    """What follows the last separator of each path."""
+    parts = pc.split_pattern(paths, os.sep, max_splits=1, reverse=True)
+    parts = parts.combine_chunks() if isinstance(parts, pa.ChunkedArray) else parts
+    return parts.values.take(pc.subtract(parts.offsets[1:], 1))
+
+
+def _keys(table: pa.Table) -> Any:
+    """The paths of rows with their roots, as one array of texts; names that are not UTF-8 with their bytes."""
+    raw = pc.fill_null(table.column("path_raw").combine_chunks().cast(pa.large_binary()), b"")
+    root = table.column("root").combine_chunks().cast(pa.string()).cast(pa.large_binary())
+    path = table.column("path").combine_chunks().cast(pa.large_binary())
+    return pc.binary_join_element_wise(root, path, raw, pa.scalar(b"\0", pa.large_binary()))
+
+
+def _encode(column: Any) -> tuple[NDArray[np.int32], list[str]]:
+    """A column of texts as codes, -1 for null, and the names that they stand for."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = array.dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+    return codes, encoded.dictionary.to_pylist()
+
+
+def _floats(column: Any) -> NDArray[np.float64]:
+    """A column of numbers, NaN for null."""
+    return np.array(pc.fill_null(column, np.nan).to_numpy(), np.float64)
+
+
+def _parsed(column: Any) -> NDArray[np.int64]:
+    """Texts in ISO 8601 as seconds since 1970, whatever their zone; `NO_DATE` for null and for what is no date."""
+    texts = pc.utf8_slice_codeunits(column, 0, 19)
+    moments = pc.strptime(texts, format=_ISO, unit="s", error_is_null=True)
+    # Arrow reads the 30th of February as a day of March.
+    same = pc.equal(pc.utf8_slice_codeunits(moments.cast(pa.string()), 8, 10), pc.utf8_slice_codeunits(texts, 8, 10))
+    seconds = np.array(pc.fill_null(moments.cast(pa.int64()), NO_DATE).to_numpy(), np.int64)
+    seconds[~np.asarray(pc.fill_null(same, False).to_numpy(), np.bool_)] = NO_DATE
+    others = np.flatnonzero((seconds == NO_DATE) & np.asarray(pc.is_valid(texts).to_numpy(), np.bool_))
+    if len(others):
+        seconds[others] = [_seconds(text) for text in texts.take(pa.array(others)).to_pylist()]
+    return seconds
+
+
+def _seconds(text: str) -> int:
+    """The first second of a date of any length; `NO_DATE` for what is none."""
+    try:
+        return round((date_span(text)[0] - datetime(1970, 1, 1)).total_seconds())
+    except QueryError:
+        return NO_DATE
+
+
+def _local(seconds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Moments since 1970 in seconds of local time."""
+    quarters, places = np.unique(seconds // _QUARTER, return_inverse=True)
+    offsets = np.array([_offset(int(quarter) * _QUARTER) for quarter in quarters], np.int64)
+    return np.asarray(seconds + offsets[places], np.int64)
+
+
+def _offset(seconds: int) -> int:
+    try:
+        return time.localtime(seconds).tm_gmtoff
+    except (OverflowError, OSError, ValueError):
+        return 0
