@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -61,15 +62,17 @@ def forking_command(folder: Path) -> Iterator[Path]:
     tool.chmod(0o755)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "tests.forked", str(address)], stdout=subprocess.PIPE, cwd=ROOT, env=environment
+        [sys.executable, "-m", "tests.forked", str(address)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env=environment,
     )
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        try:
-            yield folder
-        finally:
-            process.terminate()
+        # It ends when its input does, also where this process is killed.
+        yield folder
 
 
 def _serve(address: str) -> None:
@@ -81,7 +84,7 @@ def _serve(address: str) -> None:
         listener.bind(address)
         listener.listen()
         print("ready", flush=True)
-        while True:
+        while listener in select.select([listener, sys.stdin], [], [])[0]:
             line, _ = listener.accept()
             with line:
                 if os.fork() == 0:
