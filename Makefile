@@ -1,9 +1,10 @@
-# make demo: a first look with sample photos. make test: every check. Both set up what they need in .venv.
+# make demo: a first look with sample photos. make docs: the documentation as a site. make test: every check. Each sets up what
+# it needs in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint browser clean
+.PHONY: demo docs test lint browser clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +18,12 @@ $(VENV)/test.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,test]'
 	touch $@
 
+$(VENV)/docs.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+		> $@.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $@.txt
+	touch $@
+
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.samples demo-photos
 	$(BIN)/mmsearch index demo-photos --model $${MMSEARCH_DEMO_MODEL:-mini}
@@ -27,6 +34,10 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/mmsearch describe demo-photos/rocket.jpg demo-photos/horse.png --model $${MMSEARCH_DEMO_MODEL:-mini}
 	@echo "In a browser: $(BIN)/mmsearch serve --index demo-photos --open"
 	@echo "Your own folder: $(BIN)/mmsearch index FOLDER, then $(BIN)/mmsearch search WORDS --index FOLDER"
+
+docs: $(VENV)/docs.stamp
+	$(BIN)/zensical build --strict
+	@echo "open build/docs/index.html"
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -44,4 +55,4 @@ test: lint browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
-	rm -rf $(VENV) demo-photos
+	rm -rf $(VENV) demo-photos build/docs .cache

