@@ -28,8 +28,6 @@ class Extra:
 EXTRAS = {
     "asr": Extra(("faster-whisper",), "what is said in videos and sound files becomes searchable: index --transcribe"),
     "bench": Extra(("matplotlib", "py-spy"), "the pages that bench --html writes, and bench speed --profile"),
-    "formats": Extra(("pillow-jxl-plugin", "rawpy", "resvg-py"), "JPEG XL, raw files of cameras, and SVG are indexed"),
-    "pdf": Extra(("pypdfium2",), "the first page of a PDF is indexed"),
     "demo": Extra(("scikit-image",), "the sample photos of make demo"),
     "docs": Extra(("zensical",), "the documentation as a site: make docs"),
     "formats": Extra(("pillow-jxl-plugin", "rawpy", "resvg-py"), "JPEG XL, cameras' raw files and SVG"),

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +15,6 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.documents import DOCS, Block, Page, pages
-from tests.forked import forking_command
 
 _ADDRESS = "localhost:8000"
 
@@ -113,14 +111,14 @@ def _is_like(printed: str, answer: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def tools(mini: object) -> Iterator[Path]:
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for PATH with the command of this checkout, and its Python."""
-    # Short: the address of a socket has its bounds.
-    with tempfile.TemporaryDirectory() as folder, forking_command(Path(folder)) as tools:
-        python = tools / "python"
-        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', "utf-8")
-        python.chmod(0o755)
-        yield tools
+    folder = tmp_path_factory.mktemp("tools")
+    for name, words in (("python", ""), ("mmsearch", " -P -m cli.main")):
+        tool = folder / name
+        tool.write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n', "utf-8")
+        tool.chmod(0o755)
+    return folder
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
