@@ -330,8 +330,8 @@ def _show(hits: Sequence[Hit], *, by_date: bool) -> None:
             label += f"  +{len(hit.copies)} " + ("copy" if len(hit.copies) == 1 else "copies")
         # Links only where a terminal shows them: in a pipe they would be noise around the path.
         path = Text(label, style=f"link {file_url(item.source)}" if sys.stdout.isatty() else "")
-        if hit.words:
-            path += Text(f"  has {shown(', '.join(hit.words))}", style="dim")
+        if hit.matched_words:
+            path += Text(f"  has {shown(', '.join(hit.matched_words))}", style="dim")
         if item.text is not None:
             path = Text(f"{item.text[:200]}\n") + path
         facts = [f"{hit.score:.4f}", in_words(hit.relevance)]

@@ -255,7 +255,7 @@ def read_hits(
                 relevance=None if np.isnan(relevance[at]) else float(relevance[at]),
                 item=item,
                 matched=matched.found_by(at),
-                words=matched.words_of(at),
+                matched_words=matched.words_of(at),
             )
             for at, item in zip(group.tolist(), items_of_group, strict=True)
         ]

@@ -297,7 +297,7 @@ class Query:
 class Hit:
     """One answer; `rank` starts at 1 and higher scores are better. `first_stage_score` is a cosine similarity, and so is
     `score` unless re-ranked; a hit that its words put before others has at least their score. `matched` says what it was
-    found by, of `meaning` and `words`, and `words` are those of the query that it has. `rerank_score` is None for a hit that
+    found by, of `meaning` and `words`, and `matched_words` are those of the query that it has. `rerank_score` is None for a hit that
     no reranker read, else in nats a token. `relevance` is the probability that the hit is relevant
     (`retrieval.ranking.relevance`), None without a calibration. `moments` are those found of the same video, this one first,
     where a search groups them. `copies` are the paths of other copies of the picture, the best of them first, at most a
@@ -311,7 +311,7 @@ class Hit:
     relevance: float | None = None
     moments: tuple[Hit, ...] = ()
     matched: tuple[str, ...] = ("meaning",)
-    words: tuple[str, ...] = ()
+    matched_words: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
@@ -337,7 +337,7 @@ class Hit:
             "longitude": item.longitude,
             "place": item.place,
             "matched": list(self.matched),
-            "words": list(self.words),
+            "matched_words": list(self.matched_words),
             "copies": list(self.copies),
             "moments": [
                 {"start": moment.item.start, "end": moment.item.end, "score": moment.score} for moment in self.moments

@@ -129,7 +129,7 @@ class HitModel(BaseModel):
     longitude: float | None
     place: str | None
     matched: list[str]
-    words: list[str]
+    matched_words: list[str]
     copies: list[str]
     moments: list[MomentModel]
 

@@ -123,7 +123,7 @@ def made_up_hit(name: str, number: int, kind: str = "image") -> dict[str, Any]:
         "rank": number + 1, "score": 0.5, "first_stage_score": 0.5, "rerank_score": None, "id": identity, "kind": kind,
         "path": f"/photos/{identity}.jpg", "start": None, "end": None, "text": None, "width": 400 + 40 * (number % 7),
         "height": 300, "taken_at": None, "camera": None, "latitude": None, "longitude": None, "place": None,
-        "matched": [], "words": [], "copies": [], "relevance": 0.5, "moments": [], "media_url": f"/media/{identity}",
+        "matched": [], "matched_words": [], "copies": [], "relevance": 0.5, "moments": [], "media_url": f"/media/{identity}",
         "thumb_url": f"/thumb/{identity}/v",
     }  # fmt: skip
 

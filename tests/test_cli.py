@@ -18,7 +18,7 @@ from tests.conftest import ROOT, Command, picture, write_photos
 
 HIT_KEYS = (
     "rank score first_stage_score rerank_score id kind path start end text width height"
-    " relevance taken_at camera latitude longitude place matched words copies moments"
+    " relevance taken_at camera latitude longitude place matched matched_words copies moments"
 )
 
 

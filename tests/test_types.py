@@ -63,7 +63,7 @@ def test_a_hit_has_every_key_of_the_contract() -> None:
     value = Hit(rank=1, score=0.5, first_stage_score=0.5, rerank_score=None, item=item, relevance=0.9).to_json()
     assert " ".join(value) == (
         "rank score first_stage_score rerank_score id kind path start end text width height"
-        " relevance taken_at camera latitude longitude place matched words copies moments"
+        " relevance taken_at camera latitude longitude place matched matched_words copies moments"
     )
     assert (value["relevance"], value["taken_at"], value["camera"]) == (0.9, "2023-12-25T18:30:00", "X")
     assert (value["place"], value["matched"], value["copies"]) == ("Paris, France", ["meaning"], [])

@@ -195,7 +195,7 @@ def test_a_caption_finds_its_image_and_says_by_which_words(tmp_path: Path) -> No
     )
     hits = ask(state, "boarding pass lh 1234 lodz", k=3).hits
     assert names(hits)[0] == "290.jpg"
-    assert hits[0].words == ("boarding", "pass", "lh", "1234", "lodz")
+    assert hits[0].matched_words == ("boarding", "pass", "lh", "1234", "lodz")
     assert hits[0].item.kind == "image"
     assert hits[0].to_json()["matched"] == ["words"]
     assert hits[0].to_json()["words"] == ["boarding", "pass", "lh", "1234", "lodz"]
@@ -207,7 +207,7 @@ def test_words_of_a_name_and_of_a_caption_count_together(tmp_path: Path) -> None
     texts = [(caption(f"{folder}/3.jpg", "a yellow tram on a hill"), 0.0) for folder in ("lisbon", "porto")]
     state = build(tmp_path, rows, texts)
     hit = ask(state, "tram lisbon", k=1).hits[0]
-    assert (names([hit]), hit.words) == (["lisbon/3.jpg"], ("tram", "lisbon"))
+    assert (names([hit]), hit.matched_words) == (["lisbon/3.jpg"], ("tram", "lisbon"))
 
 
 def test_common_words_alone_find_nothing_and_leave_everything_as_it_was(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_what_is_said_in_a_video_leads_to_its_moment(tmp_path: Path, monkeypatch
     cues = [(cue(f"film{n}.mp4", 31.5, f"welcome to valley {'north' if n == 2 else 'south'}"), 0.0) for n in range(4)]
     state = build(tmp_path, films, [*((image(f"{n}.jpg"), 0.6) for n in range(20))], cues)
     hit = ask(state, "valley north", k=3).hits[0]
-    assert (names([hit]), hit.item.start, hit.words) == (["film2.mp4"], 30.0, ("valley", "north"))
+    assert (names([hit]), hit.item.start, hit.matched_words) == (["film2.mp4"], 30.0, ("valley", "north"))
     assert [row.item.start for row in hit.moments][:3] == [30.0, 0.0, 10.0]
     by_name = ask(state, "film 3", k=1).hits[0]
     assert (names([by_name]), by_name.item.start) == (["film3.mp4"], 0.0)
@@ -247,7 +247,7 @@ def test_a_search_of_texts_finds_the_texts_themselves(tmp_path: Path) -> None:
     texts = [(caption(f"{n % 5}.jpg", f"number {n} {VOCABULARY[n]}", n), 0.5 - n / 100) for n in range(10)]
     state = build(tmp_path, rows, texts)
     hits = ask(state, "hugo", kind="text").hits
-    assert (hits[0].item.text, hits[0].words) == ("number 7 hugo", ("hugo",))
+    assert (hits[0].item.text, hits[0].matched_words) == ("number 7 hugo", ("hugo",))
     assert names(ask(state, "hugo").hits)[0] == "2.jpg"
 
 
