@@ -66,7 +66,9 @@ class RapidRecogniser:
         models = Path(spec.origin).parent / "models"
         missing = [name for name in _MODELS.values() if not (models / name).is_file()]
         if missing:
-            raise ModelError(f"rapidocr has no {missing[0]}; install it anew with: pip install --force-reinstall rapidocr")
+            raise ModelError(
+                f"rapidocr has no {missing[0]}; install it anew with: pip install --force-reinstall rapidocr"
+            )
         self._params: dict[str, object] = {f"{part}.model_path": str(models / name) for part, name in _MODELS.items()}
         self._params["Global.log_level"] = "critical"
         # As PaddleOCR does: by default RapidOCR would make small pictures larger, at twice the cost.

@@ -116,6 +116,8 @@ class Item:
     tar or Parquet file and for a caption, whose `path` is its image. Times are seconds from the start of a video.
     `mtime_ns` belongs to `source`. `dhash` is a 64-bit difference hash (dHash) of the image, as a signed integer.
 
+    `text_kind` is `ocr` for text that was recognised in an image, which `path` names then, and None for any other text.
+
     `taken_at` is local time, as the camera showed it, in ISO 8601 without a zone, and `date_source` where it comes from:
     `exif` (what a picture says of itself: EXIF, XMP, IPTC), `container` (a video's metadata), `sidecar` (XMP beside the file),
     `takeout`, `name` or `file` (the time of the file's last change). `place` is "City, Region, Country" near latitude and
@@ -144,6 +146,7 @@ class Item:
     rating: int | None = None
     words: str | None = None
     date_source: str | None = None
+    text_kind: str | None = None
 
     @property
     def image_place(self) -> Place:
