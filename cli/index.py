@@ -191,11 +191,11 @@ def index_command(
                 "failed": report.failed,
                 "skipped": dict(report.skipped),
                 "items": report.items,
-                "ocr": asdict(report.ocr) if report.ocr is not None else None,
                 "seconds": round(report.seconds, 3),
                 "images_per_second": round(report.images_per_second, 2),
                 "index": str(folder),
                 "model": encoder.spec.name,
+                **({"ocr": asdict(report.ocr)} if report.ocr is not None else {}),
             }
         )
     else:
