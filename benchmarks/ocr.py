@@ -194,7 +194,7 @@ def main() -> None:
         encoder.warm()
         embeddings = np.concatenate([encoder.encode_pixels([encoder.preprocess(picture)]) for _, picture in every])
         scores = TextLikeness.of(encoder).scores(embeddings)
-        thresholds = [THRESHOLD, *(np.arange(-2, 2.01, 0.25).tolist() if given.fit else [])]
+        thresholds = [THRESHOLD, *(np.arange(0.2, 0.81, 0.1).tolist() if given.fit else [])]
         report[Path(model).stem] = [_outcome(threshold, scores, kinds, words, cost) for threshold in thresholds]
     print(json.dumps(report, indent=2))
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL.Image import Image
 
 from indexer.encode import Embedder, finite
@@ -165,7 +164,7 @@ class PictureTexts:
 
     def _read(self, state: Manifest) -> Iterator[_Picture]:
         """Every image to look at, once it is dealt with."""
-        likeness = TextLikeness.of(self._embedder)
+        likeness: TextLikeness | None = None
         reader, places = ShardReader(self._writer.folder, state), RowPlaces(state)
         images = (
             (source, number) for source in self._sources(state) for number in range(source.first, len(source.places))
@@ -174,7 +173,13 @@ class PictureTexts:
             while chunk := list(islice(images, _CHUNK)):
                 numbers = np.array([source.places[number] for source, number in chunk], np.int64)
                 shards, rows = places.rows(numbers)
-                wanted = self._wanted(chunk, likeness.scores(reader.embeddings(shards, rows)))
+                seen = np.array([number < source.seen for source, number in chunk], np.bool_)
+                wanted = np.ones(len(chunk), np.bool_)
+                if self._config.reading == "auto" or seen.any():
+                    likeness = likeness or TextLikeness.of(self._embedder)
+                    likely = likeness.scores(reader.embeddings(shards, rows)) >= THRESHOLD
+                    # What `auto` looked at before, it read where it was likely.
+                    wanted = likely if self._config.reading == "auto" else ~(seen & likely)
                 items = iter(reader.items(shards[wanted], rows[wanted]))
                 pictures = [
                     _Picture(source, number, here, next(items) if here else None)
@@ -185,14 +190,6 @@ class PictureTexts:
                     yield picture
                     if self._step.is_full:
                         self._flush()
-
-    def _wanted(self, chunk: Sequence[tuple[UnreadSource, int]], scores: NDArray[np.float32]) -> NDArray[np.bool_]:
-        likely = scores >= THRESHOLD
-        if self._config.reading == "auto":
-            return likely
-        # What `auto` looked at before, it read where it was likely.
-        seen = np.array([number < source.seen for source, number in chunk], np.bool_)
-        return ~(seen & likely)
 
     def _decoded(
         self, pictures: Iterable[_Picture], pool: ThreadPoolExecutor
