@@ -1,7 +1,8 @@
 """Which pictures are likely to hold text, by the embeddings that an index has of them already: nothing is decoded for that.
 
-An embedding lies between those of pages, screens and signs that are drawn here and those of the photos that come with the models,
-both by the index's own model. Prompts in words ("a scanned document") were tried first, and told `mini` next to nothing.
+An embedding lies between those of pages, screens and signs that are drawn here and those of the photos that come with the
+models, both by the index's own model. Prompts in words ("a scanned document") were tried first, and told `mini` next to
+nothing.
 """
 
 from __future__ import annotations

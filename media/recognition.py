@@ -26,11 +26,8 @@ _DETECTED = 1280
 _LEAST_LONG, _LEAST_SHORT = 64, 20
 # How sure the model has to be of a line, in 0..1; of a line of one or two characters, which stains and edges look like, more.
 _SURE, _SURE_OF_FEW, _FEW = 0.6, 0.85, 2
-_MODELS = {
-    "Det": "PP-OCRv6_det_small.onnx",
-    "Cls": "ch_ppocr_mobile_v2.0_cls_mobile.onnx",
-    "Rec": "PP-OCRv6_rec_small.onnx",
-}
+# The models in its wheel that find lines, turn them upright and read them; versions differ in the rest of the names.
+_MODELS = {"Det": "*_det_*.onnx", "Cls": "*_cls_*.onnx", "Rec": "*_rec_*.onnx"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +60,10 @@ class RapidRecogniser:
         spec = importlib.util.find_spec("rapidocr")
         if spec is None or spec.origin is None:
             raise ModelError("reading the text in pictures needs RapidOCR; install it with: pip install rapidocr")
-        models = Path(spec.origin).parent / "models"
-        missing = [name for name in _MODELS.values() if not (models / name).is_file()]
-        if missing:
-            raise ModelError(
-                f"rapidocr has no {missing[0]}; install it anew with: pip install --force-reinstall rapidocr"
-            )
-        self._params: dict[str, object] = {f"{part}.model_path": str(models / name) for part, name in _MODELS.items()}
+        models = {part: sorted(Path(spec.origin).parent.glob(f"models/{name}")) for part, name in _MODELS.items()}
+        if not all(models.values()):
+            raise ModelError("rapidocr has no models; install it anew with: pip install --force-reinstall rapidocr")
+        self._params: dict[str, object] = {f"{part}.model_path": str(files[-1]) for part, files in models.items()}
         self._params["Global.log_level"] = "critical"
         # As PaddleOCR does: by default RapidOCR would make small pictures larger, at twice the cost.
         self._params["Det.limit_type"], self._params["Det.limit_side_len"] = "max", _DETECTED
