@@ -28,6 +28,7 @@ class Extra:
 EXTRAS = {
     "asr": Extra(("faster-whisper",), "what is said in videos and sound files becomes searchable: index --transcribe"),
     "bench": Extra(("matplotlib", "py-spy"), "the pages that bench --html writes, and bench speed --profile"),
+    "ocr": Extra(("rapidocr",), "the text in pictures becomes searchable: index --ocr"),
     "demo": Extra(("scikit-image",), "the sample photos of make demo"),
     "docs": Extra(("zensical",), "the documentation as a site: make docs"),
     "formats": Extra(("pillow-jxl-plugin", "rawpy", "resvg-py"), "JPEG XL, cameras' raw files and SVG"),

@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -103,6 +104,18 @@ def index_command(
             show_default="yes",
         ),
     ] = None,
+    ocr: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="auto|all|off",
+            help="Read the text in pictures: in those that are likely to hold some, in all, or in none. Needs: pip install "
+            "rapidocr.",
+            envvar="MMSEARCH_OCR",
+            show_envvar=False,
+            show_default="auto where rapidocr is installed",
+            autocompletion=choices("auto", "all", "off"),
+        ),
+    ] = None,
     rebuild_vectors: Annotated[
         bool, typer.Option("--rebuild-vectors", help="Make the Faiss files anew from the shards; reads no media.")
     ] = False,
@@ -113,9 +126,12 @@ def index_command(
         raise typer.BadParameter("name at least one folder or file")
     if not 0 < fps <= 60:
         raise typer.BadParameter(f"{fps:g} is not in 0..60", param_hint="--fps")
+    if ocr not in (None, "auto", "all", "off"):
+        raise typer.BadParameter(f"{ocr!r} is not auto, all or off", param_hint="--ocr")
     began = time.monotonic()
     with interruptible():
         from indexer.build import BuildConfig
+        from indexer.ocr import ocr_config
         from indexer.roots import roots_of
         from indexer.run import build_of, index_folder, joins, open_encoder
         from retrieval.crossmodal.moments import MOMENT_FUSIONS
@@ -157,6 +173,7 @@ def index_command(
             max_pixels=max_pixels * 1_000_000,
             exclude=_globs(exclude or ()),
             default_excludes=default_excludes,
+            ocr=ocr_config(ocr),
         )
         build = build_of(roots, folder, opened, config)
         _run(build, f"indexing with {encoder.spec.name}")
@@ -178,6 +195,7 @@ def index_command(
                 "images_per_second": round(report.images_per_second, 2),
                 "index": str(folder),
                 "model": encoder.spec.name,
+                **({"ocr": asdict(report.ocr)} if report.ocr is not None else {}),
             }
         )
     else:
@@ -205,8 +223,11 @@ def _change_agreed(folder: Path, model: str) -> bool:
 def _run(build: IndexBuild | ModelChange, what: str) -> None:
     with quiet_native_stderr() as stream, progress_bar(stream) as bar:
         task = bar.add_task(what, total=None, rate="", file="")
-        began = time.monotonic()
+        began, stage = time.monotonic(), "encode"
         for event in build:
+            if event.stage != stage:
+                began, stage = time.monotonic(), event.stage
+                bar.reset(task, description="all is searchable; reading the text in pictures")
             rate = event.done / max(1e-6, time.monotonic() - began)
             bar.update(
                 task,
@@ -240,6 +261,12 @@ def _print_report(report: BuildReport, encoder: Encoder, folder: Path, seconds: 
         kinds = [f"{count} {suffix or 'without a suffix'}" for suffix, count in report.skipped.items()]
         more = f" and {len(kinds) - _KINDS_SHOWN} kinds more" if len(kinds) > _KINDS_SHOWN else ""
         print(f"not of a kind that is indexed: {shown(', '.join(kinds[:_KINDS_SHOWN]))}{more}")
+    if report.ocr is not None and (report.ocr.read or report.ocr.left_out):
+        more = f"; {report.ocr.left_out} left out as unlikely to hold any (--ocr all reads those)"
+        print(
+            f"text found in {report.ocr.with_text} of {report.ocr.read} pictures read in {report.ocr.seconds:.1f} s"
+            f"{more if report.ocr.left_out else ''}"
+        )
     named = _named(folder)
     if report.failed:
         print(f"what failed and why: mmsearch failures{named}")

@@ -9,13 +9,15 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from indexer.copies import Copies, sampled_digest
 from indexer.encode import Embedder, UnitEncoder
+from indexer.ocr import OcrConfig, OcrCounts, PictureTexts
 from indexer.pipeline import Preparation, Prepared, prepare
 from indexer.plan import Plan, PlanConfig, Unit
+from indexer.progress import Progress
 from indexer.videos import VideoFeed, VideoFrame, VideoRead
 from media.containers import expand
 from media.errors import MediaError
@@ -53,7 +55,7 @@ class BuildConfig:
     transcribed. `prune` lets a folder that is empty now lose its files. An image of more than `max_pixels` is refused.
     `exclude` are globs that the index leaves out from now on, beside those that it remembers; `default_excludes` (None: as
     before) whether it leaves out what nobody means. `reread` reads the facts of unchanged photos and videos again, whose
-    embeddings are taken from the index.
+    embeddings are taken from the index. With `ocr`, the text in pictures is read once all else is published.
     """
 
     batch_size: int = 32
@@ -68,17 +70,7 @@ class BuildConfig:
     max_pixels: int = MAX_PIXELS
     exclude: tuple[str, ...] = ()
     default_excludes: bool | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a build is: files done of the `total` that are known to have changed, and the file that came last. The total
-    grows while the folders are still being listed."""
-
-    done: int
-    total: int
-    failed: int
-    path: str
+    ocr: OcrConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +78,8 @@ class BuildReport:
     """The contract's counts. `encoded` are images and frames that went through the model; `seconds` leave out loading it.
     `touched` counts what was read of the index; `notices` are lines that the user should see; `links` says that some folder
     was reached by a link, so that the path of a change does not tell which indexed files it concerns. `skipped` counts, by
-    suffix, the files below the paths that are of no kind that is indexed."""
+    suffix, the files below the paths that are of no kind that is indexed. `ocr` is there where text in pictures was to be
+    read; its time is not in `seconds`."""
 
     indexed: int
     unchanged: int
@@ -99,6 +92,11 @@ class BuildReport:
     notices: tuple[str, ...] = ()
     links: bool = False
     skipped: Mapping[str, int] = field(default_factory=dict)
+    ocr: OcrCounts | None = None
+
+    def with_texts(self, counts: OcrCounts, items: int) -> BuildReport:
+        """The same after the text in pictures was read."""
+        return replace(self, ocr=counts, failed=self.failed + counts.failed, items=items)
 
     @property
     def images_per_second(self) -> float:
@@ -147,15 +145,17 @@ class IndexBuild:
             # The journal of a killed run: from here on the table of sources is complete.
             writer.publish()
             # Held open, so that the rows this run may copy stay on disk while it publishes.
-            with (
-                closing(open_state(self._folder)) as lease,
-                ImageDecoder(_workers(self._config), self._config.max_pixels) as decoder,
-            ):
-                run = _Run(
-                    writer, lease.manifest, self._paths, self._embedder, self._config, decoder, exclude_anew=anew
-                )
-                yield from run.work()
-            self.report = run.report()
+            with ImageDecoder(_workers(self._config), self._config.max_pixels) as decoder:
+                with closing(open_state(self._folder)) as lease:
+                    run = _Run(
+                        writer, lease.manifest, self._paths, self._embedder, self._config, decoder, exclude_anew=anew
+                    )
+                    yield from run.work()
+                self.report = run.report()
+                if self._config.ocr is not None:
+                    texts = PictureTexts(writer, self._paths, self._embedder, self._config.ocr, decoder.decode)
+                    yield from texts
+                    self.report = self.report.with_texts(texts.counts, searchable(writer.manifest))
         if not self.report.items and not self.report.indexed:
             raise IndexNotFoundError(
                 f"nothing in {_shown(self._paths)} could be indexed; see: mmsearch failures --index {self._folder}"
@@ -331,7 +331,7 @@ class _Run:
             unchanged=self._plan.unchanged,
             removed=self._plan.removed,
             failed=self._failed + self._plan.failed,
-            items=sum(shard.alive for shard in self._writer.manifest.shards),
+            items=searchable(self._writer.manifest),
             encoded=self._encoder.encoded,
             seconds=time.monotonic() - self._began,
             touched=self._touched,
@@ -343,6 +343,11 @@ class _Run:
     def _left_out(self) -> list[str]:
         own = self._encoder.own
         return [f"{own} new file(s) left out: mmsearch itself wrote them"] if own else []
+
+
+def searchable(manifest: Manifest) -> int:
+    """How many rows a search may return."""
+    return sum(shard.alive for shard in manifest.shards)
 
 
 def _slices(unit: Unit, first: int, roots: Sequence[str]) -> Iterator[Record | _End]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from indexer.build import BuildConfig, BuildReport, IndexBuild, Progress
+from indexer.build import BuildConfig, BuildReport, IndexBuild, searchable
 from indexer.encode import Embedder
+from indexer.ocr import PictureTexts
+from indexer.progress import Progress
+from media.isolated import ImageDecoder
 from media.types import below_any
 from retrieval.errors import MmsearchError
 from retrieval.store.manifest import Manifest
@@ -39,10 +43,17 @@ class ModelChange:
         with IndexWriter(self._folder) as writer:
             others = _others(self._folder, writer.manifest, self._paths, self._config)
             successor = begin_succession(self._folder, writer.manifest, self._embedder.spec)
-            build = IndexBuild([*self._paths, *others], successor, self._embedder, self._config)
+            paths = [*self._paths, *others]
+            build = IndexBuild(paths, successor, self._embedder, replace(self._config, ocr=None))
             yield from build
             writer.succeed()
             self.report = build.report
+            # After the change: reading pictures takes long, and searches are by the new model meanwhile.
+            if self._config.ocr is not None and self.report is not None:
+                with ImageDecoder(1, self._config.max_pixels) as decoder:
+                    texts = PictureTexts(writer, paths, self._embedder, self._config.ocr, decoder.decode)
+                    yield from texts
+                self.report = self.report.with_texts(texts.counts, searchable(writer.manifest))
 
 
 def _others(folder: Path, manifest: Manifest, paths: Sequence[str], config: BuildConfig) -> list[str]:

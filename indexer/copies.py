@@ -15,7 +15,7 @@ from media.errors import MediaError
 from media.types import Source
 from retrieval.store.roots import Roots
 from retrieval.store.shards import ShardReader
-from retrieval.store.sources import SourceLine, SourceTable, place_of
+from retrieval.store.sources import SourceLine, SourceTable, key_of, place_of
 from retrieval.types import Item
 
 _PIECE = 64 * 1024
@@ -45,6 +45,20 @@ class Copies:
                     return item, self.reader.embeddings(*places).astype(np.float32)
         return None
 
+    def recognised(self, image: Item) -> tuple[SourceLine, list[Item], NDArray[np.float32]] | None:
+        """The text that was recognised in an image of the index which is a file of its own: the line of its source, which tells
+        how far it was looked at, and the rows with their embeddings `(n, d)`. None where nobody looked."""
+        if image.path != image.source:
+            return None
+        with self._alone:
+            key = key_of(*self.table.manifest.roots.split(image.source))
+            line = self.table.find([key]).get(key)
+            if line is None or not line.ocr_seen:
+                return None
+            places = self._places(replace(line, spans=tuple(span for span in line.spans if span.kind == "text")))
+            items = self.reader.items(*places)
+            return line, items, self.reader.embeddings(*places).astype(np.float32)
+
     def _fails(self, shard: int, row: int, path: str) -> bool:
         """Whether the ledger has a line about the image itself: a line about its sidecar, or about another member of its
         container, is no matter."""
@@ -72,7 +86,7 @@ class Copies:
         return None
 
     def _places(self, line: SourceLine) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        shards, rows = [], []
+        shards, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for span in line.spans:
             first = 0
             for number, entry in enumerate(self.table.manifest.shards):

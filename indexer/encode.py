@@ -13,7 +13,7 @@ from PIL.Image import Image
 from indexer.copies import Copies
 from indexer.pipeline import Preparation, Prepared, prepare_record
 from indexer.plan import Unit
-from indexer.rows import FACTS, image_item, item_id, moment_items, text_items, with_facts
+from indexer.rows import FACTS, image_item, item_id, moment_items, recognised_item, text_items, with_facts
 from indexer.videos import VideoRead
 from media.errors import MediaError, OwnOutputError
 from media.facts import NO_FACTS, Facts, completed, with_sidecars
@@ -66,9 +66,10 @@ class UnitEncoder:
     ) -> UnitResult:
         """The result of a unit of files, or of one slice of a container, from its records as they were read."""
         failures: dict[str, list[tuple[str, MediaError]]] = {}
-        items, image_embeddings = self._images(prepared, failures)
+        marks: dict[str, SourceLine] = {}
+        items, image_embeddings = self._images(prepared, failures, marks)
         texts, text_embeddings = self._texts(unit, prepared, failures, slice or 0)
-        pictured = {item.path: item for item in items}
+        pictured = {item.path: item for item in items if item.kind == "image"}
         texts = [_as_pictured(text, pictured.get(text.path)) for text in texts]
         media: dict[str, set[str]] = {}
         for item in (*items, *texts):
@@ -77,12 +78,15 @@ class UnitEncoder:
         for source in unit.sources:
             paths = media.get(source.path, set())
             many = source.kind in ("tar", "parquet")
+            mark = marks.get(source.path)
             digest = next((ready.sha256 for ready in prepared if ready.record.path == source.path), "")
             lines.append(
                 replace(
                     self.line(source, failures.get(source.path, [])),
                     media=len({path for path in paths if path != source.path}) if many else int(bool(paths)),
                     content=bytes.fromhex(digest) if source.path in paths else b"",
+                    ocr_seen=mark.ocr_seen if mark is not None else 0,
+                    ocr_read=mark.ocr_read if mark is not None else 0,
                 )
             )
         return UnitResult(
@@ -113,10 +117,10 @@ class UnitEncoder:
                 reason = f"read up to {video.ending.duration:.0f} s: {video.ending.stopped}"
                 failures.append((source.path, MediaError("decode", reason)))
         passages = [Passage(source.path, cue.text, cue.start, cue.end) for cue in video.cues]
-        embeddings_of_texts, places = _finite(
+        embeddings_of_texts, places = finite(
             self.embedder.encode_texts, [passage.text for passage in passages], self.none()
         )
-        failures += [(source.path, _not_finite("a text in it"))] if len(places) < len(passages) else []
+        failures += [(source.path, _notfinite("a text in it"))] if len(places) < len(passages) else []
         texts = text_items(self.roots, passages, source)
         items += [texts[place] for place in places]
         line = replace(self.line(source, failures), media=int(bool(items)), heard=video.heard, content=video.content)
@@ -149,7 +153,7 @@ class UnitEncoder:
 
     def frames(self, pixels: Sequence[Floats]) -> tuple[Floats, list[int]]:
         """Embeddings of frames `(n, 3, s, s)`, and the positions of those whose embedding is finite."""
-        embeddings, places = _finite(self.embedder.encode_pixels, list(pixels), self.none())
+        embeddings, places = finite(self.embedder.encode_pixels, list(pixels), self.none())
         self.encoded += len(places)
         return embeddings, places
 
@@ -179,8 +183,12 @@ class UnitEncoder:
         )
 
     def _images(
-        self, prepared: Sequence[Prepared], failures: dict[str, list[tuple[str, MediaError]]]
+        self,
+        prepared: Sequence[Prepared],
+        failures: dict[str, list[tuple[str, MediaError]]],
+        marks: dict[str, SourceLine],
     ) -> tuple[list[Item], Floats]:
+        """Rows of images, and of the text in those that the index holds, whose lines there come into `marks`."""
         items: list[Item] = []
         parts = [self.none()]
         fresh: list[Prepared] = []
@@ -194,14 +202,14 @@ class UnitEncoder:
             elif ready.views:
                 fresh.append(ready)
             elif not ready.texts:
-                self._copy(ready, items, parts, fresh, failures)
+                self._copy(ready, items, parts, fresh, failures, marks)
         for start in range(0, len(fresh), self.batch_size):
             batch = fresh[start : start + self.batch_size]
             encoded, places = self._pictures([ready.views for ready in batch])
             parts.append(encoded)
             for place, ready in enumerate(batch):
                 if place not in places:
-                    _fail(failures, ready, _not_finite("it"))
+                    _fail(failures, ready, _notfinite("it"))
                 elif ready.decoded is not None:
                     record = ready.record
                     item = image_item(self.roots, record.path, record.source, ready.sha256, ready.decoded)
@@ -212,7 +220,7 @@ class UnitEncoder:
 
     def _copy(
         self, ready: Prepared, items: list[Item], parts: list[Floats], fresh: list[Prepared],
-        failures: dict[str, list[tuple[str, MediaError]]],
+        failures: dict[str, list[tuple[str, MediaError]]], marks: dict[str, SourceLine],
     ) -> None:  # fmt: skip
         """An image whose content is in the index: a new row with the old embedding."""
         copy = self.copies.image(ready.sha256) if self.copies is not None else None
@@ -233,12 +241,18 @@ class UnitEncoder:
             return
         item, embedding = copy
         source = record.source
+        recognised = self.copies.recognised(item) if self.copies is not None and source.path == record.path else None
         identity = item_id(self.roots, record.path, "image", "")
         item = replace(
             item, id=identity, path=record.path, source=source.path, size=source.size, mtime_ns=source.mtime_ns
         )
         items.append(with_facts(item, ready.facts))
         parts.append(embedding)
+        if recognised is not None:
+            marks[source.path], texts, embeddings = recognised
+            image = items[-1]
+            items += [recognised_item(self.roots, image, text.text or "") for text in texts]
+            parts.append(embeddings)
 
     def _texts(
         self, unit: Unit, prepared: Sequence[Prepared], failures: dict[str, list[tuple[str, MediaError]]], slice: int
@@ -254,9 +268,9 @@ class UnitEncoder:
             rows = text_items(self.roots, passages, source, first)
             items += [with_facts(row, facts_of_row) for row, facts_of_row in zip(rows, facts, strict=True)]
             owners += [ready for ready in with_texts for _ in ready.texts]
-        embeddings, places = _finite(self.embedder.encode_texts, [item.text or "" for item in items], self.none())
+        embeddings, places = finite(self.embedder.encode_texts, [item.text or "" for item in items], self.none())
         for place in sorted(set(range(len(items))) - set(places)):
-            _fail(failures, owners[place], _not_finite("a text of it"))
+            _fail(failures, owners[place], _notfinite("a text of it"))
         return [items[place] for place in places], embeddings
 
     def none(self) -> Floats:
@@ -264,7 +278,7 @@ class UnitEncoder:
         return np.empty((0, self.embedder.spec.dim), np.float32)
 
 
-def _finite(
+def finite(
     encode: Callable[[Sequence[Entry]], Floats], entries: Sequence[Entry], none: Floats
 ) -> tuple[Floats, list[int]]:
     """Embeddings of the entries whose embedding is finite, and their positions. A batch that fails is halved and tried again,
@@ -277,8 +291,8 @@ def _finite(
         if len(entries) == 1:
             return none, []
     middle = len(entries) // 2
-    left, places = _finite(encode, entries[:middle], none)
-    right, others = _finite(encode, entries[middle:], none)
+    left, places = finite(encode, entries[:middle], none)
+    right, others = finite(encode, entries[middle:], none)
     return np.concatenate([left, right]), [*places, *(middle + place for place in others)]
 
 
@@ -289,7 +303,7 @@ def _as_pictured(text: Item, image: Item | None) -> Item:
     return replace(text, **{name: getattr(image, name) for name in FACTS})
 
 
-def _not_finite(what: str) -> MediaError:
+def _notfinite(what: str) -> MediaError:
     return MediaError("encode", f"the model made no finite embedding of {what}")
 
 

@@ -13,6 +13,7 @@ from media.types import Passage, Source
 from retrieval.crossmodal.moments import Moment
 from retrieval.gazetteer import gazetteer
 from retrieval.store.roots import Roots
+from retrieval.store.words_file import OCR
 from retrieval.types import Item, Kind
 
 # What `with_facts` sets.
@@ -82,6 +83,22 @@ def text_items(roots: Roots, passages: Sequence[Passage], source: Source, first:
         )
         for position, passage in enumerate(passages, first)
     ]
+
+
+def recognised_item(roots: Roots, image: Item, text: str) -> Item:
+    """The row of the text that was recognised in an image, with the image's facts."""
+    row = Item(
+        id=item_id(roots, image.path, "text", OCR),
+        path=image.path,
+        source=image.source,
+        kind="text",
+        text=text,
+        size=image.size,
+        mtime_ns=image.mtime_ns,
+        sha256=_digest(text),
+        text_kind=OCR,
+    )
+    return replace(row, **{name: getattr(image, name) for name in FACTS})
 
 
 def moment_items(roots: Roots, moments: Sequence[Moment], source: Source, size: tuple[int, int]) -> list[Item]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from indexer.build import BuildConfig, BuildReport, IndexBuild
 from indexer.change import ModelChange
+from indexer.ocr import ocr_config
 from indexer.roots import roots_of
 from media.names import printable
 from retrieval.errors import MmsearchError, ModelError, OldFormatError, UsageError
@@ -159,9 +160,10 @@ def build_index(
     precision: str = "auto",
     batch_size: int = 32,
     change_model: bool = False,
+    ocr: str = "off",
 ) -> BuildReport:
     """Build an index over `paths`, or bring it up to date; with `change_model`, an index of another model changes to
-    `model`. Raises `MmsearchError`."""
+    `model`, and with `ocr` `auto` or `all`, the text in pictures is read. Raises `MmsearchError`."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise UsageError(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
     for path in paths:
@@ -171,8 +173,9 @@ def build_index(
     if not roots:
         raise UsageError("name at least one folder or file")
     folder = index_folder(index, roots)
+    config = BuildConfig(batch_size=batch_size, ocr=ocr_config(ocr))
     opened = open_encoder(folder, model, device, precision, change_model=change_model)
-    build = build_of(roots, folder, opened, BuildConfig(batch_size=batch_size))
+    build = build_of(roots, folder, opened, config)
     for _ in build:
         pass
     if build.report is None:

@@ -116,6 +116,8 @@ class Item:
     tar or Parquet file and for a caption, whose `path` is its image. Times are seconds from the start of a video.
     `mtime_ns` belongs to `source`. `dhash` is a 64-bit difference hash (dHash) of the image, as a signed integer.
 
+    `text_kind` is `ocr` for text that was recognised in an image, which `path` names then, and None for any other text.
+
     `taken_at` is local time, as the camera showed it, in ISO 8601 without a zone, and `date_source` where it comes from:
     `exif` (what a picture says of itself: EXIF, XMP, IPTC), `container` (a video's metadata), `sidecar` (XMP beside the file),
     `takeout`, `name` or `file` (the time of the file's last change). `place` is "City, Region, Country" near latitude and
@@ -144,6 +146,7 @@ class Item:
     rating: int | None = None
     words: str | None = None
     date_source: str | None = None
+    text_kind: str | None = None
 
     @property
     def image_place(self) -> Place:
@@ -297,8 +300,8 @@ class Query:
 class Hit:
     """One answer; `rank` starts at 1 and higher scores are better. `first_stage_score` is a cosine similarity, and so is
     `score` unless re-ranked; a hit that its words put before others has at least their score. `matched` says what it was
-    found by, of `meaning` and `words`, and `matched_words` are those of the query that it has. `rerank_score` is None for a hit that
-    no reranker read, else in nats a token. `relevance` is the probability that the hit is relevant
+    found by, of `meaning` and `words`, and `matched_words` are those of the query that it has. `rerank_score` is None for a
+    hit that no reranker read, else in nats a token. `relevance` is the probability that the hit is relevant
     (`retrieval.ranking.relevance`), None without a calibration. `moments` are those found of the same video, this one first,
     where a search groups them. `copies` are the paths of other copies of the picture, the best of them first, at most a
     hundred; its score is that of whichever copy is nearest to the query."""

@@ -33,11 +33,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     keep = {
         name: os.environ.get(name)
-        for name in ("MMSEARCH_CACHE", "HF_HUB_OFFLINE", "HF_HOME", "MMSEARCH_INDEX", "MMSEARCH_CONFIG")
+        for name in ("MMSEARCH_CACHE", "HF_HUB_OFFLINE", "HF_HOME", "MMSEARCH_INDEX", "MMSEARCH_CONFIG", "MMSEARCH_OCR")
     }
     os.environ["MMSEARCH_CACHE"] = str(folder)
     os.environ["MMSEARCH_CONFIG"] = str(folder / "config.toml")
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # Reading pictures takes a second each: the tests of that ask for it.
+    os.environ["MMSEARCH_OCR"] = "off"
     os.environ["HF_HOME"] = str(folder / "hf")
     os.environ.pop("MMSEARCH_INDEX", None)
     yield folder

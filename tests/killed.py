@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import indexer.build
+import indexer.ocr
 from indexer.build import BuildConfig, IndexBuild
 from indexer.change import ModelChange
+from indexer.ocr import OcrConfig
 from retrieval.store.writer import IndexWriter
-from tests.stores import OtherEncoder, PlainEncoder
+from tests.stores import LettersRecogniser, OtherEncoder, PlainEncoder
 
 
 class SlowEncoder(PlainEncoder):
@@ -29,7 +31,8 @@ class SlowEncoder(PlainEncoder):
 
 
 def main() -> None:
-    """`compact INDEX`, or `index INDEX ROOT...`, publishing often, or `change INDEX ROOT...` to another model."""
+    """`compact INDEX`, or `index INDEX ROOT...`, publishing often, `ocr INDEX ROOT...` with the text in pictures,
+    or `change INDEX ROOT...` to another model."""
     act, index, *roots = sys.argv[1:]
     indexer.build.COMMIT_ROWS = 24
     indexer.build.SLICE = 6
@@ -40,6 +43,9 @@ def main() -> None:
     else:
         steps = int(os.environ.get("KILLED_AFTER", "-1"))
         config = BuildConfig(batch_size=4, workers=2)
+        if act == "ocr":
+            indexer.ocr._STEP_PICTURES = 2
+            config = BuildConfig(batch_size=4, workers=2, ocr=OcrConfig(recogniser=LettersRecogniser(), reading="all"))
         build: IndexBuild | ModelChange = IndexBuild(roots, Path(index), SlowEncoder(), config)
         if act == "change":
             build = ModelChange(roots, Path(index), OtherEncoder(), config)

@@ -266,7 +266,7 @@ def test_an_index_that_cannot_be_written_says_where(tmp_path: Path) -> None:
 
 def as_an_older_version_wrote(index: Path) -> None:
     """Take the columns that came later out of every file of rows and lines."""
-    later = {"place", "rating", "words", "date_source", "sidecar"}
+    later = {"place", "rating", "words", "date_source", "sidecar", "text_kind", "ocr_seen", "ocr_read"}
     for file in [*index.glob("shards/*.parquet"), *index.glob("sources/*.parquet"), *index.glob("journal/*.parquet")]:
         table = pq.read_table(file)
         pq.write_table(

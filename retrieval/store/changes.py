@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -31,16 +31,22 @@ class Change:
 
 
 def winners_of(parts: Parts) -> dict[bytes, list[tuple[Part, SourceLine]]]:
-    """By source, the parts that say what it is now: the last one, or the slices of its last version in order."""
+    """By source, the parts that say what it is now: the last one, or the slices of its last version in order; then those that
+    add to it."""
     winners: dict[bytes, list[tuple[Part, SourceLine]]] = {}
     for _, part in sorted(parts.items()):
         for line in part.lines:
             before = winners.get(line.key, [])
+            if part.adds:
+                winners[line.key] = [*before, (part, line)]
+                continue
             same = before and (before[0][1].size, before[0][1].mtime_ns) == (line.size, line.mtime_ns)
             if part.slice is None or not same or before[0][0].slice is None:
                 winners[line.key] = [(part, line)]
             else:
-                others = [(other, line_of_other) for other, line_of_other in before if other.slice != part.slice]
+                others = [
+                    (other, line_of_other) for other, line_of_other in before if other.slice not in (None, part.slice)
+                ]
                 winners[line.key] = sorted([*others, (part, line)], key=lambda pair: pair[0].slice or 0)
     return winners
 
@@ -53,8 +59,14 @@ def change_of(parts: Parts, table: SourceTable, removed: Iterable[bytes] = ()) -
     for key in removed:
         winners.pop(key, None)
     lines_before = table.find(list(winners))
-    for key, pairs in winners.items():
+    for key, every in winners.items():
         before = lines_before.get(key)
+        added = [pair for pair in every if pair[0].adds]
+        pairs = every[: len(every) - len(added)]
+        if not pairs:
+            if before is not None and _add(change, before, added):
+                change.before.append(before)
+            continue
         line = pairs[-1][1]
         if pairs[0][0].slice is not None:
             version = (line.size, line.mtime_ns)
@@ -79,7 +91,21 @@ def change_of(parts: Parts, table: SourceTable, removed: Iterable[bytes] = ()) -
                 change.replaced += before.spans
         for part, line in pairs:
             change.adopted.setdefault(part.number, set()).add(part.places[line.key])
+        _add(change, change.lines[key], added)
     return change
+
+
+def _add(change: Change, line: SourceLine, added: Sequence[tuple[Part, SourceLine]]) -> bool:
+    """Take what parts add to a source that the index, or an earlier part, has as `line`; whether there was anything. What was
+    read of another version of its file is left out."""
+    version = (line.size, line.mtime_ns, 0)
+    added = [pair for pair in added if (pair[1].size, pair[1].mtime_ns, line.slices) == version]
+    for part, more in added:
+        change.adopted.setdefault(part.number, set()).add(part.places[more.key])
+        line = replace(line, failures=(*line.failures, *more.failures), ocr_seen=more.ocr_seen, ocr_read=more.ocr_read)
+    if added:
+        change.lines[line.key] = line
+    return bool(added)
 
 
 def spans_of(

@@ -33,6 +33,10 @@ class UnitResult:
     `lines` are the sources that it read, without spans: with the publication, the rows of `items` take the place of all
     that the index had from these sources. A unit that is a slice of one container names its number and whether it is the
     `last`: the container's old rows go when all of its slices are there.
+
+    One that `adds` leaves all that the index has from these sources where it is, as long as their files have the size and time
+    that its lines say: its rows come beside, its failures after theirs, and its lines' `ocr_seen` and `ocr_read` hold from then
+    on.
     """
 
     items: tuple[Item, ...]
@@ -40,6 +44,7 @@ class UnitResult:
     lines: tuple[SourceLine, ...]
     slice: int | None = None
     last: bool = True
+    adds: bool = False
 
     @staticmethod
     def of_rows(items: Sequence[Item], embeddings: NDArray[np.float32], roots: Roots) -> UnitResult:
@@ -64,6 +69,7 @@ class Part:
     row_counts: dict[Kind, tuple[int, ...]]
     slice: int | None
     last: bool
+    adds: bool = False
 
     @cached_property
     def places(self) -> dict[bytes, int]:
@@ -99,11 +105,18 @@ def write_part(folder: Path, number: int, result: UnitResult, roots: Roots) -> P
         "rows": row_counts,
         "slice": result.slice,
         "last": result.last,
+        "adds": result.adds,
     }
     file = part_file(folder, number)
     sh.write_shard(file, table.replace_schema_metadata({_META: json.dumps(meta).encode()}))
     return Part(
-        file=file, number=number, lines=result.lines, row_counts=row_counts, slice=result.slice, last=result.last
+        file=file,
+        number=number,
+        lines=result.lines,
+        row_counts=row_counts,
+        slice=result.slice,
+        last=result.last,
+        adds=result.adds,
     )
 
 
@@ -119,6 +132,7 @@ def read_part(folder: Path, number: int) -> Part:
             row_counts={kind: tuple(int(count) for count in meta["rows"][kind]) for kind in KINDS},
             slice=meta["slice"],
             last=bool(meta["last"]),
+            adds=bool(meta.get("adds", False)),
         )
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{file} is damaged; delete it and run `mmsearch index` again") from error
@@ -155,11 +169,13 @@ def _to_json(line: SourceLine) -> dict[str, object]:
         "heard": line.heard,
         "failures": line.failures,
         "sidecar": line.sidecar.hex(),
+        "ocr": [line.ocr_seen, line.ocr_read],
     }
 
 
 def _from_json(value: dict[str, object]) -> SourceLine:
-    failures = value["failures"]
+    failures, marks = value["failures"], value.get("ocr")
+    seen, read = marks if isinstance(marks, list) else (0, 0)
     return SourceLine(
         key=bytes.fromhex(str(value["key"])),
         kind=str(value["kind"]),
@@ -171,4 +187,6 @@ def _from_json(value: dict[str, object]) -> SourceLine:
         heard=bool(value["heard"]),
         failures=tuple((path, stage, reason) for path, stage, reason in failures) if isinstance(failures, list) else (),
         sidecar=bytes.fromhex(str(value.get("sidecar", ""))),
+        ocr_seen=int(seen),
+        ocr_read=int(read),
     )

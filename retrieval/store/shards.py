@@ -54,10 +54,11 @@ _META: tuple[tuple[str, pa.DataType], ...] = (
     ("rating", pa.int32()),
     ("words", pa.string()),
     ("date_source", pa.string()),
+    ("text_kind", pa.string()),
 )
 _PLAIN = (
     "kind", "start", "end", "text", "width", "height", "size", "sha256", "taken_at", "camera", "latitude", "longitude", "dhash",
-    "place", "rating", "words", "date_source",
+    "place", "rating", "words", "date_source", "text_kind",
 )  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def write_shard(file: Path, table: pa.Table) -> str:
             scratch,
             row_group_size=ROW_GROUP,
             compression=compressed,
-            use_dictionary=["kind", "camera", "source", "root", "source_root", "place", "date_source"],
+            use_dictionary=["kind", "camera", "source", "root", "source_root", "place", "date_source", "text_kind"],
             write_statistics=False,
             store_schema=True,
         )

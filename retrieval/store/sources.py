@@ -48,8 +48,14 @@ _SCHEMA = pa.schema(
         ("spans", pa.binary()),
         ("failures", pa.binary()),
         ("sidecar", pa.binary()),
+        ("ocr_seen", pa.int32()),
+        ("ocr_read", pa.int32()),
     ]
 )
+
+
+# What the lines of an older version may lack.
+_LATER = ("sidecar", "ocr_seen", "ocr_read")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +87,9 @@ class SourceLine:
     how many slices of a container are in the index while the rest is not, and 0 for a source that was read to its end.
     `heard` says that its speech has been transcribed or has subtitles. `failures` hold `(path below the root, stage, reason)`.
     `sidecar` is the signature of the files beside it that its facts were read from (`media.types.Source`).
+
+    Of its images, in the order of their rows, the first `ocr_seen` were either read for their text or found unlikely to hold
+    any, and the first `ocr_read` of them were read in any case.
     """
 
     key: bytes
@@ -95,6 +104,8 @@ class SourceLine:
     spans: tuple[RowSpan, ...] = ()
     failures: tuple[tuple[str, str, str], ...] = ()
     sidecar: bytes = b""
+    ocr_seen: int = 0
+    ocr_read: int = 0
 
     def counts(self) -> Counts:
         """What this source adds to the counts of the manifest."""
@@ -150,7 +161,7 @@ def to_table(lines: Sequence[SourceLine], removed: Sequence[bytes] = ()) -> pa.T
             failures = json.dumps(line.failures).encode() if line.failures else None
             values = (
                 key, False, line.kind, line.size, line.mtime_ns, line.about, line.content, line.media, line.slices,
-                line.heard, spans, failures, line.sidecar,
+                line.heard, spans, failures, line.sidecar, line.ocr_seen, line.ocr_read,
             )  # fmt: skip
         for name, value in zip(_SCHEMA.names, values, strict=True):
             columns[name].append(value)
@@ -176,10 +187,26 @@ def to_lines(table: pa.Table) -> list[SourceLine]:
             ),
             failures=tuple((path, stage, reason) for path, stage, reason in json.loads(failures)) if failures else (),
             sidecar=sidecar or b"",
+            ocr_seen=seen or 0,
+            ocr_read=read or 0,
         )
-        for key, removed, kind, size, mtime, about, content, media, slices, heard, spans, failures, sidecar in zip(
-            *columns, strict=True
-        )
+        for (
+            key,
+            removed,
+            kind,
+            size,
+            mtime,
+            about,
+            content,
+            media,
+            slices,
+            heard,
+            spans,
+            failures,
+            sidecar,
+            seen,
+            read,
+        ) in zip(*columns, strict=True)
         if not removed
     ]
 
@@ -293,9 +320,9 @@ class SourceTable:
         except (OSError, pa.ArrowException) as error:
             raise FormatError(f"the table of sources in {self.folder} is damaged ({error})") from error
         self.touched.lines += table.num_rows
-        if "sidecar" not in table.column_names and (columns is None or "sidecar" in columns):
-            # A line of a version that knew no sidecars.
-            table = table.append_column("sidecar", pa.nulls(table.num_rows, pa.binary()))
+        for name in _LATER:
+            if name not in table.column_names and (columns is None or name in columns):
+                table = table.append_column(name, pa.nulls(table.num_rows, _SCHEMA.field(name).type))
         return table
 
     def _open(self, entry: SourceSegment) -> _Segment:

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
 # Marks a term that is a whole name: no word has this byte in it.
 WHOLE = b"\x01"
-# What a row needs of its shard to be found by words; a shard of an older version may lack the last two.
-COLUMNS = ("root", "path", "path_raw", "source_root", "source", "kind", "start", "text", "place", "words")
+# What a row needs of its shard to be found by words; a shard of an older version may lack the last three.
+COLUMNS = ("root", "path", "path_raw", "source_root", "source", "kind", "start", "text", "place", "words", "text_kind")
 NEVER = 0xFFFFFFFF
+# What `Item.text_kind` says of text that was recognised in an image.
+OCR = "ocr"
 _MAGIC = b"MMSWORD1"
 _BATCH = 4096
 _ROW_BITS = 32
@@ -188,14 +190,15 @@ def _batch_terms(
     nothing: list[object] = [None] * size
     texts, names, owners = [], [], []
     before = None
-    for row, (path, kind, text, place, words) in enumerate(
+    for row, (path, kind, text, place, words, text_kind) in enumerate(
         zip(
             paths, columns["kind"], columns["text"], columns.get("place", nothing), columns.get("words", nothing),
-            strict=True,
+            columns.get("text_kind", nothing), strict=True,
         )
     ):  # fmt: skip
         # The name of a video or a document is a matter of its first row.
-        own = kind == "image" or (path != before and (kind == "video" or columns["source"][row] == path))
+        first_of_file = path != before and (kind == "video" or columns["source"][row] == path)
+        own = kind == "image" or (first_of_file and text_kind != OCR)
         before = path
         texts.append("\n".join(str(value) for value in (path if own else None, text, place, words) if value))
         if own:
@@ -225,11 +228,13 @@ def _about(table: pa.Table) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
     names = ("root", "path", "path_raw", "source_root", "source", "kind", "start")
     keys: dict[tuple[int, str, bytes | None], int] = {}
     about, starts = [], []
-    for root, path, raw, source_root, source, kind, start in zip(
-        *(table.column(name).to_pylist() for name in names), strict=True
+    known = "text_kind" in table.column_names
+    text_kinds = table.column("text_kind").to_pylist() if known else [None] * table.num_rows
+    for root, path, raw, source_root, source, kind, start, text_kind in zip(
+        *(table.column(name).to_pylist() for name in names), text_kinds, strict=True
     ):
         starts.append(NEVER if start is None else min(round(1000 * start), NEVER - 1))
-        if kind == "text" and start is None and (source_root, source) == (root, path):
+        if kind == "text" and start is None and (source_root, source) == (root, path) and text_kind != OCR:
             about.append(0)
             continue
         place = (root, path, raw)
