@@ -339,7 +339,7 @@ def test_a_scanned_boarding_pass_is_found_first_by_its_flight_number(desk: Desk,
     done = command("search", "LH 2034", "--index", str(desk.folder), "--json")
     hits = [json.loads(line) for line in done.stdout.splitlines()]
     assert (os.path.basename(hits[0]["path"]), hits[0]["kind"]) == ("scan0001.png", "image")
-    assert hits[0]["words"] == ["LH", "2034"]
+    assert hits[0]["matched_words"] == ["LH", "2034"]
     assert "words" in hits[0]["matched"]
 
 
