@@ -173,7 +173,7 @@ def test_gone_is_said_of_what_is_gone(browser: Browser, address: str, status: in
         for _ in range(3):
             wait_held(page, server)
             server.release(status=status)
-        expect(page.locator("#grid .gone")).to_have_text("sea-0.jpg: the file is gone")
+        expect(page.locator("#grid .gone")).to_have_text(f"sea-0.jpg: made up {status}")
         tab.wrong.clear()
 
 
