@@ -198,7 +198,7 @@ def test_a_caption_finds_its_image_and_says_by_which_words(tmp_path: Path) -> No
     assert hits[0].matched_words == ("boarding", "pass", "lh", "1234", "lodz")
     assert hits[0].item.kind == "image"
     assert hits[0].to_json()["matched"] == ["words"]
-    assert hits[0].to_json()["words"] == ["boarding", "pass", "lh", "1234", "lodz"]
+    assert hits[0].to_json()["matched_words"] == ["boarding", "pass", "lh", "1234", "lodz"]
     assert names(ask(state, "boarding", match="words").hits) == ["291.jpg", "290.jpg"]
 
 

@@ -151,7 +151,9 @@ function open(id) {
   owned(signal, async () => viewer.show(await call(`/api/items/${id}`, signal), address.state.text, ""), (error) => {
     address.close();
     notice = error.message;
-    tell(texts.failed(error.message), !results.hits.length);
+    // Kept beside what a page of results that is still on its way will say.
+    notice = texts.failed(error.message);
+    tell(notice, !results.hits.length);
   });
 }
 
