@@ -151,9 +151,7 @@ function open(id) {
   owned(signal, async () => viewer.show(await call(`/api/items/${id}`, signal), address.state.text, ""), (error) => {
     address.close();
     notice = error.message;
-    // Kept beside what a page of results that is still on its way will say.
-    notice = texts.failed(error.message);
-    tell(notice, !results.hits.length);
+    tell(texts.failed(error.message), !results.hits.length);
   });
 }
 
@@ -177,7 +175,11 @@ function take(file, others) {
     signal.throwIfAborted();
     address.go({ picture, like: "" });
     if (others) { notice = texts.leftOut(others); showResults(); }
-  }, (error) => say(texts.failed(error.message))).finally(() => { if (transfer === signal) transfer = null; });
+  }, (error) => {
+    // Kept beside what results that are still on their way will say.
+    notice = texts.failed(error.message);
+    say(notice);
+  }).finally(() => { if (transfer === signal) transfer = null; });
 }
 
 byId("form", HTMLFormElement).addEventListener("submit", (event) => { event.preventDefault(); go({}); });
