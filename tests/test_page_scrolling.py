@@ -108,7 +108,9 @@ def test_the_end_of_the_pages_is_not_called_the_number_found(browser: Browser, a
         MadeUpServer(tab.page)
         tab.page.route("**/api/search", lambda route: route.fulfill(json=answer))
         page = tab.open("/?q=colours")
-        expect(page.locator("#said")).to_contain_text("The best 20 are shown, best first; narrow the search to see others")
+        expect(page.locator("#said")).to_contain_text(
+            "The best 20 are shown, best first; narrow the search to see others"
+        )
         expect(page.locator("#said")).to_contain_text("only the first count")
 
 
