@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import queue
 import subprocess
@@ -11,7 +10,7 @@ from types import TracebackType
 
 from PIL import Image
 
-from media.child import module_command, module_environment
+from media.child import Child
 from media.drawings import is_drawing
 from media.errors import MediaError
 from media.foreign import RAW_SUFFIXES
@@ -29,8 +28,8 @@ class ImageDecoder:
 
     def __init__(self, processes: int, max_pixels: int = MAX_PIXELS, patience: float = PATIENCE_SECONDS) -> None:
         self._max_pixels = max_pixels
-        self._children: queue.LifoQueue[_Child] = queue.LifoQueue()
-        self._all = [_Child(patience) for _ in range(max(1, processes))]
+        self._children: queue.LifoQueue[_Decoder] = queue.LifoQueue()
+        self._all = [_Decoder(patience) for _ in range(max(1, processes))]
         for child in self._all:
             self._children.put(child)
 
@@ -68,15 +67,15 @@ def _is_trusted(data: bytes, name: str) -> bool:
         return True
 
 
-class _Child:
+class _Decoder:
     """One decoding process."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child = Child("media.decoder", one_thread=True)
 
     def decode(self, data: bytes, min_side: int, name: str, max_pixels: int) -> DecodedImage:
-        process = self._started()
+        process = self._child.started()
         alarm = threading.Timer(self._patience, process.kill)
         alarm.daemon = True
         alarm.start()
@@ -91,32 +90,9 @@ class _Child:
         finally:
             alarm.cancel()
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
-            self.close()
-            self._process = subprocess.Popen(
-                module_command("media.decoder"),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                # Pictures are decoded side by side already.
-                env={**module_environment(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                # Ctrl-C is for the indexing process, which then ends this one.
-                start_new_session=True,
-            )
-        return self._process
-
     def close(self) -> None:
         """End the process."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        process.wait()
+        self._child.close()
 
 
 def _asked(process: subprocess.Popen[bytes], request: dict[str, object], data: bytes) -> DecodedImage:

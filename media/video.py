@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-from media.child import module_command, module_environment
+from media.child import Child
 from media.errors import MediaError, OwnOutputError
 from media.facts import NO_FACTS, Facts
 from media.subtitles import Cue
@@ -71,7 +71,7 @@ class VideoDecoder:
 
     def __init__(self, patience: float = PATIENCE_SECONDS) -> None:
         self._patience = patience
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child = Child("media.worker")
 
     def __enter__(self) -> VideoDecoder:
         return self
@@ -83,14 +83,7 @@ class VideoDecoder:
 
     def close(self) -> None:
         """End the process."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
-        process.wait()
+        self._child.close()
 
     def sample(self, path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | Ending]:
         """As `frames.sample`, from the other process.
@@ -100,7 +93,7 @@ class VideoDecoder:
         """
         finished = False
         try:
-            process = self._started()
+            process = self._child.started()
             self._ask(process, path, config)
             if process.stdout is None:
                 raise AssertionError("the process was started with a pipe")
@@ -109,7 +102,7 @@ class VideoDecoder:
         except MediaError as error:
             # What the decoder itself says leaves it ready for the next file.
             answered = error.stage == "decode" or isinstance(error, OwnOutputError)
-            finished = answered and self._process is not None and self._process.poll() is None
+            finished = answered and self._child.runs
             raise
         finally:
             if not finished:
@@ -118,27 +111,13 @@ class VideoDecoder:
     def facts(self, path: str) -> Facts:
         """What a video says of itself, without a frame being decoded; nothing of one that cannot be opened."""
         try:
-            process = self._started()
+            process = self._child.started()
             self._ask(process, path, None)
             if process.stdout is None:
                 raise AssertionError("the process was started with a pipe")
             return _facts(json.loads(self._patiently(process, process.stdout, None))["facts"])
         except MediaError:
             return NO_FACTS
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
-            self.close()
-            self._process = subprocess.Popen(
-                module_command("media.worker"),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=module_environment(),
-                # Ctrl-C is for the indexing process, which then ends this one.
-                start_new_session=True,
-            )
-        return self._process
 
     def _ask(self, process: subprocess.Popen[bytes], path: str, config: SampleConfig | None) -> None:
         """Ask for the frames of a video, or without a configuration for its facts alone."""

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
-import os
 import queue
 import subprocess
-import sys
 import threading
 from collections import OrderedDict
-from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
 from starlette.requests import Request
 
+from media.child import Child
 from retrieval.cancellation import Cancellation
 from retrieval.errors import MmsearchError, QueryError
 from server.lanes import Lane
@@ -27,7 +24,6 @@ PROCESSES = 2
 _WAITING = 12
 _KEPT_BYTES = 64 * 1024**2
 _SECONDS = 30.0
-_ROOT = Path(__file__).parents[1]
 
 
 class ImageNotFoundError(MmsearchError):
@@ -109,11 +105,11 @@ class _Decoder:
     """One decoding process, started when it is first needed."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child = Child("server.decoding", one_thread=True)
 
     def decode(self, data: bytes) -> Image.Image:
         """RGB, its shorter side at `decoding.SIDE` or more where the image has that many. Raises `QueryError`."""
-        process = self._started()
+        process = self._child.started()
         alarm = threading.Timer(_SECONDS, process.kill)
         alarm.daemon = True
         alarm.start()
@@ -139,30 +135,6 @@ class _Decoder:
         size = (int(answer["width"]), int(answer["height"]))
         return Image.frombytes("RGB", size, process.stdout.read(3 * size[0] * size[1]))
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
-            self.close()
-            paths = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-            self._process = subprocess.Popen(
-                # Never a module of the folder that the server happens to be started in.
-                [sys.executable, "-P", "-m", "server.decoding"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-                # Ctrl-C is for the server, which then ends this one.
-                start_new_session=True,
-            )
-        return self._process
-
     def close(self) -> None:
         """End the process."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        process.wait()
+        self._child.close()

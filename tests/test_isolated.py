@@ -41,7 +41,7 @@ def test_what_a_decoder_says_of_a_file_comes_through_and_the_next_is_decoded() -
 
 
 def child_of(decoder: ImageDecoder) -> subprocess.Popen[bytes]:
-    process = decoder._all[0]._process
+    process = decoder._all[0]._child._process
     assert process is not None
     return process
 

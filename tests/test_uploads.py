@@ -112,11 +112,11 @@ def test_the_decoding_process_is_bounded_and_replaced_when_it_dies() -> None:
         assert uploads.image(name).size == (320, 240)
         for _ in range(2):
             decoder = uploads._decoders.get()
-            if decoder._process is not None:
-                limits = Path(f"/proc/{decoder._process.pid}/limits").read_text()
+            if decoder._child._process is not None:
+                limits = Path(f"/proc/{decoder._child._process.pid}/limits").read_text()
                 assert str(MEMORY_BYTES) in next(line for line in limits.splitlines() if "address space" in line)
-                decoder._process.kill()
-                decoder._process.wait()
+                decoder._child._process.kill()
+                decoder._child._process.wait()
             uploads._decoders.put(decoder)
         assert uploads.image(take(uploads, png(2))).size == (320, 240)
         with pytest.raises(QueryError, match="cannot be read"):

@@ -250,13 +250,13 @@ def test_a_decoder_that_dies_or_hangs_costs_one_file(tmp_path: Path) -> None:
     with VideoDecoder(patience=6.0) as decoder:
         stream = decoder.sample(os.fspath(tmp_path / "a.mp4"), CONFIG)
         next(stream)
-        process = decoder._process
+        process = decoder._child._process
         assert process is not None
         os.kill(process.pid, signal.SIGSEGV)
         with pytest.raises(MediaError, match="crashed"):
             for _ in stream:
                 pass
-        process = decoder._started()
+        process = decoder._child.started()
         os.kill(process.pid, signal.SIGSTOP)
         with pytest.raises(MediaError, match="no sign of life"):
             list(decoder.sample(os.fspath(tmp_path / "a.mp4"), CONFIG))
