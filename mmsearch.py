@@ -26,7 +26,7 @@ from retrieval.types import Answer, Filter, Hit, Item, Near, Query, Rerank, Term
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from indexer.build import BuildReport
+    from indexer.config import BuildReport
     from retrieval.engine import Engine
 
 __all__ = [

@@ -125,7 +125,8 @@ def write_set(folder: Path, files: int, parquet: Path | None) -> dict[str, tuple
 
 def measure_found(files: int, model: str, parquet: Path | None) -> dict[str, object]:
     """Precision and recall over pairs of copies, and the share of copies of each sort that stand with their original."""
-    from indexer.build import BuildConfig, IndexBuild
+    from indexer.build import IndexBuild
+    from indexer.config import BuildConfig
     from retrieval.engine import Engine
     from retrieval.models.encoder import Encoder
 

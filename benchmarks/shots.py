@@ -19,7 +19,8 @@ from PIL.Image import Image
 from benchmarks.datasets import CaptionSet
 from benchmarks.metrics import Ranks
 from benchmarks.synthetic_videos import Shot, VideoFormat, write_video
-from indexer.build import BuildConfig, IndexBuild
+from indexer.build import IndexBuild
+from indexer.config import BuildConfig
 from retrieval.crossmodal.moments import MomentFusion
 from retrieval.engine import Engine
 from retrieval.models.encoder import Encoder

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.speed import ROOT, command, spread
-from indexer.build import BuildConfig, IndexBuild
+from indexer.build import IndexBuild
+from indexer.config import BuildConfig
 from indexer.roots import roots_of
 from media.containers import read_bytes
 from media.image import decode_image

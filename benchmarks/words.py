@@ -21,12 +21,13 @@ import numpy as np
 import pyarrow as pa
 
 from retrieval.ranking.words import find_words
+from retrieval.store.keys import words_file
 from retrieval.store.lexicon import Lexicon
 from retrieval.store.manifest import Manifest, ShardEntry
 from retrieval.store.roots import Roots
 from retrieval.store.selection import Selection
 from retrieval.store.shards import SHARD_ROWS
-from retrieval.store.words_file import words_file, write_words
+from retrieval.store.words_file import write_words
 from retrieval.types import KINDS, Kind, ModelSpec
 
 _WORDS = 60_000

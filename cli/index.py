@@ -18,8 +18,9 @@ from cli.terminal import busy, hint, interruptible, near, note, print_json, prog
 from retrieval.errors import IndexNotFoundError, MmsearchError
 
 if TYPE_CHECKING:
-    from indexer.build import BuildReport, IndexBuild
+    from indexer.build import IndexBuild
     from indexer.change import ModelChange
+    from indexer.config import BuildReport
     from retrieval.models.encoder import Encoder
 
 # Kinds of files that are not indexed, the most frequent, of which the report tells.
@@ -130,8 +131,7 @@ def index_command(
         raise typer.BadParameter(f"{ocr!r} is not auto, all or off", param_hint="--ocr")
     began = time.monotonic()
     with interruptible():
-        from indexer.build import BuildConfig
-        from indexer.ocr import ocr_config
+        from indexer.config import BuildConfig, ocr_config
         from indexer.roots import roots_of
         from indexer.run import build_of, index_folder, joins, open_encoder
         from retrieval.crossmodal.moments import MOMENT_FUSIONS

@@ -7,50 +7,64 @@ import os
 import sys
 import traceback
 import warnings
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from cli import admin, ask, bench, describe, doctor, duplicates, explain, export, index, model, search, serve, summarize
 from cli.layout import GroupedCommands, LineCommand, PlainCommand, complete_command
 from cli.terminal import say_hints
 from media.names import valid_text
 from retrieval.errors import MmsearchError, UsageError
 
-app = typer.Typer(
-    name="mmsearch",
-    cls=GroupedCommands,
-    help="Search folders of photos, videos and texts by meaning, on this machine.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-)
 FIND, READ, KEEP, MEASURE = (
     "Index and search",
     "Pictures and films in words",
     "Look after an index",
     "Models and figures",
 )
-for _heading, _name, _function in (
-    (FIND, "index", index.index_command),
-    (FIND, "search", search.search_command),
-    (FIND, "serve", serve.serve_command),
-    (READ, "describe", describe.describe_command),
-    (READ, "summarize", summarize.summarize_command),
-    (READ, "explain", explain.explain_command),
-    (READ, "ask", ask.ask_command),
-    (KEEP, "duplicates", duplicates.duplicates_command),
-    (KEEP, "status", admin.status_command),
-    (KEEP, "failures", admin.failures_command),
-    (KEEP, "compact", admin.compact_command),
-    (KEEP, "export", export.export_command),
-    (MEASURE, "doctor", doctor.doctor_command),
-):
-    app.command(_name, cls=LineCommand if _name == "search" else PlainCommand, rich_help_panel=_heading)(_function)
-app.add_typer(model.app, name="models", rich_help_panel=MEASURE)
-app.add_typer(bench.app, name="bench", rich_help_panel=MEASURE)
+# Each command's heading and where its function is. Imported when it is asked for: one command needs not wait for all.
+_COMMANDS = {
+    "index": (FIND, "cli.index", "index_command"),
+    "search": (FIND, "cli.search", "search_command"),
+    "serve": (FIND, "cli.serve", "serve_command"),
+    "describe": (READ, "cli.describe", "describe_command"),
+    "summarize": (READ, "cli.summarize", "summarize_command"),
+    "explain": (READ, "cli.explain", "explain_command"),
+    "ask": (READ, "cli.ask", "ask_command"),
+    "duplicates": (KEEP, "cli.duplicates", "duplicates_command"),
+    "status": (KEEP, "cli.admin", "status_command"),
+    "failures": (KEEP, "cli.admin", "failures_command"),
+    "compact": (KEEP, "cli.admin", "compact_command"),
+    "export": (KEEP, "cli.export", "export_command"),
+    "doctor": (MEASURE, "cli.doctor", "doctor_command"),
+}
+# Commands that have commands of their own.
+_GROUPS = {"models": (MEASURE, "cli.model", "app"), "bench": (MEASURE, "cli.bench", "app")}
+
+
+def application(command: str | None = None) -> typer.Typer:
+    """The whole application; with the name of a `command`, with that one only, where there is one of that name."""
+    app = typer.Typer(
+        name="mmsearch",
+        cls=GroupedCommands,
+        help="Search folders of photos, videos and texts by meaning, on this machine.",
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    )
+    app.callback(result_callback=_say_hints)(_root)
+    every = command not in _COMMANDS and command not in _GROUPS
+    for name, (heading, module, function) in _COMMANDS.items():
+        if every or name == command:
+            kind = LineCommand if name == "search" else PlainCommand
+            app.command(name, cls=kind, rich_help_panel=heading)(getattr(import_module(module), function))
+    for name, (heading, module, attribute) in _GROUPS.items():
+        if every or name == command:
+            app.add_typer(getattr(import_module(module), attribute), name=name, rich_help_panel=heading)
+    return app
 
 
 def _version(wanted: bool) -> None:
@@ -65,7 +79,6 @@ def _say_hints(_: object, **__: object) -> None:
     say_hints()
 
 
-@app.callback(result_callback=_say_hints)
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
     version: Annotated[
@@ -85,7 +98,7 @@ def main() -> None:
     # Pillow warns of odd metadata in files that it reads well: nobody can act on that.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        complete_command(app)(prog_name="mmsearch")
+        complete_command(application(sys.argv[1] if sys.argv[1:] else None))(prog_name="mmsearch")
     except MmsearchError as error:
         if debug:
             traceback.print_exc()

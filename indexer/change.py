@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from indexer.build import BuildConfig, BuildReport, IndexBuild, searchable
+from indexer.build import IndexBuild, searchable
+from indexer.config import BuildConfig, BuildReport
 from indexer.encode import Embedder
 from indexer.ocr import PictureTexts
 from indexer.progress import Progress
-from media.isolated import ImageDecoder
 from media.types import below_any
 from retrieval.errors import MmsearchError
 from retrieval.store.manifest import Manifest
@@ -50,9 +50,8 @@ class ModelChange:
             self.report = build.report
             # After the change: reading pictures takes long, and searches are by the new model meanwhile.
             if self._config.ocr is not None and self.report is not None:
-                with ImageDecoder(1, self._config.max_pixels) as decoder:
-                    texts = PictureTexts(writer, paths, self._embedder, self._config.ocr, decoder.decode)
-                    yield from texts
+                texts = PictureTexts(writer, paths, self._embedder, self._config.ocr, self._config.max_pixels)
+                yield from texts
                 self.report = self.report.with_texts(texts.counts, searchable(writer.manifest))
 
 

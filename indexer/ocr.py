@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,20 +18,21 @@ from itertools import islice
 import numpy as np
 from PIL.Image import Image
 
+from indexer.config import OcrConfig, OcrCounts
 from indexer.encode import Embedder, finite
 from indexer.likeness import THRESHOLD, TextLikeness
 from indexer.places import places_of
 from indexer.progress import Progress
 from indexer.rows import recognised_item
 from media.errors import MediaError
-from media.image import DecodedImage
+from media.isolated import ImageDecoder
 from media.reader import ImageReader
-from media.recognition import RapidRecogniser, TextRecogniser, at_reading_size, can_recognise
-from retrieval.errors import UsageError
+from media.recognition import at_reading_size
+from media.types import MAX_PIXELS
 from retrieval.store.journal import UnitResult
 from retrieval.store.leases import open_state
 from retrieval.store.manifest import Manifest
-from retrieval.store.pictures import Reading, UnreadSource, unread_below, unread_of
+from retrieval.store.pictures import UnreadSource, unread_below, unread_of
 from retrieval.store.row_places import RowPlaces
 from retrieval.store.shards import ShardReader
 from retrieval.store.sources import SourceLine, SourceTable
@@ -45,35 +46,6 @@ _PUBLISH_SECONDS = 120.0
 _AHEAD, _SIDE = 3, 1000
 # Letters of one picture that are kept.
 _MOST_LETTERS = 20_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class OcrConfig:
-    """With `reading` `auto`, pictures that are likely to hold text are read, with `all`, each."""
-
-    recogniser: TextRecogniser
-    reading: Reading = "auto"
-
-
-def ocr_config(reading: str | None, threads: int = 0) -> OcrConfig | None:
-    """What `auto`, `all` or `off` mean; None is `auto` where the extra `ocr` is installed, else `off`. Raises `UsageError` for
-    another word, and `ModelError` where the extra is asked for and missing."""
-    if reading not in (None, "auto", "all", "off"):
-        raise UsageError(f"ocr must be auto, all or off, not {reading!r}")
-    if reading == "off" or (reading is None and not can_recognise()):
-        return None
-    return OcrConfig(recogniser=RapidRecogniser(threads), reading="all" if reading == "all" else "auto")
-
-
-@dataclass(kw_only=True)
-class OcrCounts:
-    """Images that were `read`, those of them `with_text`, those `left_out` as unlikely to hold any, and those that `failed`."""
-
-    read: int = 0
-    with_text: int = 0
-    left_out: int = 0
-    failed: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -115,10 +87,10 @@ class PictureTexts:
         paths: Sequence[str],
         embedder: Embedder,
         config: OcrConfig,
-        decode: Callable[[bytes, int, str], DecodedImage],
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self._writer, self._paths, self._embedder, self._config = writer, paths, embedder, config
-        self._decode = decode
+        self._decoder = ImageDecoder(1, max_pixels)
         self._files = ImageReader()
         self._step = _Step()
         # Of the source that was met last: its key, and how far its images were looked at and read.
@@ -129,7 +101,7 @@ class PictureTexts:
 
     def __iter__(self) -> Iterator[Progress]:
         began = self._published_at = time.monotonic()
-        with closing(open_state(self._writer.folder)) as lease:
+        with self._decoder, closing(open_state(self._writer.folder)) as lease:
             state = lease.manifest
             total = sum(len(source.places) - source.first for source in self._sources(state))
             if not total:
@@ -218,7 +190,7 @@ class PictureTexts:
             stat = os.stat(item.source)
             if (stat.st_size, stat.st_mtime_ns) != (source.size, source.mtime_ns):
                 return None
-            decoded = self._decode(self._files.read(item.path), _SIDE, os.path.basename(item.path))
+            decoded = self._decoder.decode(self._files.read(item.path), _SIDE, os.path.basename(item.path))
             return at_reading_size(decoded.rgb)
         except MediaError as error:
             return error

@@ -11,7 +11,6 @@ from media.facts import Facts
 from media.image import DecodedImage
 from media.types import Passage, Source
 from retrieval.crossmodal.moments import Moment
-from retrieval.gazetteer import gazetteer
 from retrieval.store.roots import Roots
 from retrieval.store.words_file import OCR
 from retrieval.types import Item, Kind
@@ -46,6 +45,8 @@ def with_facts(item: Item, facts: Facts) -> Item:
 def _place(latitude: float | None, longitude: float | None) -> str | None:
     if latitude is None or longitude is None:
         return None
+    from retrieval.gazetteer import gazetteer
+
     return gazetteer().place(latitude, longitude)
 
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from indexer.build import BuildConfig, BuildReport, IndexBuild
-from indexer.change import ModelChange
-from indexer.ocr import ocr_config
+from indexer.build import IndexBuild
+from indexer.config import BuildConfig, BuildReport, ocr_config
 from indexer.roots import roots_of
 from media.names import printable
 from retrieval.errors import MmsearchError, ModelError, OldFormatError, UsageError
@@ -22,6 +22,9 @@ from retrieval.store.migrate import bring_up_to_date
 from retrieval.store.succession import PLAN, carry_out_succession, give_up_succession, successor_model
 from retrieval.store.writer import take_lock
 from retrieval.types import ModelSpec
+
+if TYPE_CHECKING:
+    from indexer.change import ModelChange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +123,11 @@ def build_of(
     roots: Sequence[str], folder: Path, opened: OpenedEncoder, config: BuildConfig
 ) -> IndexBuild | ModelChange:
     """The run over some folders: a build, or a change of the index's model."""
-    return (ModelChange if opened.changes_model else IndexBuild)(roots, folder, opened.encoder, config)
+    if not opened.changes_model:
+        return IndexBuild(roots, folder, opened.encoder, config)
+    from indexer.change import ModelChange
+
+    return ModelChange(roots, folder, opened.encoder, config)
 
 
 def _given(made_with: str, given: str) -> str:

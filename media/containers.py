@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from media.errors import MediaError
-from media.image import IMAGE_SUFFIXES
+from media.suffixes import IMAGE_SUFFIXES
 from media.text import caption_lines, caption_rows, caption_texts, decode_text, json_captions
 from media.types import MEMBER, Passage, Record, Source, below_any
 from media.walk import source_kind

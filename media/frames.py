@@ -26,7 +26,8 @@ from media.opening import open_image
 from media.sampling import SampledView, Sampler, View
 from media.shown import Shown
 from media.subtitles import Cue
-from media.video import ANIMATED_SUFFIXES, Beat, Ending, Frame, SampleConfig
+from media.suffixes import ANIMATED_SUFFIXES
+from media.video import Beat, Ending, Frame, SampleConfig
 
 # Frames are looked at no more often than this many times a second; a shot is found to that precision.
 LOOKS = 12.0

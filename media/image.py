@@ -15,21 +15,13 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 from media.colors import Signal, signal_of, to_srgb, tone_mapped
 from media.drawings import draw, is_drawing
 from media.errors import MediaError
-from media.foreign import FOREIGN_SUFFIXES, RAW_SUFFIXES, missing_extra
+from media.foreign import RAW_SUFFIXES, missing_extra
 from media.opening import open_image
 from media.pages import first_page
 from media.raw import develop
 from media.salvage import salvaged
+from media.types import MAX_PIXELS
 
-_JPEG_AND_WEB = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif")
-_OTHERS = (
-    ".heic", ".heif", ".hif", ".tif", ".tiff", ".bmp", ".dib", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm",
-    ".psd", ".eps",
-)  # fmt: skip
-IMAGE_SUFFIXES = frozenset((*_JPEG_AND_WEB, *_OTHERS)) | FOREIGN_SUFFIXES
-# A decoded image may take this many pixels, if nobody says otherwise. JPEG is decoded at a fraction of its size, so its own
-# bound is wider.
-MAX_PIXELS = 300_000_000
 _JPEG_BOUND = 8
 _LARGE = 20_000_000
 _FRAMES_TRIED = 64

@@ -14,8 +14,9 @@ from media.child import Child
 from media.drawings import is_drawing
 from media.errors import MediaError
 from media.foreign import RAW_SUFFIXES
-from media.image import MAX_PIXELS, DecodedImage, decode_image
+from media.image import DecodedImage, decode_image
 from media.opening import format_of
+from media.types import MAX_PIXELS
 
 # Their decoders are as old as the formats, and fuzzed the most of all.
 _TRUSTED = frozenset(("JPEG", "PNG"))

@@ -24,8 +24,8 @@ from media.facts import (
     rated,
     written_date,
 )
-from media.image import IMAGE_SUFFIXES
 from media.opening import open_image
+from media.suffixes import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 
 from media.errors import MediaError
 from media.facts import Facts, joined, local, phrases, position
-from media.metadata import MAX_XMP, xmp_facts
 from media.types import Sidecar
 
 SIDECAR_SUFFIXES = frozenset((".xmp", ".json"))
@@ -89,6 +88,9 @@ def sidecar_facts(sidecars: Iterable[Sidecar]) -> tuple[Facts, list[tuple[str, M
 
 def _read(path: str) -> Facts:
     xmp = path.lower().endswith(".xmp")
+    # Imported here: the walk needs the names of sidecars alone.
+    from media.metadata import MAX_XMP, xmp_facts
+
     bound = MAX_XMP if xmp else MAX_TAKEOUT
     try:
         with open(

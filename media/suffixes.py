@@ -1,7 +1,12 @@
-"""The suffixes of videos: those that FFmpeg's formats for films own, generated (`tests/test_pictures_of_videos.py` does it
-again), and those that cameras and recorders gave to the same formats."""
+"""What a file is by its suffix, and by its first bytes where a suffix is shared.
+
+The suffixes of videos are those that FFmpeg's formats for films own, generated (`tests/test_pictures_of_videos.py` does it
+again), and those that cameras and recorders gave to the same formats.
+"""
 
 from __future__ import annotations
+
+from media.foreign import FOREIGN_SUFFIXES
 
 # FFmpeg's names of formats whose suffixes are meant, and suffixes of theirs that mean something else here or elsewhere.
 FORMATS = (
@@ -26,3 +31,34 @@ _CAMERAS = frozenset((
     ".divx", ".xvid", ".mod", ".tod", ".vro", ".rmvb", ".mpe", ".mpv", ".m2p", ".m4p", ".qt", ".trp", ".insv", ".lrv", ".360"
 ))  # fmt: skip
 VIDEO_SUFFIXES = GENERATED | _CAMERAS
+_JPEG_AND_WEB = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif")
+_OTHERS = (
+    ".heic", ".heif", ".hif", ".tif", ".tiff", ".bmp", ".dib", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".psd", ".eps",
+)  # fmt: skip
+IMAGE_SUFFIXES = frozenset((*_JPEG_AND_WEB, *_OTHERS)) | FOREIGN_SUFFIXES
+# Suffixes that programs' sources have as well.
+SHARED_SUFFIXES = frozenset((".ts", ".mts", ".mod"))
+# Images that may be animated, which their first bytes show.
+ANIMATED_SUFFIXES = frozenset((".gif", ".webp"))
+
+
+def is_transport_stream(head: bytes) -> bool:
+    """Whether a file that begins with `head` is MPEG-TS, plain or as cameras write it: TypeScript has the same suffixes."""
+    return any(
+        head[at : at + 1] == b"G" and head[at + step : at + step + 1] in (b"G", b"")
+        for at, step in ((0, 188), (4, 192))
+    )
+
+
+def is_program_stream(head: bytes) -> bool:
+    """Whether a file that begins with `head` is MPEG-PS, as old camcorders write it: Go and music trackers have the suffix."""
+    return head.startswith(b"\0\0\x01\xba")
+
+
+def is_animated(head: bytes, suffix: str) -> bool:
+    """Whether a `.gif` or `.webp` that begins with `head` is animated: a WebP has a flag for it, a GIF is taken to be where it
+    repeats."""
+    if suffix == ".webp":
+        return head[:4] == b"RIFF" and head[8:12] == b"WEBP" and head[12:16] == b"VP8X" and bool(head[20] & 2)
+    return head[:3] == b"GIF" and b"NETSCAPE2.0" in head

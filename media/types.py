@@ -12,6 +12,9 @@ from media.errors import MediaError
 
 SourceKind = Literal["image", "video", "sound", "document", "sidecar", "subtitles", "captions", "tar", "parquet"]
 MEMBER = "::"
+# A decoded image may take this many pixels, if nobody says otherwise. JPEG is decoded at a fraction of its size, so its own
+# bound is wider.
+MAX_PIXELS = 300_000_000
 # Sources whose records may be many, so that a killed run may leave them half done.
 CONTAINERS: frozenset[SourceKind] = frozenset(("captions", "tar", "parquet"))
 

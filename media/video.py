@@ -18,10 +18,6 @@ from media.errors import MediaError, OwnOutputError
 from media.facts import NO_FACTS, Facts
 from media.subtitles import Cue
 
-# Suffixes that programs' sources have as well.
-SHARED_SUFFIXES = frozenset((".ts", ".mts", ".mod"))
-# Images that may be animated, which their first bytes show.
-ANIMATED_SUFFIXES = frozenset((".gif", ".webp"))
 PATIENCE_SECONDS = 60.0
 
 
@@ -180,24 +176,3 @@ class VideoDecoder:
 
 def _facts(value: dict[str, Any]) -> Facts:
     return Facts(**{**value, "words": tuple(value["words"])})
-
-
-def is_transport_stream(head: bytes) -> bool:
-    """Whether a file that begins with `head` is MPEG-TS, plain or as cameras write it: TypeScript has the same suffixes."""
-    return any(
-        head[at : at + 1] == b"G" and head[at + step : at + step + 1] in (b"G", b"")
-        for at, step in ((0, 188), (4, 192))
-    )
-
-
-def is_program_stream(head: bytes) -> bool:
-    """Whether a file that begins with `head` is MPEG-PS, as old camcorders write it: Go and music trackers have the suffix."""
-    return head.startswith(b"\0\0\x01\xba")
-
-
-def is_animated(head: bytes, suffix: str) -> bool:
-    """Whether a `.gif` or `.webp` that begins with `head` is animated: a WebP has a flag for it, a GIF is taken to be where it
-    repeats."""
-    if suffix == ".webp":
-        return head[:4] == b"RIFF" and head[8:12] == b"WEBP" and head[12:16] == b"VP8X" and bool(head[20] & 2)
-    return head[:3] == b"GIF" and b"NETSCAPE2.0" in head

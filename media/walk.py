@@ -16,14 +16,20 @@ from functools import cached_property
 
 from media.excludes import MARKS, Excluder, Excludes, Rules
 from media.foreign import missing_extra
-from media.image import IMAGE_SUFFIXES
 from media.sidecars import SIDECAR_SUFFIXES, SidecarNames
 from media.sound import SOUND_SUFFIXES
 from media.subtitles import SUBTITLE_SUFFIXES
-from media.suffixes import VIDEO_SUFFIXES
+from media.suffixes import (
+    ANIMATED_SUFFIXES,
+    IMAGE_SUFFIXES,
+    SHARED_SUFFIXES,
+    VIDEO_SUFFIXES,
+    is_animated,
+    is_program_stream,
+    is_transport_stream,
+)
 from media.text import TABLE_SUFFIXES, TEXT_SUFFIXES
 from media.types import Sidecar, Source, SourceKind, Unreadable, below
-from media.video import ANIMATED_SUFFIXES, SHARED_SUFFIXES, is_animated, is_program_stream, is_transport_stream
 
 # What systems say of a file that is in a cloud alone: reading it would fetch it.
 _OFFLINE_ATTRIBUTES = 0x1000 | 0x40000 | 0x400000

@@ -22,8 +22,8 @@ from retrieval.matching import POOLS, Matched, hit_keys, match
 from retrieval.ranking.collapse import FIRST_GROUP, MOST_COPIES, MOST_MOMENTS, Candidates, collapse
 from retrieval.ranking.relevance import Calibration, judge
 from retrieval.state import IndexState
-from retrieval.store.facts import NO_DATE
 from retrieval.store.selection import Selection
+from retrieval.store.shard_facts import NO_DATE
 from retrieval.types import Answer, Filter, Hit, Item, Kind, Query, Rerank, Sort
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from watchfiles import watch
 
-from indexer.build import BuildConfig, IndexBuild
+from indexer.build import IndexBuild
+from indexer.config import BuildConfig
 from indexer.run import open_encoder
 from media.excludes import MARKS
 from media.types import below

@@ -65,7 +65,8 @@ EVIL = "<img src=x onerror=alert(1)>.jpg"
 
 def build(folder: Path, encoder: Encoder) -> None:
     """Index a folder into itself."""
-    from indexer.build import BuildConfig, IndexBuild
+    from indexer.build import IndexBuild
+    from indexer.config import BuildConfig
 
     for _ in IndexBuild([folder], folder / ".mmsearch", encoder, BuildConfig()):
         pass

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 import indexer.build
 import indexer.ocr
-from indexer.build import BuildConfig, IndexBuild
+import indexer.work
+from indexer.build import IndexBuild
 from indexer.change import ModelChange
-from indexer.ocr import OcrConfig
+from indexer.config import BuildConfig, OcrConfig
 from retrieval.store.writer import IndexWriter
 from tests.stores import LettersRecogniser, OtherEncoder, PlainEncoder
 
@@ -35,7 +36,7 @@ def main() -> None:
     or `change INDEX ROOT...` to another model."""
     act, index, *roots = sys.argv[1:]
     indexer.build.COMMIT_ROWS = 24
-    indexer.build.SLICE = 6
+    indexer.work.SLICE = 6
     print("started", flush=True)
     if act == "compact":
         with IndexWriter(Path(index)) as writer:

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexer.build import BuildConfig, BuildReport, IndexBuild
+from indexer.build import IndexBuild
+from indexer.config import BuildConfig, BuildReport
 from retrieval.store.leases import open_state
 from retrieval.store.shards import ShardReader
 from tests.conftest import picture

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from indexer.build import BuildConfig, BuildReport, IndexBuild
+from indexer.build import IndexBuild
+from indexer.config import BuildConfig, BuildReport
 from indexer.roots import roots_of
 from media.types import Source, Unreadable
 from media.walk import walk

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 import mmsearch
 import retrieval.store.succession as succession
-from indexer.build import BuildConfig
 from indexer.change import ModelChange
+from indexer.config import BuildConfig
 from retrieval.engine import Engine
 from retrieval.errors import MmsearchError
 from retrieval.models.weights import MINI

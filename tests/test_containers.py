@@ -112,7 +112,7 @@ def test_a_container_without_images_is_read_once(tmp_path: Path, kind: str, monk
         read.append(source.path)
         return []
 
-    monkeypatch.setattr("indexer.build.expand", never)
+    monkeypatch.setattr("indexer.work.expand", never)
     assert run(tmp_path / ".mmsearch", tmp_path).failed == 1
     assert not read
 

@@ -26,14 +26,14 @@ def commands() -> dict[str, Any]:
     """Every command of the program, by its words after `mmsearch`."""
     import typer
 
-    from cli.main import app
+    from cli.main import application
 
     def walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, command
         for word, inner in getattr(command, "commands", {}).items():
             yield from walk(inner, f"{name} {word}".strip())
 
-    return dict(walk(typer.main.get_command(app), ""))
+    return dict(walk(typer.main.get_command(application()), ""))
 
 
 def options_of(command: Any) -> dict[str, Any]:

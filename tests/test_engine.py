@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import mmsearch
-from indexer.build import BuildConfig, IndexBuild
+from indexer.build import IndexBuild
+from indexer.config import BuildConfig
 from media.image import decode_image
 from retrieval.engine import Engine
 from retrieval.errors import IndexNotFoundError, ModelError, QueryError

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from indexer.build import BuildConfig, BuildReport, IndexBuild
+from indexer.build import IndexBuild
+from indexer.config import BuildConfig, BuildReport
 from media.excludes import Excludes
 from media.types import Source, Unreadable
 from media.walk import WalkConfig, is_placeholder, look, walk

@@ -17,7 +17,8 @@ from PIL import Image
 
 import mmsearch
 from benchmarks.samples import copy_samples
-from indexer.build import BuildConfig, BuildReport, IndexBuild
+from indexer.build import IndexBuild
+from indexer.config import BuildConfig, BuildReport
 from media.cutting import cut
 from media.reader import ImageReader, query_media
 from media.sound import WhisperRecogniser

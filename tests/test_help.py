@@ -13,7 +13,7 @@ import pytest
 
 from cli.doctor import EXTRAS
 from cli.layout import complete_command
-from cli.main import app
+from cli.main import application
 from cli.options import complete_index
 from retrieval.models.catalog import CURATED, DEFAULT, READER
 from tests.conftest import ROOT, Command, write_photos
@@ -28,7 +28,7 @@ def commands(command: Any, path: str = "mmsearch") -> Iterator[tuple[str, Any]]:
 
 def test_every_command_and_option_has_help_and_a_name_for_its_value() -> None:
     seen = 0
-    for path, command in commands(complete_command(app)):
+    for path, command in commands(complete_command(application())):
         assert command.help, path
         for parameter in command.params:
             if parameter.name in ("install_completion", "show_completion"):
@@ -47,7 +47,7 @@ def test_commands_are_in_groups_and_values_are_called_by_what_they_are(command: 
     assert top.startswith("Usage: mmsearch [OPTIONS]")
     headings = ["Index and search:", "Pictures and films in words:", "Look after an index:", "Models and figures:"]
     assert [line for line in top.splitlines() if line in headings] == headings
-    for name in complete_command(app).commands:
+    for name in complete_command(application()).commands:
         assert f"\n  {name} " in top
     shown = command("index", "--help", env={"COLUMNS": "120"}).stdout
     assert "[PATH]..." in shown and "\n  PATH..." in shown

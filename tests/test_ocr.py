@@ -20,11 +20,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 import indexer.ocr
 from benchmarks.samples import copy_samples
-from indexer.build import BuildConfig, BuildReport, IndexBuild
+from indexer.build import IndexBuild
 from indexer.change import ModelChange
-from indexer.ocr import OcrConfig, ocr_config
+from indexer.config import BuildConfig, BuildReport, OcrConfig, ocr_config
 from media.errors import ModelError
-from media.image import decode_image
 from media.recognition import RapidRecogniser, TextLine, at_reading_size, is_sure
 from retrieval.engine import Engine
 from retrieval.errors import UsageError
@@ -253,9 +252,7 @@ def test_a_file_that_changes_meanwhile_is_left_to_the_next_run(shelf: Shelf) -> 
     later = shelf.write("1.png", paper(5))
     ocr = OcrConfig(recogniser=shelf.recogniser, reading="all")
     with IndexWriter(shelf.index) as writer:
-        texts = indexer.ocr.PictureTexts(
-            writer, [str(shelf.media)], shelf.encoder, ocr, lambda data, side, name: decode_image(data, side, name=name)
-        )
+        texts = indexer.ocr.PictureTexts(writer, [str(shelf.media)], shelf.encoder, ocr)
         assert len(list(texts)) == 2
     assert set(shelf.texts()) == {"0.png"}
     assert (shelf.run()[1], shelf.texts()["1.png"]) == (1, later)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import indexer.build
-from indexer.build import BuildConfig
+import indexer.work
+from indexer.config import BuildConfig
 from indexer.plan import Plan, PlanConfig
 from media import walk as walk_module
 from media.types import Source, SourceKind, Unreadable
@@ -194,7 +194,7 @@ def test_a_copied_video_counts_as_one_that_was_read(tmp_path: Path) -> None:
 def test_an_image_and_its_captions_are_in_one_slice_and_count_once(
     tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexer.build, "SLICE", size)
+    monkeypatch.setattr(indexer.work, "SLICE", size)
     (tmp_path / "media").mkdir()
     write_tar(tmp_path / "media" / "set.tar", list(range(7)))
     write_table(tmp_path / "media" / "set.parquet", list(range(20, 29)))

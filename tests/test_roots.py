@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 import mmsearch
-from indexer.build import BuildConfig, IndexBuild
+from indexer.build import IndexBuild
+from indexer.config import BuildConfig
 from tests.conftest import Command, picture, write_photos
 from tests.servers import serving
 

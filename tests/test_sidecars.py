@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from indexer.build import BuildConfig, BuildReport
+from indexer.config import BuildConfig, BuildReport
 from media.errors import MediaError
 from media.reader import ImageReader
 from media.sidecars import SidecarNames, takeout_facts

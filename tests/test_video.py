@@ -19,7 +19,8 @@ from benchmarks.synthetic_videos import VideoFormat
 from media.frames import frame_at, sample
 from media.sampling import SampledView, Sampler, View
 from media.subtitles import Cue, mended, read_subtitles
-from media.video import Beat, Ending, Frame, SampleConfig, VideoDecoder, is_animated
+from media.suffixes import is_animated
+from media.video import Beat, Ending, Frame, SampleConfig, VideoDecoder
 from retrieval.errors import MediaError
 from tests.conftest import picture
 from tests.films import SMALL, animation, film, rotated, same_picture, with_subtitles

@@ -21,8 +21,8 @@ from retrieval.ranking.words import find_words
 from retrieval.search import Calibrations, search
 from retrieval.state import IndexState
 from retrieval.store import shards
+from retrieval.store.keys import words_file
 from retrieval.store.manifest import read_manifest
-from retrieval.store.words_file import words_file
 from retrieval.store.writer import IndexWriter
 from retrieval.terms import tokens
 from retrieval.types import KINDS, Answer, Filter, Hit, Item, Query

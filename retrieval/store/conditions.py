@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.query import filter_values
-from retrieval.store.facts import NO_DATE, Facts
+from retrieval.store.facts import Facts
 from retrieval.store.pattern import Pattern, fold
+from retrieval.store.shard_facts import NO_DATE
 from retrieval.types import Filter, Near
 
 # From the facts of a state and the number of a shard: which of its rows pass, `(rows,) bool`.
@@ -88,7 +89,7 @@ def _in_folders(folders: tuple[str, ...]) -> Condition:
 
     def passing(facts: Facts, shard: int) -> NDArray[np.bool_]:
         column = facts.folders(shard)
-        names = [any(folder.holds(root, below) for folder in wanted) for root, below in column.places]
+        names = [any(folder.holds(facts.roots[root], below) for folder in wanted) for root, below in column.places]
         return column.mask(np.array(names, np.bool_))
 
     return passing

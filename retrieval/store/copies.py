@@ -40,10 +40,10 @@ _Path = tuple[int, str, bytes | None]
 def with_copies(folder: Path, state: Manifest) -> Manifest:
     """A state that knows the copies among all of its rows; the files are new where something changed. What an earlier
     publication left is made anew where it is damaged, or is of an index that did not look for copies."""
-    images, moments = _rows_of(state, "image"), _rows_of(state, "video")
-    before = state.copies
-    if (before.images, before.moments) == (images, moments):
+    if state.copies_are_current:
         return state
+    images, moments = state.rows("image"), state.rows("video")
+    before = state.copies
     if before.images > images or before.moments > moments:
         before = CopiesState()
     try:
@@ -69,7 +69,7 @@ class _Update:
         """The state with what is new looked up."""
         parts = list(self._fresh())
         before, generation = self._before.copies, self._before.generation
-        after = replace(before, images=_rows_of(self._before, "image"), moments=_rows_of(self._before, "video"))
+        after = replace(before, images=self._before.rows("image"), moments=self._before.rows("video"))
         if not parts:
             return replace(self._before, copies=after)
         fresh = Segment.of(Fingerprints.joined(parts))
@@ -246,7 +246,3 @@ def _seconds(when: str) -> int:
         return int((datetime.fromisoformat(when).replace(tzinfo=None) - _ZERO).total_seconds())
     except ValueError:
         return 0
-
-
-def _rows_of(state: Manifest, kind: Kind) -> int:
-    return sum(shard.rows for shard in state.of_kind(kind))

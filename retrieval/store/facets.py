@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.store.facts import NO_MONTH, Facts
+from retrieval.store.facts import Facts
 from retrieval.store.manifest import Manifest
 from retrieval.store.selection import Selection
+from retrieval.store.shard_facts import Tally
 
 # Folders, cameras and places are given up to so many, those with most items first.
 MOST = 1000
@@ -35,14 +36,18 @@ def count_facets(
     manifest: Manifest, facts: Facts, selection: Selection, videos: Mapping[int, NDArray[np.int64]]
 ) -> Facets:
     """The facets of a selection. `videos` gives the number of each row's video, `(rows,)`, for each shard of moments."""
-    months: Counter[int] = Counter()
-    folders: Counter[str] = Counter()
-    cameras: Counter[str] = Counter()
-    places: Counter[str] = Counter()
+    total = Tally()
     kinds: Counter[str] = Counter()
     seen = np.empty(0, np.int64)
     for shard, entry in enumerate(manifest.shards):
         if not selection.counts[shard]:
+            continue
+        stored = facts.stored_tally(shard) if entry.kind == "image" else None
+        if stored is not None and selection.counts[shard] == entry.alive:
+            # All that lives is selected: the counts that lie beside the shard, less what has died since.
+            kinds["image"] += entry.alive
+            total.add(stored)
+            total.add(facts.tally(shard, entry.tombstone_rows()), -1)
             continue
         rows = selection.rows(shard)
         if entry.kind == "video":
@@ -53,14 +58,8 @@ def count_facets(
             rows = rows[~np.isin(numbers, seen)]
             seen = np.union1d(seen, numbers)
         kinds[entry.kind] += len(rows)
-        months.update(_by_month(facts.months(shard)[rows]))
-        column = facts.folders(shard)
-        for (_, below), count in zip(column.places, _counts(column.codes[rows], len(column.places)), strict=True):
-            folders[below] += count
-        for name, counter in (("camera", cameras), ("place", places)):
-            coded = facts.coded(shard, name)
-            codes = coded.codes[rows]
-            counter.update(dict(zip(coded.names, _counts(codes[codes >= 0], len(coded.names)), strict=True)))
+        total.add(facts.tally(shard, rows))
+    months = {month: count for month, count in total.months.items() if count}
     years: Counter[int] = Counter()
     for month, count in months.items():
         years[month // 12] += count
@@ -69,26 +68,11 @@ def count_facets(
         months={
             f"{1970 + month // 12:04}-{month % 12 + 1:02}": months[month] for month in sorted(months, reverse=True)
         },
-        folders=_largest(_with_parents(folders)),
-        cameras=_largest(cameras),
-        places=_largest(places),
+        folders=_largest(_with_parents(total.folders)),
+        cameras=_largest(total.cameras),
+        places=_largest(total.places),
         kinds=_largest(kinds),
     )
-
-
-def _counts(codes: NDArray[np.int32], names: int) -> list[int]:
-    counts: list[int] = np.bincount(codes, minlength=names).tolist()
-    return counts
-
-
-def _by_month(months: NDArray[np.int32]) -> dict[int, int]:
-    """How many there are of each month since 1970; those without a date are left out."""
-    months = months[months != NO_MONTH]
-    if not len(months):
-        return {}
-    least = int(months.min())
-    counts = np.bincount(months - least)
-    return {least + int(at): int(counts[at]) for at in np.flatnonzero(counts)}
 
 
 def _with_parents(folders: Mapping[str, int]) -> Counter[str]:

@@ -7,9 +7,7 @@ none of its own.
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -18,42 +16,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from retrieval.errors import QueryError
-from retrieval.filter import date_span
 from retrieval.store.manifest import Manifest
 from retrieval.store.pattern import Pattern
+from retrieval.store.shard_facts import (
+    NO_DATE,
+    Coded,
+    Folders,
+    ShardFacts,
+    Tally,
+    coded_of,
+    folders_of,
+    month_counts,
+    months_of,
+    taken_of,
+    with_changed,
+)
 from retrieval.store.shards import ShardReader
-
-# A row without a date.
-NO_DATE = np.iinfo(np.int64).min
-NO_MONTH = np.iinfo(np.int32).min
-# The offset of local time is looked up once for each of these seconds: zones change it on the quarter hour.
-_QUARTER = 900
-_ISO = "%Y-%m-%dT%H:%M:%S"
-
-
-@dataclass(frozen=True)
-class Coded:
-    """A column of few distinct texts: `codes (rows,) int32` are places in `names`, -1 for none."""
-
-    codes: NDArray[np.int32]
-    names: tuple[str, ...]
-
-    def mask(self, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """`(rows,) bool`, from what each of the names `(n,)` gives; False for none."""
-        return np.concatenate([wanted, [False]])[self.codes]
-
-
-@dataclass(frozen=True)
-class Folders:
-    """The folder of each row: `codes (rows,) int32` are places in `places`, each a root and the path of the folder below it."""
-
-    codes: NDArray[np.int32]
-    places: tuple[tuple[str, str], ...]
-
-    def mask(self, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """`(rows,) bool`, from what each of the places `(n,)` gives."""
-        return np.asarray(wanted[self.codes])
 
 
 class Facts:
@@ -61,12 +39,14 @@ class Facts:
 
     def __init__(self, manifest: Manifest, reader: ShardReader) -> None:
         self._manifest, self._reader = manifest, reader
+        self.roots = manifest.roots.paths
         self.moments = lru_cache(maxsize=None)(self._moments)
         self.months = lru_cache(maxsize=None)(self._months)
         self.points = lru_cache(maxsize=None)(self._points)
         self.ratings = lru_cache(maxsize=None)(self._ratings)
         self.folders = lru_cache(maxsize=None)(self._folders)
         self.coded = lru_cache(maxsize=None)(self._coded)
+        self._own_of = lru_cache(maxsize=None)(self._own)
         self._owners_of = lru_cache(maxsize=None)(self._owners)
 
     def lacks(self, shard: int, name: str) -> int:
@@ -74,27 +54,44 @@ class Facts:
         rows = self._manifest.shards[shard].rows
         return rows if name not in self._reader.columns(shard, [name]).column_names else 0
 
+    def _own(self, shard: int) -> ShardFacts | None:
+        entry = self._manifest.shards[shard]
+        return ShardFacts.open(self._reader.folder, entry.file) if entry.kind != "text" else None
+
+    def stored_tally(self, shard: int) -> Tally | None:
+        """The tally of all rows of a shard, tombstones too, where it lies beside it."""
+        own = self._own_of(shard)
+        return own.tally if own is not None else None
+
+    def tally(self, shard: int, rows: NDArray[np.int64]) -> Tally:
+        """The tally of some rows."""
+        if not len(rows):
+            return Tally()
+        return Tally(
+            months=month_counts(self.months(shard)[rows]),
+            folders=self.folders(shard).counts(rows),
+            cameras=self.coded(shard, "camera").counts(rows),
+            places=self.coded(shard, "place").counts(rows),
+        )
+
     def _moments(self, shard: int) -> NDArray[np.int64]:
         """`(rows,) int64`: when each was taken, in seconds of local time since 1970, else when its file last changed, else
         `NO_DATE`."""
+        own = self._own_of(shard)
+        if own is not None:
+            return own.moments
         table = self._reader.columns(shard, ["taken_at", "mtime"])
-        taken = _parsed(table.column("taken_at"))
+        taken = taken_of(table)
         owners = self._owners_of(shard)
         if owners is not None:
             for other, here, there in owners.parts():
                 here, there = here[taken[here] == NO_DATE], there[taken[here] == NO_DATE]
                 taken[here] = self.moments(other)[there]
-        missing = np.flatnonzero(taken == NO_DATE)
-        if len(missing):
-            changed = table.column("mtime").to_numpy()[missing]
-            taken[missing] = np.where(changed == 0, NO_DATE, _local(changed // 1_000_000_000))
-        return taken
+        return with_changed(taken, table)
 
     def _months(self, shard: int) -> NDArray[np.int32]:
         """`(rows,) int32`: months since January 1970, `NO_MONTH` for none."""
-        moments = self.moments(shard)
-        months = moments.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64)
-        return np.where(moments == NO_DATE, NO_MONTH, months).astype(np.int32)
+        return months_of(self.moments(shard))
 
     def _points(self, shard: int) -> NDArray[np.float64]:
         """`(rows, 2) float64`: latitude and longitude in degrees, NaN where there is no place."""
@@ -125,34 +122,25 @@ class Facts:
 
     def _coded(self, shard: int, name: str) -> Coded:
         """A column of texts, `camera` or `place`."""
-        rows = self._manifest.shards[shard].rows
-        table = self._reader.columns(shard, [name])
-        codes, names = np.full(rows, -1, np.int32), list[str]()
-        if name in table.column_names:
-            codes, names = _encode(table.column(name))
+        own = self._own_of(shard)
+        if own is not None:
+            return own.coded(name)
+        coded = coded_of(self._reader.columns(shard, [name]), name)
         owners = self._owners_of(shard)
-        if owners is not None:
-            number_of_name = {text: number for number, text in enumerate(names)}
-            for other, here, there in owners.parts():
-                theirs = self.coded(other, name)
-                numbers = [number_of_name.setdefault(text, len(number_of_name)) for text in theirs.names]
-                without = codes[here] < 0
-                codes[here[without]] = np.array([*numbers, -1], np.int32)[theirs.codes[there[without]]]
-            names = list(number_of_name)
-        return Coded(codes, tuple(names))
+        if owners is None:
+            return coded
+        codes, number_of_name = coded.codes, {text: number for number, text in enumerate(coded.names)}
+        for other, here, there in owners.parts():
+            theirs = self.coded(other, name)
+            numbers = [number_of_name.setdefault(text, len(number_of_name)) for text in theirs.names]
+            without = codes[here] < 0
+            codes[here[without]] = np.array([*numbers, -1], np.int32)[theirs.codes[there[without]]]
+        return Coded(codes, tuple(number_of_name))
 
     def _folders(self, shard: int) -> Folders:
         """The folder of each path."""
-        table = self._reader.columns(shard, ["root", "path"])
-        parts = pc.split_pattern(table.column("path"), os.sep, max_splits=1, reverse=True)
-        deep = pc.greater(pc.list_value_length(parts), 1)
-        codes, below = _encode(pc.if_else(deep, pc.list_element(parts, 0), ""))
-        count = max(1, len(below))
-        roots = table.column("root").to_numpy().astype(np.int64)
-        pairs, numbers = np.unique(roots * count + codes, return_inverse=True)
-        paths = self._manifest.roots.paths
-        places = tuple((paths[pair // count], below[pair % count]) for pair in pairs.tolist())
-        return Folders(numbers.astype(np.int32), places)
+        own = self._own_of(shard)
+        return own.folders if own is not None else folders_of(self._reader.columns(shard, ["root", "path"]))
 
     def holding(self, shard: int, pattern: Pattern, columns: tuple[str, ...]) -> NDArray[np.bool_]:
         """`(rows,) bool`: where any of these columns, or the last name of `path` by the column `name`, matches."""
@@ -227,50 +215,6 @@ def _keys(table: pa.Table) -> Any:
     return pc.binary_join_element_wise(root, path, raw, pa.scalar(b"\0", pa.large_binary()))
 
 
-def _encode(column: Any) -> tuple[NDArray[np.int32], list[str]]:
-    """A column of texts as codes, -1 for null, and the names that they stand for."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    encoded = array.dictionary_encode()
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
-    return codes, encoded.dictionary.to_pylist()
-
-
 def _floats(column: Any) -> NDArray[np.float64]:
     """A column of numbers, NaN for null."""
     return np.array(pc.fill_null(column, np.nan).to_numpy(), np.float64)
-
-
-def _parsed(column: Any) -> NDArray[np.int64]:
-    """Texts in ISO 8601 as seconds since 1970, whatever their zone; `NO_DATE` for null and for what is no date."""
-    texts = pc.utf8_slice_codeunits(column, 0, 19)
-    moments = pc.strptime(texts, format=_ISO, unit="s", error_is_null=True)
-    # Arrow reads the 30th of February as a day of March.
-    same = pc.equal(pc.utf8_slice_codeunits(moments.cast(pa.string()), 8, 10), pc.utf8_slice_codeunits(texts, 8, 10))
-    seconds = np.array(pc.fill_null(moments.cast(pa.int64()), NO_DATE).to_numpy(), np.int64)
-    seconds[~np.asarray(pc.fill_null(same, False).to_numpy(), np.bool_)] = NO_DATE
-    others = np.flatnonzero((seconds == NO_DATE) & np.asarray(pc.is_valid(texts).to_numpy(), np.bool_))
-    if len(others):
-        seconds[others] = [_seconds(text) for text in texts.take(pa.array(others)).to_pylist()]
-    return seconds
-
-
-def _seconds(text: str) -> int:
-    """The first second of a date of any length; `NO_DATE` for what is none."""
-    try:
-        return round((date_span(text)[0] - datetime(1970, 1, 1)).total_seconds())
-    except QueryError:
-        return NO_DATE
-
-
-def _local(seconds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Moments since 1970 in seconds of local time."""
-    quarters, places = np.unique(seconds // _QUARTER, return_inverse=True)
-    offsets = np.array([_offset(int(quarter) * _QUARTER) for quarter in quarters], np.int64)
-    return np.asarray(seconds + offsets[places], np.int64)
-
-
-def _offset(seconds: int) -> int:
-    try:
-        return time.localtime(seconds).tm_gmtoff
-    except (OverflowError, OSError, ValueError):
-        return 0

@@ -26,6 +26,16 @@ def keys_file(shard: str) -> str:
     return f"{shard}.keys"
 
 
+def words_file(shard: str) -> str:
+    """The file of words that belongs to a shard's file."""
+    return f"{shard}.words"
+
+
+def facts_file(shard: str) -> str:
+    """The file of facts that belongs to a shard's file of media."""
+    return f"{shard}.facts"
+
+
 def hash_of(name: str | bytes) -> int:
     """A 64-bit hash, the same in every process."""
     data = name.encode("utf-8", "surrogatepass") if isinstance(name, str) else name

@@ -18,9 +18,8 @@ import portalocker
 
 from retrieval.errors import MmsearchError
 from retrieval.files import PARTIAL, write_atomically
-from retrieval.store.keys import keys_file
+from retrieval.store.keys import facts_file, keys_file, words_file
 from retrieval.store.manifest import Manifest, read_manifest
-from retrieval.store.words_file import words_file
 
 _FOLDER = "leases"
 _ATTEMPTS = 100
@@ -92,4 +91,4 @@ def sweep(folder: Path, manifest: Manifest, parts: Iterable[str]) -> None:
 
 def _names(manifest: Manifest) -> set[str]:
     names = {entry.file for entry in manifest.files()}
-    return names | {beside(entry.file) for entry in manifest.shards for beside in (keys_file, words_file)}
+    return names | {beside(entry.file) for entry in manifest.shards for beside in (keys_file, words_file, facts_file)}

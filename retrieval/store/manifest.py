@@ -146,6 +146,15 @@ class Manifest:
         """The shards of one kind, in order."""
         return tuple(shard for shard in self.shards if shard.kind == kind)
 
+    def rows(self, kind: Kind) -> int:
+        """How many rows of a kind there are, those under tombstones included."""
+        return sum(shard.rows for shard in self.of_kind(kind))
+
+    @property
+    def copies_are_current(self) -> bool:
+        """Whether copies were looked for among all rows."""
+        return (self.copies.images, self.copies.moments) == (self.rows("image"), self.rows("video"))
+
     def alive(self, kind: Kind) -> int:
         """Searchable rows of one kind."""
         return sum(shard.alive for shard in self.of_kind(kind))

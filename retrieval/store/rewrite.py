@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from retrieval.store import shards as sh
 from retrieval.store.keys import hash_of, write_keys
 from retrieval.store.manifest import CopiesState, Manifest, ShardEntry, with_tombstones
+from retrieval.store.side_files import write_words_and_facts
 from retrieval.store.sources import MERGE_SHARE, SPAN, SourceTable, write_segment
-from retrieval.store.words_file import COLUMNS, words_file, write_words
 from retrieval.types import KINDS, Kind
 
 # Small shards of one kind are merged once there are this many, so that daily additions do not pile up.
@@ -29,8 +29,8 @@ def write_shards(
     contents: Sequence[tuple[int, int]],
     tag: str = "",
 ) -> list[ShardEntry]:
-    """Tables one after the other, cut into shards of at most `SHARD_ROWS` rows, each with its keys and words; `contents` are
-    rows where a content begins, with its hash; of images the digest column is used instead."""
+    """Tables one after the other, cut into shards of at most `SHARD_ROWS` rows, each with its keys, words and facts; `contents`
+    are rows where a content begins, with its hash; of images the digest column is used instead."""
     entries: list[ShardEntry] = []
     held: list[pa.Table] = []
     count = written = 0
@@ -47,7 +47,7 @@ def write_shards(
             digests = whole.column("sha256").to_pylist()
             here = [(row, hash_of(digest)) for row, digest in enumerate(digests) if digest]
         write_keys(folder, name, whole.column("id").to_pylist(), here)
-        write_words(folder, name, whole)
+        write_words_and_facts(folder, name, kind, whole)
         size = (folder / name).stat().st_size
         entries.append(ShardEntry(file=name, kind=kind, rows=count, sha256=digest, bytes=size))
         written += count
@@ -64,17 +64,6 @@ def write_shards(
                 flush()
     flush()
     return entries
-
-
-def make_words(folder: Path, state: Manifest, *, anew: bool = False) -> int:
-    """Make the words of the shards that were written before words were indexed, or of all `anew`; returns of how many rows."""
-    made = 0
-    reader = sh.ShardReader(folder, state)
-    for number, shard in enumerate(state.shards):
-        if anew or not (folder / words_file(shard.file)).exists():
-            write_words(folder, shard.file, reader.columns(number, COLUMNS))
-            made += shard.alive
-    return made
 
 
 def merge_small(folder: Path, state: Manifest) -> Manifest:

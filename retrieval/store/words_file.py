@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from media.types import MEMBER
 from retrieval.errors import FormatError
 from retrieval.files import write_atomically
-from retrieval.store.keys import hash_of
+from retrieval.store.keys import hash_of, words_file
 from retrieval.terms import Spans, tokens
 
 if TYPE_CHECKING:
@@ -35,11 +35,6 @@ OCR = "ocr"
 _MAGIC = b"MMSWORD1"
 _BATCH = 4096
 _ROW_BITS = 32
-
-
-def words_file(shard: str) -> str:
-    """The file of words that belongs to a shard's file."""
-    return f"{shard}.words"
 
 
 def media_key(root: int, path: str, path_raw: bytes | None) -> int:

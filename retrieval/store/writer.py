@@ -24,7 +24,6 @@ from retrieval.errors import FormatError, IndexLockedError, IndexNotFoundError, 
 from retrieval.files import PARTIAL
 from retrieval.store import shards as sh
 from retrieval.store.changes import adopted_rows, change_of, spans_of, winners_of, with_all_tombstones
-from retrieval.store.copies import with_copies
 from retrieval.store.journal import Part, UnitResult, part_file, part_numbers, read_part, write_part
 from retrieval.store.leases import sweep, write_lease
 from retrieval.store.ledger import keep_ledger, ledger_generation
@@ -37,8 +36,9 @@ from retrieval.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from retrieval.store.rewrite import compacted, make_words, merge_small, merge_sources, write_shards
+from retrieval.store.rewrite import compacted, merge_small, merge_sources, write_shards
 from retrieval.store.roots import Roots
+from retrieval.store.side_files import make_words_and_facts
 from retrieval.store.sources import SourceLine, SourceTable, to_table, write_segment
 from retrieval.store.succession import carry_out_succession, plan_succession
 from retrieval.store.vector_files import make_vector_files, outgrown
@@ -183,11 +183,11 @@ class IndexWriter:
             # A run that brought most of the rows waits for training at its end; one that adds a few never does.
             retrain = merge and 2 * self._adopted > sum(entry.rows for entry in state.shards)
             state = replace(state, vectors=make_vector_files(self.folder, state, retrain=retrain))
-            state = with_copies(self.folder, state)
+            state = _with_copies(self.folder, state)
             if replace(state, generation=old.generation, journal=old.journal) != old:
                 self._write(state, frozenset(gone), lines)
         with _disk(self.folder):
-            make_words(self.folder, self.manifest)
+            make_words_and_facts(self.folder, self.manifest)
         if merge and outgrown(self.manifest):
             self.notices.append(
                 "the index has many more rows than its lists were made for: mmsearch compact makes it faster"
@@ -203,7 +203,7 @@ class IndexWriter:
         self.publish()
         with _disk(self.folder):
             state = compacted(self.folder, self.manifest)
-            state = with_copies(self.folder, replace(state, vectors=make_vector_files(self.folder, state)))
+            state = _with_copies(self.folder, replace(state, vectors=make_vector_files(self.folder, state)))
             self._write(state)
         self._sweep()
         return state
@@ -216,8 +216,8 @@ class IndexWriter:
         with _disk(self.folder):
             state = replace(self.manifest, vectors=(), copies=CopiesState(), generation=self.manifest.generation + 1)
             state = replace(state, policy=policy or state.policy)
-            state = with_copies(self.folder, replace(state, vectors=make_vector_files(self.folder, state)))
-            make_words(self.folder, state, anew=True)
+            state = _with_copies(self.folder, replace(state, vectors=make_vector_files(self.folder, state)))
+            make_words_and_facts(self.folder, state, anew=True)
             self._write(state)
         self._sweep()
         return state
@@ -308,3 +308,13 @@ def _disk(folder: Path) -> Iterator[None]:
         raise MmsearchError(
             f"cannot write to {folder}: {reason}; what was published before is safe, free some space and run it again"
         ) from error
+
+
+def _with_copies(folder: Path, state: Manifest) -> Manifest:
+    """A state that knows the copies among all of its rows."""
+    if state.copies_are_current:
+        return state
+    # Imported here: a run that finds nothing to do needs none of it.
+    from retrieval.store.copies import with_copies
+
+    return with_copies(folder, state)
