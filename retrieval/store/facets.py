@@ -78,9 +78,10 @@ def count_facets(
 def _with_parents(folders: Mapping[str, int]) -> Counter[str]:
     whole: Counter[str] = Counter()
     for below, count in folders.items():
-        parts = below.split(os.sep)
-        for size in range(1, len(parts) + 1):
-            whole["/".join(parts[:size])] += count
+        name = below.replace(os.sep, "/")
+        while name:
+            whole[name] += count
+            name = name.rpartition("/")[0]
     return whole
 
 
