@@ -27,7 +27,8 @@ from retrieval.store.journal import UnitResult
 from retrieval.store.leases import open_state
 from retrieval.store.manifest import Manifest
 from retrieval.store.shards import SHARD_ROWS
-from retrieval.store.sources import SourceTable, Touched
+from retrieval.store.source_keys import Touched
+from retrieval.store.sources import SourceTable
 from retrieval.store.writer import IndexWriter
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from indexer.progress import Progress
 from media.types import below_any
 from retrieval.errors import MmsearchError
 from retrieval.store.manifest import Manifest
-from retrieval.store.sources import SourceTable, place_of
+from retrieval.store.source_keys import place_of
+from retrieval.store.sources import SourceTable
 from retrieval.store.succession import begin_succession
 from retrieval.store.writer import IndexWriter
 

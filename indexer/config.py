@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from media.types import MAX_PIXELS
 from retrieval.errors import UsageError
-from retrieval.store.sources import Touched
+from retrieval.store.source_keys import Touched
 
 if TYPE_CHECKING:
     from media.recognition import TextRecogniser

@@ -15,7 +15,8 @@ from media.errors import MediaError
 from media.types import Source
 from retrieval.store.roots import Roots
 from retrieval.store.shards import ShardReader
-from retrieval.store.sources import SourceLine, SourceTable, key_of, place_of
+from retrieval.store.source_keys import key_of, place_of
+from retrieval.store.sources import SourceLine, SourceTable
 from retrieval.types import Item
 
 _PIECE = 64 * 1024

@@ -23,7 +23,8 @@ from media.types import CONTAINERS, Passage, Source
 from retrieval.crossmodal.moments import MomentFusion, merge
 from retrieval.store.journal import UnitResult
 from retrieval.store.roots import Roots
-from retrieval.store.sources import SourceLine, key_of
+from retrieval.store.source_keys import key_of
+from retrieval.store.sources import SourceLine
 from retrieval.types import Item, ModelSpec
 
 Entry = TypeVar("Entry")

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from media.types import below
 from retrieval.store.roots import Roots
-from retrieval.store.sources import folder_key, folder_of, key_of
+from retrieval.store.source_keys import folder_key, folder_of, key_of
 
 CAPTIONS = "captions"
 

@@ -18,7 +18,8 @@ from indexer.places import FolderScope, caption_tables, places_of
 from media.excludes import Excluder
 from media.types import CONTAINERS, Source, Unreadable, below
 from media.walk import WalkConfig, look, moving, walk
-from retrieval.store.sources import SourceLine, SourceTable, folder_key, key_of, place_of
+from retrieval.store.source_keys import folder_key, key_of, place_of
+from retrieval.store.sources import SourceLine, SourceTable
 
 # The kind of a line that notes a place that could not be looked at.
 UNREADABLE = "unreadable"

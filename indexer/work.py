@@ -22,7 +22,8 @@ from media.video import SampleConfig, VideoDecoder
 from retrieval.store.journal import UnitResult
 from retrieval.store.manifest import Manifest
 from retrieval.store.shards import ShardReader
-from retrieval.store.sources import SourceTable, Touched
+from retrieval.store.source_keys import Touched
+from retrieval.store.sources import SourceTable
 
 # Records of a container, each image with its captions, that make a slice: a killed run goes on after the last whole one.
 # Slices that an index holds were counted with this number.

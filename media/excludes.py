@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-
-from pathspec import GitIgnoreSpec
+from typing import TYPE_CHECKING
 
 from media.types import below
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 IGNORE_FILE = ".mmsearchignore"
 # A folder with the first holds nothing for a gallery (Android); the second is empty where all is meant (Jellyfin), else it
@@ -135,6 +137,8 @@ class Excluder:
 
 def spec_of(lines: Iterable[str], *, strict: bool = False) -> GitIgnoreSpec:
     """The patterns of these lines. One that is none is passed over, as git does, or raises `ValueError` where `strict`."""
+    from pathspec import GitIgnoreSpec
+
     good = []
     for line in lines:
         try:

@@ -21,11 +21,8 @@ from retrieval.ranking.fitted import Fitted
 from retrieval.ranking.relevance import NEVER, from_sample, is_pair
 from retrieval.search import Calibrations, Reading, asked_filter, listed, reads_by_text, search
 from retrieval.state import IndexState, check_device
-from retrieval.store.facets import Facets, count_facets
 from retrieval.store.leases import open_state
-from retrieval.store.ledger import read_failures
 from retrieval.store.manifest import FORMAT_VERSION, METRIC, Manifest, check_model, find_index
-from retrieval.store.sources import Failure
 from retrieval.types import WEIGHTED, Answer, CopyGroup, Filter, Hit, Item, Kind, ModelSpec, Query, Rerank
 
 if TYPE_CHECKING:
@@ -36,6 +33,8 @@ if TYPE_CHECKING:
     from media.reader import ImageSource
     from retrieval.crossmodal.decoder import Caption
     from retrieval.models.loading import LoadedModel
+    from retrieval.store.facets import Facets
+    from retrieval.store.sources import Failure
 
 
 class Engine:
@@ -193,6 +192,8 @@ class Engine:
     def facets(self, wanted: Filter) -> Facets:
         """How many items there are of each year, month, folder, camera, place and kind among those that pass `wanted`. Without
         kinds, the texts that pass are counted as a kind, too, and only so. Raises `QueryError`."""
+        from retrieval.store.facets import count_facets
+
         state = self._state
         selection = state.selections.select(wanted)
         facets = count_facets(self.manifest, state.facts, selection, state.videos.numbers)
@@ -224,6 +225,8 @@ class Engine:
 
     def failures(self) -> list[Failure]:
         """The ledger: files that could not be indexed, and why."""
+        from retrieval.store.ledger import read_failures
+
         return read_failures(self.folder, self.manifest)
 
     def duplicates(self) -> Iterator[CopyGroup]:

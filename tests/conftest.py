@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+from tests.preloaded import run as preloaded_run
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from tests.browsers import Tab
 
 ROOT = Path(__file__).parents[1]
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several processes share the cores: teams of threads in each would wait for each other. Libraries read this when they are
+    # loaded, and commands inherit it.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # An example may take long where other work runs beside it: that says nothing of the program.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
@@ -149,24 +156,47 @@ def write_photos(folder: Path, count: int, start: int = 0) -> list[Path]:
     return files
 
 
+# The beginnings of settings that Python and libraries read once, when they are started or imported.
+_READ_ON_IMPORT = ("PYTHON", "HF_", "OMP_", "LD_", "OPENBLAS_", "MKL_")
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(scope="session")
+def preloaded(cache: Path) -> Iterator[str]:
+    """The address of a process that forks commands."""
+    # Not below pytest's folders: an address may have about a hundred letters.
+    with tempfile.TemporaryDirectory() as folder:
+        address = os.path.join(folder, "socket")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.preloaded", address], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield address
+
+
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
+def command(tmp_path: Path, preloaded: str) -> Command:
     """The real command as a process of its own."""
 
     def run(
         *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         home = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": home, **(env or {})}
+        words = ["mmsearch", *arguments]
+        if not any(name.startswith(_READ_ON_IMPORT) for name in env or ()):
+            return subprocess.CompletedProcess(
+                words, *preloaded_run(preloaded, [*arguments], str(cwd or tmp_path), environment)
+            )
         return subprocess.run(
-            [sys.executable, "-m", "mmsearch", *arguments],
+            [sys.executable, "-m", *words],
             capture_output=True,
             text=True,
             errors="surrogateescape",
             cwd=cwd or tmp_path,
-            env={**os.environ, "PYTHONPATH": home, **(env or {})},
+            env=environment,
             timeout=300,
             check=False,
         )

@@ -15,17 +15,8 @@ from retrieval.store import sources as module
 from retrieval.store.manifest import Manifest, SourceSegment
 from retrieval.store.rewrite import merge_sources
 from retrieval.store.roots import Roots
-from retrieval.store.sources import (
-    RowSpan,
-    SourceLine,
-    SourceTable,
-    folder_key,
-    key_of,
-    place_of,
-    to_lines,
-    to_table,
-    write_segment,
-)
+from retrieval.store.source_keys import folder_key, key_of, place_of
+from retrieval.store.sources import RowSpan, SourceLine, SourceTable, to_lines, to_table, write_segment
 from tests.stores import spec
 
 names = st.binary(min_size=1, max_size=6).filter(lambda raw: not set(raw) & {0, 47} and raw not in (b".", b".."))

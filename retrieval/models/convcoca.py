@@ -1,7 +1,7 @@
 """A CoCa whose image tower is a small residual ConvNet: the architecture of the embedded model `mini`.
 
-The text tower and the cross-attending decoder are open_clip's own modules, and the calls are those of
-`open_clip.coca_model.CoCa` (`encode_image`, `encode_text`, `_encode_image`, `_encode_text`, `text_decoder`,
+The text tower and the cross-attending decoder compute what open_clip's own modules do (`retrieval.models.text_layers`), and the
+calls are those of `open_clip.coca_model.CoCa` (`encode_image`, `encode_text`, `_encode_image`, `_encode_text`, `text_decoder`,
 `logit_scale`), so whatever works on an open_clip CoCa works on this one. Only the image tower differs: at
 three million parameters a plain ConvNet trains about four times faster on a CPU than a ViT of its size.
 
@@ -14,9 +14,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from open_clip.transformer import MultimodalTransformer, TextTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from retrieval.models.text_layers import TextDecoder, TextTower
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,17 +110,14 @@ class ConvCoCa(nn.Module):
         self.context_length = config.context_length
         self.pad_id = 0
         self.visual = ConvTower(config)
-        self.text = TextTransformer(
+        self.text = TextTower(
             context_length=config.context_length,
             vocab_size=config.vocab_size,
             width=config.text_width,
             heads=config.text_heads,
             layers=config.text_layers,
             output_dim=config.embed_dim,
-            embed_cls=True,
-            correct_cls_mask=True,
             pad_id=self.pad_id,
-            output_tokens=True,
         )
         self.image_to_decoder: nn.Module | None = None
         self.text_decoder: nn.Module | None = None
@@ -131,16 +129,13 @@ class ConvCoCa(nn.Module):
         self.image_to_decoder = nn.Sequential(
             nn.Linear(config.token_width, config.text_width), nn.LayerNorm(config.text_width)
         )
-        decoder = MultimodalTransformer(
+        self.text_decoder = TextDecoder(
             context_length=config.context_length,
             width=config.text_width,
             heads=config.text_heads,
             layers=config.decoder_layers,
             output_dim=config.vocab_size,
         )
-        # open_clip leaves this matrix to the checkpoint: without one it would be whatever memory held.
-        nn.init.normal_(decoder.text_projection, std=config.text_width**-0.5)
-        self.text_decoder = decoder
 
     def _encode_image(self, images: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor]:
         """Embeddings `(n, embed_dim)` and the tokens that a decoder attends to, `(n, t, text_width)`."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import ModelChoiceError, ModelError
-from retrieval.models.preprocess import is_plain, preprocessing
+from retrieval.models.preprocess import PixelConfig, is_plain, preprocessing
 from retrieval.models.processor import cpu_has_bf16
 from retrieval.models.tokens import TextTokenizer, TokenRules
 from retrieval.models.weights import ModelFiles, resolve, weights_sha256
@@ -205,7 +205,6 @@ def _as_float(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load_mini(files: ModelFiles) -> LoadedModel:
-    from open_clip.transform import PreprocessCfg
     from safetensors.torch import load_file
 
     from retrieval.models.convcoca import ConvCoCa, ConvCoCaConfig
@@ -215,7 +214,7 @@ def _load_mini(files: ModelFiles) -> LoadedModel:
     sizes = ConvCoCaConfig(**{**config["model"], "blocks": tuple(config["model"]["blocks"])})
     model = ConvCoCa(sizes)
     model.load_state_dict({name: value.float() for name, value in load_file(files.weights).items()})
-    pre = PreprocessCfg(size=sizes.image_size, **config["preprocessing"])
+    pre = PixelConfig(size=sizes.image_size, **config["preprocessing"])
     tokenizer = TextTokenizer.open(folder)
     spec = _spec(files, sizes.embed_dim, sizes.image_size, pre, tokenizer.rules)
     return LoadedModel(spec, model, preprocessing(pre), tokenizer, "cpu", "fp32", is_plain(pre))

@@ -7,6 +7,7 @@ teams fight for the same cores.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
 _MODES = ("shortest", "squash")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PixelConfig:
+    """What of open_clip's `PreprocessCfg` a plain model has; `size` in pixels."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+    resize_mode: str
+
+
 def is_plain(config: Any) -> bool:
     """Whether a model sees a square that is cropped from the shorter side, or squashed: what `image_pixels` makes. `config` is
     an open_clip `PreprocessCfg`."""
@@ -33,9 +45,10 @@ def preprocessing(config: Any) -> Callable[[Image], torch.Tensor]:
     Shapes and modes that are not plain keep open_clip's transform.
     """
     import torch
-    from open_clip.transform import image_transform_v2
 
     if not is_plain(config):
+        from open_clip.transform import image_transform_v2
+
         transform: Callable[[Image], torch.Tensor] = image_transform_v2(config, is_train=False)
         return transform
     size = config.size if isinstance(config.size, int) else config.size[0]

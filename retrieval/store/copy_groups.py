@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.copies.grouping import CopyKind
-from retrieval.store.fingerprints import Columns, write_columns
 from retrieval.store.manifest import CopiesFile, Manifest
+from retrieval.store.number_columns import Columns, write_columns
+
+if TYPE_CHECKING:
+    from retrieval.copies.grouping import CopyKind
 
 COPY_KINDS: tuple[CopyKind, ...] = ("same", "near", "stack")
 _PLACE = np.dtype("<i8")

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from retrieval.store.manifest import Manifest
@@ -109,6 +108,8 @@ class Facts:
 
     def _ratings(self, shard: int) -> NDArray[np.int8]:
         """`(rows,) int8`: stars, 0 for none."""
+        import pyarrow.compute as pc
+
         table = self._reader.columns(shard, ["rating"])
         ratings = np.zeros(self._manifest.shards[shard].rows, np.int8)
         if "rating" in table.column_names:
@@ -158,6 +159,8 @@ class Facts:
 
     def _owners(self, shard: int) -> _Owners | None:
         """The media that the texts of a shard are about; None for media."""
+        import pyarrow.compute as pc
+
         if self._manifest.shards[shard].kind != "text":
             return None
         paths = _keys(self._reader.columns(shard, ["root", "path", "path_raw"]))
@@ -202,6 +205,8 @@ class _Owners:
 
 def _last_names(paths: Any) -> Any:
     """What follows the last separator of each path."""
+    import pyarrow.compute as pc
+
     parts = pc.split_pattern(paths, os.sep, max_splits=1, reverse=True)
     parts = parts.combine_chunks() if isinstance(parts, pa.ChunkedArray) else parts
     return parts.values.take(pc.subtract(parts.offsets[1:], 1))
@@ -209,6 +214,8 @@ def _last_names(paths: Any) -> Any:
 
 def _keys(table: pa.Table) -> Any:
     """The paths of rows with their roots, as one array of texts; names that are not UTF-8 with their bytes."""
+    import pyarrow.compute as pc
+
     raw = pc.fill_null(table.column("path_raw").combine_chunks().cast(pa.large_binary()), b"")
     root = table.column("root").combine_chunks().cast(pa.string()).cast(pa.large_binary())
     path = table.column("path").combine_chunks().cast(pa.large_binary())
@@ -217,4 +224,6 @@ def _keys(table: pa.Table) -> Any:
 
 def _floats(column: Any) -> NDArray[np.float64]:
     """A column of numbers, NaN for null."""
+    import pyarrow.compute as pc
+
     return np.array(pc.fill_null(column, np.nan).to_numpy(), np.float64)

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from retrieval.errors import FormatError
 from retrieval.store import shards as sh
 from retrieval.store.roots import Roots
-from retrieval.store.sources import SourceLine, key_of
+from retrieval.store.source_keys import key_of
+from retrieval.store.sources import SourceLine
 from retrieval.types import KINDS, Item, Kind
 
 _META = b"mmsearch"

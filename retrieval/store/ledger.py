@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from media.names import join_name, split_name
 from retrieval.errors import FormatError
 from retrieval.files import replacing
 from retrieval.store.manifest import Manifest
-from retrieval.store.sources import Failure, SourceLine, SourceTable, place_of
+from retrieval.store.source_keys import place_of
+from retrieval.store.sources import Failure, SourceLine, SourceTable
 
 LEDGER = "failures.parquet"
 _STAMP = b"generation"
@@ -94,6 +94,8 @@ def ledger_generation(folder: Path) -> int | None:
 
 
 def _all_rows(table: SourceTable) -> list[dict[str, Any]]:
+    import pyarrow.compute as pc
+
     rows = []
     for part in table.below(b"", ["failures"]):
         held = part.filter(pc.is_valid(part.column("failures")))

@@ -27,7 +27,8 @@ from retrieval.store.manifest import Counts, Manifest, read_manifest, write_mani
 from retrieval.store.rewrite import write_shards
 from retrieval.store.roots import Roots
 from retrieval.store.shards import schema
-from retrieval.store.sources import RowSpan, SourceLine, SourceTable, key_of, to_table, write_segment
+from retrieval.store.source_keys import key_of
+from retrieval.store.sources import RowSpan, SourceLine, SourceTable, to_table, write_segment
 from retrieval.store.vector_files import make_vector_files
 from retrieval.store.writer import take_lock
 from retrieval.types import KINDS, Kind, ModelSpec

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 # Arrow's regular expressions (RE2) refuse very long ones.
@@ -36,6 +35,8 @@ class Pattern:
 
     def mask(self, texts: Any) -> NDArray[np.bool_]:
         """`(n,) bool` of an Arrow column of texts; False for null."""
+        import pyarrow.compute as pc
+
         mask = np.zeros(len(texts), np.bool_)
         ascii_only = _bools(pc.string_is_ascii(texts))
         if self._arrow is not None:
@@ -59,6 +60,8 @@ def fold(text: str) -> str:
 
 
 def _bools(column: Any) -> NDArray[np.bool_]:
+    import pyarrow.compute as pc
+
     filled = pc.fill_null(column, False)
     array = filled.combine_chunks() if isinstance(filled, pa.ChunkedArray) else filled
     return np.asarray(array.to_numpy(zero_copy_only=False), np.bool_)

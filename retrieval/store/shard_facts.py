@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from retrieval.errors import QueryError
@@ -213,6 +212,8 @@ def coded_of(table: pa.Table, name: str) -> Coded:
 
 def folders_of(table: pa.Table) -> Folders:
     """The folder of each path."""
+    import pyarrow.compute as pc
+
     parts = pc.split_pattern(table.column("path"), os.sep, max_splits=1, reverse=True)
     deep = pc.greater(pc.list_value_length(parts), 1)
     codes, below = _encode(pc.if_else(deep, pc.list_element(parts, 0), ""))
@@ -233,6 +234,8 @@ def _encode(column: Any) -> tuple[NDArray[np.int32], list[str]]:
 
 def _parsed(column: Any) -> NDArray[np.int64]:
     """Texts in ISO 8601 as seconds since 1970, whatever their zone; `NO_DATE` for null and for what is no date."""
+    import pyarrow.compute as pc
+
     texts = pc.utf8_slice_codeunits(column, 0, 19)
     moments = pc.strptime(texts, format=_ISO, unit="s", error_is_null=True)
     # Arrow reads the 30th of February as a day of March.

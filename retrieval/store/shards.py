@@ -23,10 +23,12 @@ from retrieval.files import replacing
 from retrieval.store.keys import ShardKeys, hash_of
 from retrieval.store.manifest import Manifest, ShardEntry
 from retrieval.store.roots import Roots
-from retrieval.store.sources import Touched, key_of
+from retrieval.store.source_keys import Touched, key_of
 from retrieval.types import Item, Kind
 
 SHARD_ROWS = 65_536
+# Up to so many rows are cut out of a table one by one.
+_SLICED = 100
 ROW_GROUP = 512
 _META: tuple[tuple[str, pa.DataType], ...] = (
     ("id", pa.string()),
@@ -213,7 +215,7 @@ class ShardReader:
             raise FormatError(f"{name} is damaged ({_first_line(error)})") from error
         self.touched.rows += table.num_rows
         local = np.searchsorted(groups, rows // ROW_GROUP) * ROW_GROUP + rows % ROW_GROUP
-        return table.take(pa.array(local))
+        return _rows_of(table, local)
 
     def columns(self, shard: int, names: Sequence[str]) -> pa.Table:
         """Whole columns of metadata of a shard; those that its writer did not know yet are left out."""
@@ -232,7 +234,7 @@ class ShardReader:
             wanted = rows[shards == shard]
             for group in np.unique(wanted // ROW_GROUP).tolist():
                 here = wanted[wanted // ROW_GROUP == group]
-                table = self._facts(shard, group).take(pa.array(here % ROW_GROUP))
+                table = _rows_of(self._facts(shard, group), here % ROW_GROUP)
                 for row, item in zip(here.tolist(), to_items(table, self.manifest.roots), strict=True):
                     by_place[shard, row] = item
         self.touched.items += len(by_place)
@@ -315,6 +317,14 @@ class ShardReader:
             rows.append(np.setdiff1d(np.arange(entry.rows, dtype=np.int64), entry.tombstone_rows()))
             shards.append(np.full(len(rows[-1]), number, np.int64))
         return np.concatenate(shards), np.concatenate(rows)
+
+
+def _rows_of(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    """Some rows of a table, in their order."""
+    if len(rows) > _SLICED:
+        return table.take(pa.array(rows))
+    # The first `take` of a process imports all of Arrow's functions, which takes longer than a cold search does.
+    return pa.concat_tables([table.schema.empty_table(), *(table.slice(row, 1) for row in rows.tolist())])
 
 
 def _tombstoned(entry: ShardEntry, row: int) -> bool:

@@ -3,15 +3,11 @@
 It is sorted by key, and lies in a few segments, the newest of which says what holds for a key (a log-structured merge:
 O'Neil et al., 1996). A publication writes one small segment; neighbours are merged once the newer has a quarter of the
 older's lines, so a line is rewritten O(log n) times. A run reads the part below the folders that it was given.
-
-The key of a source sorts as the walk lists it, a folder's files before its subfolders: the number of its root in four
-bytes, the folders of its path each followed by a zero byte, one more zero byte, and its name.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retrieval.errors import FormatError
 from retrieval.files import replacing
 from retrieval.store.manifest import Counts, Manifest, SourceSegment
+from retrieval.store.source_keys import Touched
 from retrieval.types import KINDS, Kind
 
 GROUP_LINES = 16_384
@@ -116,30 +112,6 @@ class SourceLine:
         )
 
 
-def key_of(root: int, path: str) -> bytes:
-    """The key of the file at `path` below the root of this number."""
-    folder, _, name = os.fsencode(path).rpartition(b"/")
-    return folder_key(root, os.fsdecode(folder)) + b"\0" + name
-
-
-def folder_key(root: int, path: str) -> bytes:
-    """What the key of everything below the folder `path` of a root begins with."""
-    folder = os.fsencode(path)
-    return struct.pack(">I", root) + (folder.replace(b"/", b"\0") + b"\0" if folder else b"")
-
-
-def folder_of(prefix: bytes) -> tuple[int, str]:
-    """The root number and the folder below it: the inverse of `folder_key`."""
-    return struct.unpack(">I", prefix[:4])[0], os.fsdecode(prefix[4:].rstrip(b"\0").replace(b"\0", b"/"))
-
-
-def place_of(key: bytes) -> tuple[int, str]:
-    """The root number and the path below it: the inverse of `key_of`."""
-    prefix, _, name = key.rpartition(b"\0")
-    root, folder = folder_of(prefix)
-    return root, os.path.join(folder, os.fsdecode(name))
-
-
 def write_segment(folder: Path, name: str, tables: Iterable[pa.Table]) -> SourceSegment:
     """Write tables, one after the other in key order, as a segment."""
     lines = 0
@@ -211,15 +183,6 @@ def to_lines(table: pa.Table) -> list[SourceLine]:
     ]
 
 
-@dataclass
-class Touched:
-    """How many lines of sources, rows of shards and `Item`s were read: cost is tested by counting, not by a clock."""
-
-    lines: int = 0
-    rows: int = 0
-    items: int = 0
-
-
 @dataclass(frozen=True)
 class _Segment:
     file: pq.ParquetFile
@@ -273,6 +236,8 @@ class SourceTable:
         self, entries: Sequence[SourceSegment], start: bytes, stop: bytes | None, columns: Sequence[str] | None,
         *, drop_removed: bool,
     ) -> Iterator[pa.Table]:  # fmt: skip
+        import pyarrow.compute as pc
+
         names = None if columns is None else ["key", "removed", *columns]
         cursors = [_Cursor(self._batches(self._open(entry), start, stop, names)) for entry in entries]
         cursors = [cursor for cursor in cursors if cursor.fill()]
