@@ -24,6 +24,15 @@ from retrieval.types import Query, Region, Term, check_region
 FILTERS = ("after", "before", "on", "in", "name", "kind", "camera", "near", "rating")
 _VALID = "the filters are " + ", ".join(f"{name}:" for name in FILTERS)
 _QUOTES = {'"': '"', "“": "”", "„": "“”", "«": "»"}
+# What is quoted up to each mark that ends it; between straight quotes a backslash stands before a quote or a backslash.
+_QUOTED = {
+    '"': re.compile(r'((?:[^"\\]|\\[\\"]|\\(?![\\"]))*+)"'),
+    "”": re.compile(r"([^”]*)”"),
+    "“”": re.compile(r"([^“”]*)[“”]"),
+    "»": re.compile(r"([^»]*)»"),
+}
+_ESCAPED = re.compile(r'\\([\\"])')
+_SPACE = re.compile(r"\s")
 _NAME = re.compile(r"([A-Za-z]+):")
 # Not `16:9` and not `10:30`.
 _WEIGHT = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,24})?):(?=[^\W\d]|[\"“„«])")
@@ -50,7 +59,7 @@ def parse(line: str) -> Query:
     negatives: list[str] = []
     filters: list[tuple[str, str]] = []
     terms = [_OpenTerm(1.0)]
-    for token in _tokens(line):
+    for token in _Line(line).tokens():
         if token.kind == "word":
             terms[-1].words.append(token.text)
         elif token.kind == "phrase":
@@ -140,95 +149,96 @@ class _OpenTerm:
         self.words: list[str] = []
 
 
-def _tokens(line: str) -> Iterator[_Token]:
-    at, opens = 0, True
-    while at < len(line):
-        if line[at].isspace():
-            at += 1
-            continue
-        stop = _end(line, at)
-        word = line[at:stop]
-        if word in ("+", "-"):
-            yield _Token("operator", word)
-            at, opens = stop, True
-            continue
-        weight = _WEIGHT.match(line, at) if opens else None
-        if weight is not None and float(weight.group(1)) > 0 and not _is_open(line, weight.end()):
-            text, at = _read_value(line, weight.end())
-            if text.split():
-                yield _Token("weight", weight.group(1))
-                yield from (_Token("word", part) for part in text.split())
-            opens = False
-            continue
-        token, at = _read_token(line, at, stop)
-        if token is not None:
-            yield token
-            opens = opens and token.kind != "word"
+class _Line:
+    """A line that is read once from left to right, in time that follows its length."""
 
+    def __init__(self, line: str) -> None:
+        self._line = line
+        # Where the run of letters without a space ends that was met last.
+        self._stop = 0
+        # Marks that end a quotation of which there is no more: one that begins later has none either.
+        self._unclosed: set[str] = set()
 
-def _read_token(line: str, at: int, stop: int) -> tuple[_Token | None, int]:
-    """The token at `at`, whose text ends at `stop` where nothing in it is quoted; and where the next one begins."""
-    first, rest = line[at], line[at + 1 : stop]
-    if first == "\\" and rest:
-        return _Token("word", rest), stop
-    if first in _QUOTES:
-        quoted, end = _read_quoted(line, at)
-        if end is not None:
-            text = " ".join(quoted.split())
-            return (_Token("phrase", text) if text else None), end
-    if first == "-" and rest and rest[0] != "-":
-        name = _NAME.match(rest)
+    def tokens(self) -> Iterator[_Token]:
+        """Raises `QueryError`."""
+        line, at, opens = self._line, 0, True
+        while at < len(line):
+            if line[at].isspace():
+                at += 1
+                continue
+            stop = self._end(at)
+            if stop - at == 1 and line[at] in "+-":
+                yield _Token("operator", line[at])
+                at, opens = stop, True
+                continue
+            weight = _WEIGHT.match(line, at) if opens else None
+            if weight is not None and float(weight.group(1)) > 0 and not self._is_open(weight.end()):
+                text, at = self._read_value(weight.end())
+                if text.split():
+                    yield _Token("weight", weight.group(1))
+                    yield from (_Token("word", part) for part in text.split())
+                opens = False
+                continue
+            token, at = self._read_token(at, stop)
+            if token is not None:
+                yield token
+                opens = opens and token.kind != "word"
+
+    def _read_token(self, at: int, stop: int) -> tuple[_Token | None, int]:
+        """The token at `at`, whose text ends at `stop` where nothing in it is quoted; and where the next one begins."""
+        line = self._line
+        first, following = line[at], line[at + 1 : min(at + 2, stop)]
+        if first == "\\" and following:
+            return _Token("word", line[at + 1 : stop]), stop
+        if first in _QUOTES:
+            quoted, end = self._read_quoted(at)
+            if end is not None:
+                text = " ".join(quoted.split())
+                return (_Token("phrase", text) if text else None), end
+        if first == "-" and following and following != "-":
+            name = _NAME.match(line, at + 1)
+            if name is not None and name.group(1).lower() in FILTERS:
+                raise QueryError(f"{line[at:stop][:64]}: only words can be left out, as in -people; {_VALID}")
+            quoted, end = self._read_quoted(at + 1)
+            if end is not None:
+                text = " ".join(quoted.split())
+                return (_Token("negative", text) if text else None), end
+            return _Token("negative", line[at + 1 : stop]), stop
+        name = _NAME.match(line, at)
         if name is not None and name.group(1).lower() in FILTERS:
-            raise QueryError(f"{line[at:stop][:64]}: only words can be left out, as in -people; {_VALID}")
-        quoted, end = _read_quoted(line, at + 1)
-        if end is not None:
-            text = " ".join(quoted.split())
-            return (_Token("negative", text) if text else None), end
-        return _Token("negative", rest), stop
-    name = _NAME.match(line, at)
-    if name is not None and name.group(1).lower() in FILTERS:
-        value, end = _read_value(line, name.end())
-        return _Token(name.group(1).lower(), value), end
-    return _Token("word", line[at:stop]), stop
+            value, end = self._read_value(name.end())
+            return _Token(name.group(1).lower(), value), end
+        return _Token("word", line[at:stop]), stop
 
+    def _end(self, at: int) -> int:
+        """Where the letters at `at` end, at a space or with the line."""
+        if at >= self._stop:
+            space = _SPACE.search(self._line, at)
+            self._stop = len(self._line) if space is None else space.start()
+        return max(at, self._stop)
 
-def _end(line: str, at: int) -> int:
-    while at < len(line) and not line[at].isspace():
-        at += 1
-    return at
+    def _is_open(self, at: int) -> bool:
+        """Whether a quotation begins here that does not end."""
+        return self._line[at : at + 1] in [*_QUOTES] and self._read_quoted(at)[1] is None
 
+    def _read_value(self, at: int) -> tuple[str, int]:
+        """A value up to the next space, with what is quoted at its beginning."""
+        quoted, end = self._read_quoted(at)
+        start = at if end is None else end
+        stop = self._end(start)
+        return quoted + self._line[start:stop], stop
 
-def _is_open(line: str, at: int) -> bool:
-    """Whether a quotation begins here that does not end."""
-    return line[at : at + 1] in _QUOTES and line[at : at + 1] != "" and _read_quoted(line, at)[1] is None
-
-
-def _read_value(line: str, at: int) -> tuple[str, int]:
-    """A value up to the next space, with what is quoted at its beginning."""
-    quoted, end = _read_quoted(line, at)
-    start = at if end is None else end
-    stop = _end(line, start)
-    return quoted + line[start:stop], stop
-
-
-def _read_quoted(line: str, at: int) -> tuple[str, int | None]:
-    """What is quoted from `at` on, and where it ends; an empty text and None where nothing is."""
-    closing = _QUOTES.get(line[at : at + 1])
-    if closing is None:
-        return "", None
-    out: list[str] = []
-    at += 1
-    while at < len(line):
-        char = line[at]
-        if char == "\\" and line[at + 1 : at + 2] in ("\\", '"') and closing == '"':
-            out.append(line[at + 1])
-            at += 2
-            continue
-        if char in closing:
-            return "".join(out), at + 1
-        out.append(char)
-        at += 1
-    return "", None
+    def _read_quoted(self, at: int) -> tuple[str, int | None]:
+        """What is quoted from `at` on, and where it ends; an empty text and None where nothing is."""
+        closing = _QUOTES.get(self._line[at : at + 1])
+        if closing is None or closing in self._unclosed:
+            return "", None
+        quoted = _QUOTED[closing].match(self._line, at + 1)
+        if quoted is None:
+            self._unclosed.add(closing)
+            return "", None
+        text = quoted.group(1)
+        return (_ESCAPED.sub(r"\1", text) if closing == '"' else text), quoted.end()
 
 
 def _read_kind(wanted: Filter, text: str) -> Filter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
+import portalocker
 import pytest
 from hypothesis import settings
 from PIL import Image
@@ -58,12 +60,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def mini(cache: Path) -> object:
-    """The embedded model, exported and loaded once."""
+def mini(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> object:
+    """The embedded model, exported once, by whichever process of a run comes first, and loaded."""
     from retrieval.models.encoder import Encoder
     from retrieval.models.export import ensure_exported
 
-    assert ensure_exported("mini") == []
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    shared = (tmp_path_factory.getbasetemp().parent if several else tmp_path_factory.mktemp("exported")) / "mini"
+    with portalocker.Lock(f"{shared}.lock", timeout=300):
+        if shared.exists():
+            shutil.copytree(shared, cache, dirs_exist_ok=True)
+        assert ensure_exported("mini") == []
+        if not shared.exists():
+            for form in ("text", "towers"):
+                shutil.copytree(cache / form, shared / form)
     return Encoder.load("mini", "cpu", "fp32")
 
 
