@@ -29,7 +29,7 @@ from tests.libraries import Library, Row, rows_of, run, write_moving, write_tar
 from tests.stores import PlainEncoder
 
 # 200 rounds take some minutes: MMSEARCH_KILL_ROUNDS=200 python -m pytest tests/test_kill.py
-ROUNDS = int(os.environ.get("MMSEARCH_KILL_ROUNDS", "40"))
+ROUNDS = int(os.environ.get("MMSEARCH_KILL_ROUNDS", "25"))
 
 
 def check_whole(index: Path) -> list[Row]:
