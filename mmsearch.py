@@ -93,11 +93,16 @@ def index(
 
 
 def open_image(path: str | os.PathLike[str]) -> Image:
-    """An image as a query wants it: upright RGB. Raises `MmsearchError` for what cannot be decoded."""
+    """An image as a query wants it: upright RGB. Raises `MmsearchError`, with its path, for what cannot be read or decoded."""
     from media.containers import read_bytes
+    from media.errors import MediaError
     from media.image import decode_image
 
-    return decode_image(read_bytes(os.fspath(path)), 512, name=os.fspath(path)).rgb
+    place = os.fspath(path)
+    try:
+        return decode_image(read_bytes(place), 512, name=place).rgb
+    except MediaError as error:
+        raise MediaError(error.stage, f"{place}: {error.reason}") from error
 
 
 if __name__ == "__main__":

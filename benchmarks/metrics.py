@@ -48,14 +48,17 @@ class Ranks:
         )
 
     def confidence(self, rounds: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
-        """95 % intervals of R@1, R@5 and R@10, by the percentile bootstrap over queries (Efron, 1979); none of a single query,
-        which tells nothing of others."""
+        """95 % intervals of R@1, R@5 and R@10, by the percentile bootstrap over queries (Efron, 1979), or where all queries are
+        right, or none, which a bootstrap makes certain of, exact ones (Clopper and Pearson, 1934); none of a single query."""
         if len(self.first) < 2:
             return {}
         rng = np.random.default_rng(seed)
         hits = np.stack([self.first <= k for k in (1, 5, 10)], 1).astype(np.float64)
         means = np.stack([hits[rng.integers(0, len(hits), len(hits))].mean(0) for _ in range(rounds)])
         low, high = np.percentile(means, [2.5, 97.5], axis=0)
+        least = 0.025 ** (1 / len(hits))
+        low = np.where(hits.all(0), least, low)
+        high = np.where(hits.any(0), high, 1 - least)
         return {f"R@{k}": (float(low[n]), float(high[n])) for n, k in enumerate((1, 5, 10))}
 
 

@@ -12,7 +12,7 @@ from cli.terminal import busy, clock, hint, near, print_json, quiet_native_stder
 
 
 def ask_command(
-    question: Annotated[str, typer.Argument(metavar="TEXT", help="A question about what the pictures show.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="A question about what the pictures show.")],
     index: IndexOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many images may serve as evidence.")] = 3,
     min_relevance: Annotated[
@@ -34,7 +34,7 @@ def ask_command(
             metavar="openai:URL", help="The address of a language model's server that shall write the answer."
         ),
     ] = None,
-    answerer_model: Annotated[str, typer.Option(help="The server's name for its model.")] = "default",
+    answerer_model: Annotated[str, typer.Option(metavar="NAME", help="The server's name for its model.")] = "default",
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -33,7 +33,9 @@ def recall_command(
     captions: Annotated[
         Optional[Path], typer.Option(help="csv, tsv, jsonl, Karpathy's dataset_*.json or COCO's captions as JSON.")
     ] = None,
-    split: Annotated[Optional[str], typer.Option(help="The split of Karpathy's JSON; test by default.")] = None,
+    split: Annotated[
+        Optional[str], typer.Option(metavar="NAME", help="The split of Karpathy's JSON; test by default.")
+    ] = None,
     parquet: Annotated[Optional[Path], typer.Option(help="Table with image_id, image and captions.")] = None,
     tar: Annotated[Optional[Path], typer.Option(help="A webdataset.")] = None,
     part: Annotated[

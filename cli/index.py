@@ -73,7 +73,8 @@ def index_command(
         bool, typer.Option("--transcribe", help="Make texts of what is said in videos and sound files.")
     ] = False,
     asr_model: Annotated[
-        str, typer.Option(help="The speech model: a folder in CTranslate2 format, or a name in the cache.")
+        str,
+        typer.Option(metavar="NAME", help="The speech model: a folder in CTranslate2 format, or a name in the cache."),
     ] = "small",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try files that failed before again.")] = False,
     reread: Annotated[
@@ -92,6 +93,7 @@ def index_command(
     exclude: Annotated[
         Optional[list[str]],
         typer.Option(
+            metavar="GLOB",
             help="Leave out what matches this GLOB, as in a .gitignore; the index remembers it, and !GLOB takes it back. "
             "Repeatable.",
             show_default=False,

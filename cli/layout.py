@@ -18,6 +18,29 @@ _NEGATIVE = re.compile(r'-(?!k\d*$|h$)[^\W\d]|-"')
 _VALUES = {int: "N", float: "NUMBER", Path: "FILE", str: "TEXT"}
 
 
+# The options of a command with many stand below these headings; the rest come last.
+_MANY = 15
+_GROUPS = {
+    "What to look for": ("--image", "--not", "--region", "--queries"),
+    "What may be found": (
+        "--kind", "--after", "--before", "--in", "--camera", "--near", "--min-relevance", "--moments", "--copies",
+    ),
+    "How many, and in which order": (
+        "-k", "--sort", "--match", "--rerank", "--candidates", "--rerank-ms", "--reranker", "--fusion",
+    ),
+    "What to do with the hits": ("--html", "--explain", "--clip", "--open"),
+    "What to index": ("--exclude", "--default-excludes", "--retry-failed", "--reread", "--prune", "--max-pixels"),
+    "Videos, speech and text in pictures": (
+        "--fps", "--max-frames", "--moment-fusion", "--transcribe", "--asr-model", "--ocr",
+    ),
+    "The model, and the machine": ("--model", "--change-model", "--device", "--precision", "--batch-size", "--workers"),
+}  # fmt: skip
+
+
+def _group_of(option: Any) -> str:
+    return next((heading for heading, names in _GROUPS.items() if set(names) & set(option.opts)), "Options")
+
+
 class GroupedCommands(TyperGroup):
     """Lists commands below the headings that they were registered with (`rich_help_panel`)."""
 
@@ -46,14 +69,16 @@ class PlainCommand(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments and options."""
-        rows: dict[str, list[tuple[str, str]]] = {"argument": [], "option": []}
-        for parameter in self.get_params(ctx):
+        rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in ("Arguments", *_GROUPS, "Options")}
+        parameters = self.get_params(ctx)
+        for parameter in parameters:
             record = parameter.get_help_record(ctx)
             if record is not None and parameter.param_type_name == "argument":
                 record = (f"{parameter.metavar or parameter.name}{'...' if parameter.nargs != 1 else ''}", record[1])
-            if record is not None:
-                rows[parameter.param_type_name].append(record)
-        for heading, part in (("Arguments", rows["argument"]), ("Options", rows["option"])):
+                rows["Arguments"].append(record)
+            elif record is not None:
+                rows[_group_of(parameter) if len(parameters) > _MANY else "Options"].append(record)
+        for heading, part in rows.items():
             if part:
                 with formatter.section(heading):
                     formatter.write_dl(part)

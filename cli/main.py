@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -98,7 +98,13 @@ def main() -> None:
     # Pillow warns of odd metadata in files that it reads well: nobody can act on that.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        complete_command(application(sys.argv[1] if sys.argv[1:] else None))(prog_name="mmsearch")
+        command = complete_command(application(sys.argv[1] if sys.argv[1:] else None))
+        ended = command(prog_name="mmsearch", standalone_mode=False)
+        raise SystemExit(ended if isinstance(ended, int) else 0)
+    except typer.TyperException as error:
+        _fail_usage(error)
+    except typer.Abort:
+        _fail("nothing was done")
     except MmsearchError as error:
         if debug:
             traceback.print_exc()
@@ -114,7 +120,17 @@ def main() -> None:
         _fail(f"unexpected {type(error).__name__}: {text} (run with --debug for the whole story)")
 
 
-def _fail(message: str, status: int = 1) -> None:
+def _fail_usage(error: Any) -> NoReturn:
+    """Tell what is wrong with the words of the command line; a group of commands without any shows its help."""
+    context, message = error.ctx, error.format_message().rstrip(".")
+    if context is not None and not isinstance(error, typer.BadParameter) and message.startswith("Usage:"):
+        error.show()
+        raise SystemExit(error.exit_code)
+    place = context.command_path if context is not None else "mmsearch"
+    _fail(f"{message[:1].lower()}{message[1:]} (see: {place} --help)", error.exit_code)
+
+
+def _fail(message: str, status: int = 1) -> NoReturn:
     line = valid_text(message).replace("\n", " ")
     print(f"error: {line}", file=sys.stderr)
     raise SystemExit(status)

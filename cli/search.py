@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -38,7 +39,8 @@ def search_command(
         Optional[list[str]], typer.Option(metavar="FILE", help="An image or video to look for; may be repeated.")
     ] = None,
     negative: Annotated[
-        Optional[list[str]], typer.Option("--not", help="Words for what it should not be; may be repeated.")
+        Optional[list[str]],
+        typer.Option("--not", metavar="WORDS", help="Words for what it should not be; may be repeated."),
     ] = None,
     index: IndexOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
@@ -182,7 +184,10 @@ def search_command(
             _search_each(engine, queries, query_of, as_json)
         return
     with Engine.open(index, device=device) as engine:
-        answer = _reranked(engine, wanted) if rerank else engine.answer(wanted)
+        # The first place that is looked up has the gazetteer made, which takes some seconds.
+        place = wanted.filter.near is not None and wanted.filter.near.place is not None
+        with busy("looking the place up") if place else nullcontext():
+            answer = _reranked(engine, wanted) if rerank else engine.answer(wanted)
         hits = answer.hits
         if html is not None:
             from cli.sheet import write_sheet

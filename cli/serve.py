@@ -22,7 +22,9 @@ def serve_command(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     token: Annotated[
         Optional[str],
-        typer.Option(envvar="MMSEARCH_TOKEN", help="Ask every request for this token.", show_default=False),
+        typer.Option(
+            metavar="TOKEN", envvar="MMSEARCH_TOKEN", help="Ask every request for this token.", show_default=False
+        ),
     ] = None,
     allow_host: Annotated[
         Optional[list[str]],

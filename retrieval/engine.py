@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.crossmodal.decoder_models import DecoderModels
-from retrieval.errors import ItemNotFoundError, MediaError, ModelError
+from retrieval.errors import ItemNotFoundError, MediaError, ModelError, QueryError
 from retrieval.models.query_encoder import QueryEncoder
 from retrieval.query import hint
 from retrieval.ranking.fitted import Fitted
@@ -157,6 +157,8 @@ class Engine:
         Images are ordered again by the query's words, or texts by its images. Raises `QueryError` for any other mixture and
         `ModelError` for a reranker that has no decoder, before anything is searched.
         """
+        if not isinstance(query, Query):
+            raise QueryError(f"search takes a Query, not {query!r:.60}: Query(text=...), or Query.parse(...) of a line")
         wanted = asked_filter(query)
         spoken = hint(query)
         notes = (*([spoken] if spoken is not None else []), *self._state.selections.notes(wanted))

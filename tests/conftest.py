@@ -52,6 +52,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ["HF_HOME"] = str(folder / "hf")
     os.environ.pop("MMSEARCH_INDEX", None)
     yield folder
+    # A library that makes itself a real-time process starves all others of this machine, and every child of this one does.
+    assert not hasattr(os, "sched_getscheduler") or os.sched_getscheduler(0) == os.SCHED_OTHER
     for name, value in keep.items():
         if value is None:
             os.environ.pop(name, None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
+from multiprocessing import get_context
 from pathlib import Path
 
 import av
@@ -23,6 +25,14 @@ def shots(seeds: Sequence[int], seconds: float = 2.0) -> list[Shot]:
 def film(file: Path, seeds: Sequence[int], seconds: float = 2.0, how: VideoFormat = SMALL) -> list[float]:
     """A film of one shot a seed; returns where shots begin and the last ends."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    if how.codec == "libsvtav1":
+        # As root it gives the thread that calls it real-time priority, which all that is started later would inherit.
+        with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+            return apart.submit(_write, file, seeds, seconds, how).result()
+    return _write(file, seeds, seconds, how)
+
+
+def _write(file: Path, seeds: Sequence[int], seconds: float, how: VideoFormat) -> list[float]:
     return write_video(file, shots(seeds, seconds), how)
 
 

@@ -24,8 +24,7 @@ _FOREIGN = frozenset(("--epochs", "--batch", "--rate", "--help"))
 @cache
 def commands() -> dict[str, Any]:
     """Every command of the program, by its words after `mmsearch`."""
-    import typer
-
+    from cli.layout import complete_command
     from cli.main import application
 
     def walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -33,7 +32,7 @@ def commands() -> dict[str, Any]:
         for word, inner in getattr(command, "commands", {}).items():
             yield from walk(inner, f"{name} {word}".strip())
 
-    return dict(walk(typer.main.get_command(application()), ""))
+    return dict(walk(complete_command(application()), ""))
 
 
 def options_of(command: Any) -> dict[str, Any]:
@@ -80,8 +79,22 @@ def test_the_documented_default_of_an_option_is_its_default(name: str) -> None:
 def test_every_argument_of_a_command_is_documented(name: str) -> None:
     section = page("commands.md").section(f"mmsearch {name}".strip())
     arguments = [one for one in commands()[name].params if one.param_type_name == "argument"]
-    documented = [row[0] for row in section.rows() if re.fullmatch(r"`[A-Z]+`", row[0])]
-    assert len(documented) == len(arguments), f"{[one.name for one in arguments]}"
+    documented = [row[0] for row in section.rows() if re.fullmatch(r"`[A-Z]+(?:\.\.\.)?`", row[0])]
+    assert documented == [f"`{one.metavar}{'...' if one.nargs != 1 else ''}`" for one in arguments], (
+        "as its help has it"
+    )
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_the_value_of_an_option_is_called_what_its_help_calls_it(name: str) -> None:
+    there = options_of(commands()[name])
+    for row in page("commands.md").section(f"mmsearch {name}".strip()).rows():
+        for span in re.findall(r"`(-[^`]+)`", row[0]):
+            option, _, value = span.partition(" ")
+            # Where help lists what can be chosen, a table has a word for it.
+            listed = "|" in (there[option].metavar or "")
+            wanted = "" if there[option].is_flag else there[option].metavar
+            assert value == wanted or (listed and value.isupper()), f"{option} takes {wanted}"
 
 
 def test_calls_in_any_block_name_commands_and_options_that_exist() -> None:

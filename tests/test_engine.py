@@ -14,7 +14,7 @@ from indexer.build import IndexBuild
 from indexer.config import BuildConfig
 from media.image import decode_image
 from retrieval.engine import Engine
-from retrieval.errors import IndexNotFoundError, ModelError, QueryError
+from retrieval.errors import IndexNotFoundError, MmsearchError, ModelError, QueryError
 from retrieval.models.encoder import Encoder
 from retrieval.models.query_encoder import NEGATIVE_WEIGHT
 from retrieval.store import vector_files as vec
@@ -179,6 +179,10 @@ def test_the_public_module_does_the_same(media: Path, tmp_path: Path) -> None:
     report = mmsearch.index(str(tmp_path), model="mini")
     assert (report.indexed, report.items) == (3, 3)
     with mmsearch.open(tmp_path) as engine:
+        with pytest.raises(QueryError, match=r"Query, not 'a dog'.*Query\.parse"):
+            engine.search("a dog")  # type: ignore[arg-type]
+        with pytest.raises(MmsearchError, match=r"nowhere\.jpg: No such file"):
+            mmsearch.open_image("nowhere.jpg")
         hits = engine.search(mmsearch.Query(images=mmsearch.open_image(tmp_path / "photo0001.jpg"), k=1))  # type: ignore[arg-type]
     assert Path(hits[0].item.path).name == "photo0001.jpg"
     with pytest.raises(IndexNotFoundError):

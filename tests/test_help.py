@@ -53,6 +53,10 @@ def test_commands_are_in_groups_and_values_are_called_by_what_they_are(command: 
     assert "[PATH]..." in shown and "\n  PATH..." in shown
     assert "--device auto|cpu|cuda|cuda:N" in shown and "[default: 32" in shown
     assert "<str" not in shown and "<list" not in shown
+    for name in ("index", "search"):
+        shown = command(name, "--help", env={"COLUMNS": "120"}).stdout
+        headings = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+        assert len(headings) >= 5 and (headings[0], headings[-1]) == ("Arguments:", "Options:")
 
 
 def completed(command: Command, line: str, cwd: Path) -> list[str]:

@@ -71,3 +71,14 @@ def test_confidence_holds_the_mean_and_shrinks_with_more_queries() -> None:
     wide = Ranks(first=few, precision=np.zeros(100)).confidence(200)["R@10"]
     assert narrow[0] < (many <= 10).mean() < narrow[1]
     assert wide[1] - wide[0] > 5 * (narrow[1] - narrow[0])
+
+
+def test_a_few_queries_that_are_all_right_leave_room_for_doubt() -> None:
+    """Every round of a bootstrap over them says 100 %."""
+    first = np.array([1, 1, 1, 2, 1, 3, 1, 1])
+    sure = Ranks(first=first, precision=np.zeros(8)).confidence()
+    # Exact, by Clopper and Pearson: 0.975 of all samples of eight from 63 % have a wrong one among them.
+    assert sure["R@5"][0] == pytest.approx(0.6306, abs=1e-4) and sure["R@5"][1] == 1
+    assert 0 < sure["R@1"][0] < 0.75 < sure["R@1"][1] <= 1
+    never = Ranks(first=np.full(8, 50), precision=np.zeros(8)).confidence()
+    assert never["R@10"][0] == 0 and never["R@10"][1] == pytest.approx(1 - 0.6306, abs=1e-4)

@@ -135,7 +135,8 @@ def test_a_wrong_value_of_an_option_ends_with_2(run: object, arguments: tuple[st
     assert callable(run)
     status, errors = run(*arguments)
     assert status == 2, errors
-    assert "Traceback" not in errors and "unexpected" not in errors and errors.strip()
+    assert "Traceback" not in errors and "unexpected" not in errors and errors.startswith("error: ")
+    assert len(errors.splitlines()) == 1, "one line, whoever found it"
 
 
 @pytest.mark.parametrize(
