@@ -180,7 +180,7 @@ class Engine:
         direction = self.embed(query)
         of_cosine = self._fitted.cosine if is_pair(query, kinds) else None
         if of_cosine is None:
-            of_cosine = from_sample(self._state.sample(kinds) @ direction)
+            of_cosine = from_sample(self._state.sample(kinds) @ direction, self._state.selections.select(wanted).count)
         if is_pair(query, kinds) and query.words is not None and not self._queries.knows(query.words):
             notes = (
                 *notes,

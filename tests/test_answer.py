@@ -40,13 +40,26 @@ def test_a_calibration_is_finite_where_the_kinds_do_not_overlap() -> None:
 
 def test_a_collection_measures_a_model_of_which_nothing_is_known() -> None:
     scores = np.random.default_rng(1).normal(0.2, 0.03, 2000).astype(np.float32)
-    measured = from_sample(scores)
+    measured = from_sample(scores, 2000)
     assert measured is not None
-    assert measured.relevance(0.2) < 0.1
-    assert measured.relevance(0.2 + 1.5 * 0.03) == pytest.approx(0.5, abs=0.05)
-    assert measured.relevance(0.2 + 4 * 0.03) > 0.95
-    assert from_sample(scores[: LEAST - 1]) is None
-    assert from_sample(np.full(50, 0.3, np.float32)) is not None
+    # Of 2,000 normal scores a tenth of one is further out than 3.89 deviations.
+    assert measured.relevance(0.2 + 3.89 * 0.03) == pytest.approx(0.5, abs=0.1)
+    assert measured.relevance(0.2 + 5.5 * 0.03) > 0.95
+    assert from_sample(scores[: LEAST - 1], 2000) is None
+    assert from_sample(np.full(50, 0.3, np.float32), 50) is not None
+
+
+@pytest.mark.parametrize("count", [200, 2000, 200_000])
+def test_where_nothing_is_there_the_best_of_so_many_is_no_likely_hit(count: int) -> None:
+    """The first of a thousand random scores was very likely what was asked for."""
+    rng = np.random.default_rng(2)
+    likely = 0
+    for _ in range(200):
+        scores = rng.normal(0.2, 0.03, count).astype(np.float32)
+        measured = from_sample(scores[:2000], count)
+        assert measured is not None
+        likely += bool(measured.relevance(float(scores.max())) >= 0.7)
+    assert likely <= 20
 
 
 @pytest.mark.parametrize(

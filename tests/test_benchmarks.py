@@ -18,6 +18,7 @@ from benchmarks.compare import compare, read_measurements
 from benchmarks.datasets import CaptionSet, from_container, from_folder
 from benchmarks.encoded import encode_set, second_stage
 from benchmarks.recall import measure_recall
+from benchmarks.relevance import measure as measure_relevance
 from benchmarks.samples import copy_samples
 from benchmarks.shots import measure_shots
 from retrieval.crossmodal.decoder import CaptionDecoder
@@ -25,11 +26,12 @@ from retrieval.engine import Engine
 from retrieval.errors import MmsearchError, QueryError
 from retrieval.models.encoder import Encoder
 from retrieval.models.weights import resolve
+from retrieval.ranking.relevance import Calibration
 from retrieval.store.manifest import VectorPolicy, read_manifest
 from retrieval.store.writer import IndexWriter
 from retrieval.types import Query
 from tests.conftest import Command, write_photos
-from tests.stores import items, result
+from tests.stores import items, result, unit_rows
 
 FLOOR = Path(__file__).parents[1] / "benchmarks" / "floor.json"
 WORDS = ["a dog runs", "two men on a bench", "snow on a hill", "a boy in a red shirt", "the beach", "a brown dog jumps"]
@@ -301,3 +303,17 @@ def test_mini_stays_above_its_floor(tmp_path: Path, command: Command, mini: obje
         for way in ("text_to_image", "image_to_text"):
             for key, least in floor[name][way].items():
                 assert value[way][key] >= least, f"{name} {way} {key}"
+
+
+def test_false_positives_are_counted_where_nothing_is_there() -> None:
+    """Labels that lie apart are told from chance; labels that are random directions are not."""
+    rng = np.random.default_rng(3)
+    texts = unit_rows(20, 64, seed=1)
+    labels = np.repeat(np.arange(20), 60)
+    noise = rng.normal(size=(1200, 64)).astype(np.float32) / 8
+    near = (texts[labels] + noise).astype(np.float32)
+    near /= np.linalg.norm(near, axis=1, keepdims=True)
+    seen = measure_relevance(near, texts, labels, None, 500)["sample"]
+    assert seen["very likely"]["false"] <= 0.05 and seen["likely"]["right"] > 0.9
+    blind = measure_relevance(unit_rows(1200, 64, seed=2), texts, labels, Calibration(slope=0, intercept=3), 500)
+    assert blind["sample"]["likely"]["false"] <= 0.1 and blind["fitted"]["very likely"]["false"] == 1

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from retrieval.errors import QueryError
@@ -367,6 +367,8 @@ def test_a_place_that_nobody_knows_is_an_error_with_names_like_it(dogs: Path) ->
         ids(dogs, Filter(near=Near(place="Pariss")))
 
 
+@example(needle="0\x0b0", around="", rest="")
+@example(needle="0 0", around="0\x1c0", rest="")
 @given(needle=st.text(max_size=12).filter(str.strip), around=st.text(max_size=12), rest=st.text(max_size=12))
 def test_a_pattern_is_found_in_whatever_holds_it(needle: str, around: str, rest: str) -> None:
     pattern = Pattern(needle)

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.datasets import from_container
-from benchmarks.encoded import EncodedSet, Ints, SecondStage, encode_set, second_stage
-from benchmarks.metrics import Floats
+from benchmarks.encoded import Ints, SecondStage, encode_set, second_stage
 from retrieval.crossmodal.decoder import CaptionDecoder
 from retrieval.files import write_atomically
 from retrieval.models.encoder import Encoder
 from retrieval.models.weights import MINI
-from retrieval.ranking.relevance import Calibration, fit_calibration
 from training.machine import keep_freed_memory
+from training.relevance import calibrations
 
 WEIGHTS = (0.0, *(round(0.002 * 1.15**step, 4) for step in range(40)))
 SHARES = tuple(round(0.1 * step, 1) for step in range(13))
@@ -71,25 +70,6 @@ def crossed(to_image: SecondStage, to_text: SecondStage, owner: Ints) -> dict[st
     }
 
 
-def calibrate(
-    data: EncodedSet, decoder: CaptionDecoder | None = None, priors: Floats | None = None, weight: float = 0
-) -> Calibration:
-    """Probability of relevance by cosine, or by fused score: each text with its image, and with another at random."""
-    rng = np.random.default_rng(0)
-    other = (data.owner + rng.integers(1, len(data.images), len(data.owner))) % len(data.images)
-    scores = []
-    for image in (data.owner, other):
-        near = (data.texts * data.images[image]).sum(1)
-        if decoder is not None and priors is not None:
-            likely = [
-                decoder.log_probabilities(data.tokens[image[at : at + 100]], data.ids[at : at + 100]).cpu().numpy()
-                for at in range(0, len(image), 100)
-            ]
-            near = near + weight * (np.concatenate(likely) - priors)
-        scores.append(np.asarray(near, np.float32))
-    return fit_calibration(scores[0], scores[1])
-
-
 def _percent(flags: NDArray[np.float64]) -> list[float]:
     return [round(100 * float(value), 1) for value in flags.mean(0)]
 
@@ -106,12 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     encoder = Encoder.load(given.model, given.device, given.precision)
     decoder = CaptionDecoder(encoder.loaded)
-    data = encode_set(from_container(given.parquet), encoder, decoder)
+    captioned = from_container(given.parquet)
+    data = encode_set(captioned, encoder, decoder)
     to_image, to_text = second_stage(data, encoder, decoder)
-    priors = to_image.prior[:, 0]
     weight = choose_weight(to_image, np.arange(len(data.owner)))
     text_weight, share = choose_text_weight(to_text, np.arange(len(data.images)))
-    curves = {"cosine": calibrate(data), "fused": calibrate(data, decoder, priors, weight)}
+    curves = calibrations(data, captioned.captions, encoder, decoder, weight)
     value = {
         "weights_sha256": encoder.spec.weights_sha256,
         "weighted": {"weight": weight, "text_weight": text_weight, "null_share": share},

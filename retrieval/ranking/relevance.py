@@ -1,26 +1,28 @@
 """What a score means: a probability of relevance, so that one cut-off serves every model.
 
-`relevance` is the probability that text and image belong together, if true and random pairs were equally likely:
-σ(slope · score + intercept), fitted by logistic regression (Platt, 1999) on held-out pairs and stored with the model. For
-a model without a fit the collection is used instead: most of its images are not relevant to a query, so the query's scores
-over a sample of them estimate the scores of random pairs.
+`relevance` is the probability that a hit is what was asked for, if hits that are and hits that are not were equally common:
+σ(slope · score + intercept), fitted by logistic regression (Platt, 1999) on judged hits and stored with the model
+(`training.relevance`). For a model without a fit the collection is used instead: most of its images are not relevant to a
+query, so the query's scores over a sample of them tell which scores chance brings to the top among so many.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.types import Kind, Query
 
-# Over the scores of a sample: where a pair is as likely true as not, in standard deviations above their mean, and how
-# fast that changes. Measured with `mini` and Flickr8k (benchmarks/README.md); a sample smaller than LEAST says nothing.
-_MIDDLE, _SLOPE = 1.5, 2.0
+# A hit is as likely relevant as not where chance alone gives this many scores like it, and that changes so fast, by standard
+# deviation of the scores of a sample. Measured with `mini` (benchmarks/README.md); a sample smaller than LEAST says nothing.
+_BY_CHANCE, _SLOPE = 0.1, 2.7
 LEAST = 30
 # From which relevance on each word holds. No figure: nobody believes a percent, and a cosine is no certainty.
+_CERTAIN = 60.0
 WORDS = ((0.9, "very likely"), (0.7, "likely"), (0.4, "maybe"), (0.0, "unlikely"))
 
 
@@ -33,12 +35,12 @@ class Calibration:
 
     def relevance(self, scores: NDArray[np.float32] | float) -> NDArray[np.float64]:
         """In 0..1, of each score; higher is more likely relevant."""
-        logits = np.clip(self.slope * np.asarray(scores, np.float64) + self.intercept, -60, 60)
-        return np.asarray(1 / (1 + np.exp(-logits)))
+        logits = np.clip(self.slope * np.asarray(scores, np.float64) + self.intercept, -_CERTAIN, _CERTAIN)
+        return np.where(logits <= -_CERTAIN, 0.0, 1 / (1 + np.exp(-logits)))
 
 
 # What a score says of words that the model does not know: nothing.
-NEVER = Calibration(slope=0.0, intercept=-60.0)
+NEVER = Calibration(slope=0.0, intercept=-_CERTAIN)
 
 
 def judge(
@@ -66,13 +68,16 @@ def is_pair(query: Query, kinds: Sequence[Kind]) -> bool:
     return words != pixels and words == ("text" not in kinds) and not less
 
 
-def from_sample(scores: NDArray[np.float32]) -> Calibration | None:
-    """A calibration for one query from its scores `(n,)` over a random sample of the collection; None when it is small."""
+def from_sample(scores: NDArray[np.float32], count: int) -> Calibration | None:
+    """A calibration for one query from its scores `(n,)` over a random sample of the `count` items that it is looked for among;
+    None when the sample is small. Scores of what is not relevant are taken to be normal, and the best of them expected at
+    its place in so many (order statistics: Blom, 1958)."""
     if len(scores) < LEAST:
         return None
     spread = max(float(scores.std()), 1e-6)
     slope = _SLOPE / spread
-    return Calibration(slope=slope, intercept=-slope * (float(scores.mean()) + _MIDDLE * spread))
+    middle = NormalDist().inv_cdf(1 - _BY_CHANCE / max(count, LEAST))
+    return Calibration(slope=slope, intercept=-slope * (float(scores.mean()) + middle * spread))
 
 
 def fit_calibration(true: NDArray[np.float32], false: NDArray[np.float32]) -> Calibration:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 # Arrow's regular expressions (RE2) refuse very long ones.
 _LONGEST = 2000
+# What Python takes for space in ASCII; to RE2 `\s` is less.
+_SPACES = r"[\t-\r\x1c-\x20]+"
 
 
 class Pattern:
@@ -27,6 +29,7 @@ class Pattern:
         self._ascii = body.isascii() and "\0" not in body
         self._arrow = None
         if self._ascii and len(body) <= _LONGEST:
+            body = body.replace(r"\s+", _SPACES)
             self._arrow = rf"(?s)\A(?:{body})\z" if whole else f"(?s){body}"
 
     def matches(self, text: str) -> bool:

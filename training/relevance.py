@@ -1,0 +1,114 @@
+"""What a score means, from captioned images: hits of captions and of single words, labelled by the captions of the images.
+
+A true pair against a random one is too easy a question: the first hits of a search are the best of thousands, also where
+nothing in the collection is what was asked for. So the pairs here are hits, of the first `HITS` of each query. A caption's
+own image is relevant to it, and an image none of whose captions shares a word with it is not; what is between is left out.
+For a word, the captions of an image say whether it is there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from benchmarks.encoded import EncodedSet, Ints
+from benchmarks.metrics import Flags, Floats
+from retrieval.crossmodal.decoder import CaptionDecoder
+from retrieval.models.encoder import Encoder
+from retrieval.ranking.relevance import Calibration, fit_calibration
+from retrieval.ranking.stop_words import STOP_WORDS
+from retrieval.terms import tokens
+
+HITS = 10
+# Words that so many captioned images have are asked for; one that every fifth has says little.
+_LEAST_IMAGES, _MOST_SHARE = 5, 0.2
+_SHORTEST = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedHits:
+    """Hits of which it is known whether they are relevant: the number of the query and of the image, `(n,)` each."""
+
+    queries: Ints
+    images: Ints
+    cosines: Floats
+    relevant: Flags
+
+
+def words_of(captions: Sequence[Sequence[str]]) -> list[set[str]]:
+    """The words of each image's captions, folded as search folds them, without function words."""
+    return [{term for term, _ in tokens(list(many)).parts.terms() if term not in STOP_WORDS} for many in captions]
+
+
+def words_to_ask(words: Sequence[set[str]]) -> list[str]:
+    """Words that some images have and most have not."""
+    counts = Counter(word for mine in words for word in mine)
+    most = _MOST_SHARE * len(words)
+    return sorted(word for word, count in counts.items() if _LEAST_IMAGES <= count <= most and len(word) >= _SHORTEST)
+
+
+def judged_hits(
+    images: Floats, texts: Floats, wanted: Sequence[set[str]], own: Sequence[int | None], words: Sequence[set[str]]
+) -> JudgedHits:
+    """The first hits of texts `(q, d)` among images `(n, d)`, as far as they can be judged: `wanted` are the words of each
+    text, `own` the image that it describes, None for one that is a single word."""
+    cosines = texts @ images.T
+    first = np.argsort(-cosines, axis=1, kind="stable")[:, :HITS]
+    queries, places, relevant = [], [], []
+    for query, hits in enumerate(first.tolist()):
+        for image in hits:
+            shared = bool(wanted[query] & words[image])
+            if own[query] is not None and shared and image != own[query]:
+                continue
+            queries.append(query)
+            places.append(image)
+            relevant.append(shared if own[query] is None else image == own[query])
+    chosen = np.array(queries, np.int64), np.array(places, np.int64)
+    return JudgedHits(
+        queries=chosen[0], images=chosen[1], cosines=cosines[chosen], relevant=np.array(relevant, np.bool_)
+    )
+
+
+def calibrations(
+    data: EncodedSet,
+    captions: Sequence[Sequence[str]],
+    encoder: Encoder,
+    decoder: CaptionDecoder,
+    weight: float,
+) -> dict[str, Calibration]:
+    """The relevance of a `cosine`, and of a `fused` score with this `weight`, as `retrieval.ranking.relevance` defines it."""
+    words = words_of(captions)
+    asked = words_to_ask(words)
+    flat = [text for many in captions for text in many]
+    hits = judged_hits(
+        data.images,
+        np.concatenate([data.texts, encoder.encode_texts(asked)]),
+        [*words_of([[text] for text in flat]), *({word} for word in asked)],
+        [*data.owner.tolist(), *[None] * len(asked)],
+        words,
+    )
+    ids = torch.cat([data.ids, torch.from_numpy(encoder.loaded.tokenizer.encode(asked))])
+    fused = hits.cosines + weight * _likelier(hits, data.tokens, ids, encoder.spec.image_size, decoder)
+    return {
+        name: fit_calibration(scores[hits.relevant], scores[~hits.relevant])
+        for name, scores in (("cosine", hits.cosines), ("fused", fused))
+    }
+
+
+def _likelier(
+    hits: JudgedHits, image_tokens: torch.Tensor, ids: torch.Tensor, side: int, decoder: CaptionDecoder
+) -> Floats:
+    """How much likelier each hit makes its text than an empty image does, in nats a token, `(n,)`."""
+    null = decoder.image_tokens(torch.zeros(1, 3, side, side))
+    parts = []
+    for at in range(0, len(hits.queries), 200):
+        texts = ids[hits.queries[at : at + 200]]
+        tokens_of = image_tokens[hits.images[at : at + 200]].to(null.device, null.dtype)
+        parts.append(
+            (decoder.log_probabilities(tokens_of, texts) - decoder.log_probabilities(null, texts)).cpu().numpy()
+        )
+    return np.concatenate(parts).astype(np.float32)
