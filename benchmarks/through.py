@@ -48,12 +48,12 @@ def ranks_through_index(data: CaptionSet, encoded: EncodedSet, encoder: Encoder)
             kind = str(engine.status()["vector_index"])
             for number, text in enumerate(texts):
                 hits = engine.search(Query(text=text, kind="image", k=DEPTH))
-                to_image.append(_ranks([hit.item.size for hit in hits], [int(encoded.owner[number])]))
+                to_image.append(ranks_of_hits([hit.item.size for hit in hits], [int(encoded.owner[number])]))
             for number, mine in enumerate(texts_of):
                 if len(mine):
                     hits = engine.search(Query(like=(f"image{number}",), kind="text", k=DEPTH))
-                    to_text.append(_ranks([hit.item.size for hit in hits], mine.tolist()))
-    return _joined(to_image), _joined(to_text), kind
+                    to_text.append(ranks_of_hits([hit.item.size for hit in hits], mine.tolist()))
+    return joined_ranks(to_image), joined_ranks(to_text), kind
 
 
 def _item(kind: Kind, number: int, text: str | None) -> Item:
@@ -63,15 +63,16 @@ def _item(kind: Kind, number: int, text: str | None) -> Item:
     )
 
 
-def _ranks(answers: list[int], right: list[int]) -> tuple[int, float]:
-    """The first right rank and the average precision over the first ten."""
+def ranks_of_hits(answers: list[int], right: list[int]) -> tuple[int, float]:
+    """The first right rank, `DEPTH + 1` for none, and the average precision over the first ten, of a list of answers."""
     places = np.flatnonzero(np.isin(answers, right)) + 1
     early = places[places <= 10]
     precision = float(np.sum(np.arange(1, len(early) + 1) / early)) / min(10, len(right))
     return (int(places[0]) if len(places) else DEPTH + 1), precision
 
 
-def _joined(ranks: list[tuple[int, float]]) -> Ranks:
+def joined_ranks(ranks: list[tuple[int, float]]) -> Ranks:
+    """Those of many queries together."""
     return Ranks(
         first=np.array([value for value, _ in ranks], np.int64),
         precision=np.array([value for _, value in ranks], np.float64),

@@ -13,7 +13,7 @@ from cli import bench_ann, bench_speed
 from cli.layout import PlainCommand
 from cli.options import DeviceOption, PrecisionOption, choices, complete_model
 from cli.terminal import busy, columns, hint, interruptible, note, print_json, progress_bar, quiet_native_stderr
-from retrieval.types import FUSIONS, WEIGHTED
+from retrieval.types import FUSIONS, MATCHES, WEIGHTED
 
 if TYPE_CHECKING:
     from benchmarks.datasets import CaptionSet
@@ -59,6 +59,14 @@ def recall_command(
     through_index: Annotated[
         bool, typer.Option("--through-index", help="Ask a real index as well, and tell what it costs in recall.")
     ] = False,
+    match: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            metavar="auto|meaning|words",
+            help="How to match: one caption of each picture is asked for, the others are texts about it; may be repeated.",
+            autocompletion=choices(*MATCHES),
+        ),
+    ] = None,
     shots: Annotated[
         bool, typer.Option("--shots", help="Make videos of the pictures, and measure how often the moment is found.")
     ] = False,
@@ -70,6 +78,11 @@ def recall_command(
         raise typer.BadParameter("give one of: --parquet FILE, --tar FILE, or both --images DIR and --captions FILE")
     if shots and (rerank or through_index or html):
         raise typer.BadParameter("it stands alone", param_hint="--shots")
+    if match and (rerank or through_index or html or shots):
+        raise typer.BadParameter("it stands alone", param_hint="--match")
+    for name in match or ():
+        if name not in MATCHES:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(MATCHES)}", param_hint="--match")
     for name in fusion or ():
         if name not in FUSIONS:
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(FUSIONS)}", param_hint="--fusion")
@@ -90,6 +103,9 @@ def recall_command(
                 print(line, file=stream)
         if shots:
             _shots(data, model or ["auto"], device, precision, as_json)
+            return
+        if match:
+            _matching(data, model or ["auto"], device, precision, match, as_json)
             return
         reports: list[RecallReport] = []
         for name in model or ["auto"]:
@@ -176,6 +192,32 @@ def _measure(
         return measure_recall(
             data, files, encoder, wanted, cache_dir() / "features", on_progress, through_index=through_index
         )
+
+
+def _matching(
+    data: CaptionSet, models: list[str], device: str, precision: str, names: list[str], as_json: bool
+) -> None:
+    from benchmarks.matching import MatchReport, measure_matching
+    from benchmarks.recall_report import cells
+    from retrieval.models.encoder import Encoder
+    from retrieval.models.weights import cache_dir, resolve
+
+    reports: list[MatchReport] = []
+    for model in models:
+        files = resolve(model)
+        with busy(f"{files.name}, by {', '.join(names)}"), quiet_native_stderr():
+            encoder = Encoder.load(files, device, precision)
+            matches = [match for match in MATCHES if match in names]
+            reports += measure_matching(data, encoder, matches, cache_dir() / "features")
+    if as_json:
+        for report in reports:
+            print_json(report.to_json())
+        return
+    rows = [
+        [report.model, report.match, "names, captions" if report.captions else "names", *cells(report.text_to_image)]
+        for report in reports
+    ]
+    columns(("model", "match", "words of", "R@1", "R@5", "R@10", "median rank", "mAP@10"), rows, left=(0, 1, 2))
 
 
 def _shots(data: CaptionSet, models: list[str], device: str, precision: str, as_json: bool) -> None:

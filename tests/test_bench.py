@@ -120,3 +120,40 @@ def test_what_cannot_be_measured_is_an_error(tmp_path: Path, table: Path, comman
     assert command("bench", "recall", "--parquet", "x", "--images", "y").returncode == 2
     gone = command("bench", "recall", "--parquet", "gone.parquet")
     assert gone.returncode == 1 and "no such file" in gone.stderr
+
+
+def test_words_find_by_what_other_captions_say_and_cost_nothing_where_there_are_none(
+    tmp_path: Path, command: Command, mini: object
+) -> None:
+    files = write_photos(tmp_path, 12)
+    names = (
+        "anvil",
+        "bassoon",
+        "cactus",
+        "dynamo",
+        "easel",
+        "ferret",
+        "gazebo",
+        "harp",
+        "igloo",
+        "jackal",
+        "kiln",
+        "lute",
+    )
+    rows = [
+        f"{file.name},{text} {name}" for file, name in zip(files, names, strict=True) for text in ("the", "one more")
+    ]
+    (tmp_path / "captions.csv").write_text("\n".join(["path,caption", *rows, ""]))
+    done = command(
+        "bench", "recall", "--images", ".", "--captions", "captions.csv", "--model", "mini", "--json",
+        "--match", "words", "--match", "auto", "--match", "meaning",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    reports = {
+        (value["match"], value["captions_indexed"]): value for value in map(json.loads, done.stdout.splitlines())
+    }
+    assert len(reports) == 6
+    recall = {key: value["text_to_image"]["R@1"] for key, value in reports.items()}
+    assert recall["words", True] == recall["auto", True] == 1
+    assert recall["words", False] == 0
+    assert recall["auto", False] == recall["meaning", False] == recall["meaning", True]
