@@ -117,7 +117,7 @@ class UnitEncoder:
             if video.ending.stopped is not None and video.failure is None:
                 reason = f"read up to {video.ending.duration:.0f} s: {video.ending.stopped}"
                 failures.append((source.path, MediaError("decode", reason)))
-        passages = [Passage(source.path, cue.text, cue.start, cue.end) for cue in video.cues]
+        passages = [Passage(source.path, cue.text, cue.kind, cue.start, cue.end) for cue in video.cues]
         embeddings_of_texts, places = finite(
             self.embedder.encode_texts, [passage.text for passage in passages], self.none()
         )

@@ -124,13 +124,13 @@ def _prepared_text(record: Record, data: bytes) -> Prepared:
     if record.source.kind == "subtitles":
         cues = read_subtitles(data, os.path.splitext(record.source.path)[1])
         path = about or record.path
-        texts = tuple(Passage(path, cue.text, cue.start, cue.end) for cue in cues)
+        texts = tuple(Passage(path, cue.text, cue.kind, cue.start, cue.end) for cue in cues)
         return Prepared(record=record, texts=texts, facts=_facts_of_text(record))
     text = decode_text(data)
     lines = caption_lines(text) if about else passages(text)
     if not lines:
         raise MediaError("decode", "holds no text")
-    texts = tuple(Passage(about or record.path, line) for line in lines)
+    texts = tuple(Passage(about or record.path, line, "caption" if about else "passage") for line in lines)
     return Prepared(record=record, texts=texts, facts=_facts_of_text(record))
 
 

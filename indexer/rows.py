@@ -12,7 +12,6 @@ from media.image import DecodedImage
 from media.types import Passage, Source
 from retrieval.crossmodal.moments import Moment
 from retrieval.store.roots import Roots
-from retrieval.store.words_file import OCR
 from retrieval.types import Item, Kind
 
 # What `with_facts` sets.
@@ -81,6 +80,7 @@ def text_items(roots: Roots, passages: Sequence[Passage], source: Source, first:
             size=source.size,
             mtime_ns=source.mtime_ns,
             sha256=_digest(passage.text),
+            text_kind=passage.kind,
         )
         for position, passage in enumerate(passages, first)
     ]
@@ -89,7 +89,7 @@ def text_items(roots: Roots, passages: Sequence[Passage], source: Source, first:
 def recognised_item(roots: Roots, image: Item, text: str) -> Item:
     """The row of the text that was recognised in an image, with the image's facts."""
     row = Item(
-        id=item_id(roots, image.path, "text", OCR),
+        id=item_id(roots, image.path, "text", "ocr"),
         path=image.path,
         source=image.source,
         kind="text",
@@ -97,7 +97,7 @@ def recognised_item(roots: Roots, image: Item, text: str) -> Item:
         size=image.size,
         mtime_ns=image.mtime_ns,
         sha256=_digest(text),
-        text_kind=OCR,
+        text_kind="ocr",
     )
     return replace(row, **{name: getattr(image, name) for name in FACTS})
 

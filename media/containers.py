@@ -161,7 +161,7 @@ def _captions(source: Source, roots: Sequence[str]) -> Iterator[Record]:
                 refused[name], paths[name] = "lies outside of the indexed folders", None
         path = paths[name]
         if path is not None:
-            texts.append(Passage(path, caption))
+            texts.append(Passage(path, caption, "caption"))
     for start in range(0, len(texts), CAPTION_CHUNK):
         yield Record(path=source.path, source=source, texts=tuple(texts[start : start + CAPTION_CHUNK]))
     missing = [name for name, path in paths.items() if path is None and name not in refused]
@@ -281,7 +281,7 @@ def _tar_group(source: Source, content: IO[bytes], group: Sequence[_Member]) -> 
         lines = [line for line in lines if text.suffix != ".json" or (path, line) not in given]
         given.update((path, line) for line in lines)
         if lines:
-            yield Record(path=path, source=source, texts=tuple(Passage(path, line) for line in lines))
+            yield Record(path=path, source=source, texts=tuple(Passage(path, line, "caption") for line in lines))
 
 
 def _image_of(text: _Member, images: Sequence[_Member]) -> _Member | None:
@@ -345,6 +345,6 @@ def _row(source: Source, path: str, row: dict[str, object]) -> Iterator[Record]:
         yield Record(path=path, source=source, failure=error)
         return
     lines = dict.fromkeys(line for name in _CAPTION_COLUMNS for line in caption_texts(row.get(name)))
-    texts = tuple(Passage(path, line) for line in lines)
+    texts = tuple(Passage(path, line, "caption") for line in lines)
     if texts:
         yield Record(path=path, source=source, texts=texts)

@@ -222,7 +222,9 @@ def _chapters(opened: av.container.InputContainer) -> Iterator[Cue]:
         title = str(chapter["metadata"].get("title", ""))
         base = float(chapter["time_base"] or 0)
         if title:
-            yield Cue(start=float(chapter["start"]) * base, end=float(chapter["end"]) * base, text=title, spoken=False)
+            yield Cue(
+                start=float(chapter["start"]) * base, end=float(chapter["end"]) * base, text=title, kind="chapter"
+            )
 
 
 def _cues(packet: av.Packet[Any], origin: float) -> Iterator[Cue]:

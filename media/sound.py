@@ -52,7 +52,9 @@ class WhisperRecogniser:
         """See `Recogniser`; silence is left out by voice activity detection."""
         try:
             segments, _ = self._model.transcribe(path, vad_filter=True)
-            heard = [Cue(start=segment.start, end=segment.end, text=segment.text) for segment in segments]
+            heard = [
+                Cue(start=segment.start, end=segment.end, text=segment.text, kind="speech") for segment in segments
+            ]
         except Exception as error:  # PyAV and CTranslate2 alike
             raise MediaError("decode", f"its sound cannot be read: {' '.join(str(error).split())[:150]}") from error
         yield from heard

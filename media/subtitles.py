@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from media.errors import MediaError
 from media.text import decode_text
@@ -16,12 +17,17 @@ _LONGEST = 24 * 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Cue:
-    """Words from `start` to `end`, in seconds; `spoken` is false for the title of a chapter."""
+    """Words from `start` to `end`, in seconds: a subtitle, the title of a chapter, or transcribed speech."""
 
     start: float
     end: float
     text: str
-    spoken: bool = True
+    kind: Literal["subtitle", "chapter", "speech"] = "subtitle"
+
+    @property
+    def spoken(self) -> bool:
+        """Whether somebody says it."""
+        return self.kind != "chapter"
 
 
 def read_subtitles(data: bytes, suffix: str) -> list[Cue]:
@@ -71,5 +77,5 @@ def mended(cues: Iterable[Cue]) -> list[Cue]:
         if good and good[-1].text == words and start - good[-1].end < 0.5:
             good[-1] = replace(good[-1], end=max(end, good[-1].end))
             continue
-        good.append(Cue(start=start, end=end, text=words, spoken=cue.spoken))
+        good.append(Cue(start=start, end=end, text=words, kind=cue.kind))
     return good

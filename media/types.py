@@ -10,6 +10,9 @@ from typing import Literal, NamedTuple
 
 from media.errors import MediaError
 
+# A caption describes a picture, and a passage is part of a document; the next three are said in a video or sound file, and the
+# last was recognised in a picture.
+TextKind = Literal["caption", "passage", "subtitle", "chapter", "speech", "ocr"]
 SourceKind = Literal["image", "video", "sound", "document", "sidecar", "subtitles", "captions", "tar", "parquet"]
 MEMBER = "::"
 # A decoded image may take this many pixels, if nobody says otherwise. JPEG is decoded at a fraction of its size, so its own
@@ -50,10 +53,11 @@ class Source:
 
 
 class Passage(NamedTuple):
-    """A text and the media that it is about; `start` and `end` in seconds where it is said in a video."""
+    """A text, what kind it is, and the media that it is about; `start` and `end` in seconds where it is said in a video."""
 
     path: str
     text: str
+    kind: TextKind
     start: float | None = None
     end: float | None = None
 

@@ -142,8 +142,8 @@ class VideoDecoder:
                 rgb = Image.frombytes("RGB", (width, height), pixels)
                 yield Frame(time=time, start=start, end=end, shot=shot, rgb=rgb)
             elif "cue" in value:
-                start, end, text, spoken = value["cue"]
-                yield Cue(start=start, end=end, text=text, spoken=spoken)
+                start, end, text, kind = value["cue"]
+                yield Cue(start=start, end=end, text=text, kind=kind)
             elif "beat" in value:
                 yield Beat(time=value["beat"])
             elif "own" in value:

@@ -48,7 +48,7 @@ def _serve(request: dict[str, str | int | float | bool], out: BinaryIO) -> None:
                 _answer(out, {"frame": [event.time, event.start, event.end, event.shot, width, height]})
                 out.write(event.rgb.tobytes())
             elif isinstance(event, Cue):
-                _answer(out, {"cue": [event.start, event.end, event.text, event.spoken]})
+                _answer(out, {"cue": [event.start, event.end, event.text, event.kind]})
             elif isinstance(event, Beat):
                 _answer(out, {"beat": event.time})
             elif isinstance(event, Ending):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from media.names import valid_text
-from media.types import Place
+from media.types import Place, TextKind
 from retrieval.errors import QueryError
 from retrieval.filter import EVERYTHING, KINDS, Filter, Kind, Near, as_tuple, check_kind
 
@@ -116,7 +116,8 @@ class Item:
     tar or Parquet file and for a caption, whose `path` is its image. Times are seconds from the start of a video.
     `mtime_ns` belongs to `source`. `dhash` is a 64-bit difference hash (dHash) of the image, as a signed integer.
 
-    `text_kind` is `ocr` for text that was recognised in an image, which `path` names then, and None for any other text.
+    `text_kind` says what a text is: a `caption`, a `passage` of a document, a `subtitle`, the title of a `chapter`, transcribed
+    `speech`, or `ocr`, recognised in the image that `path` names. None for media, and for texts of an earlier version.
 
     `taken_at` is local time, as the camera showed it, in ISO 8601 without a zone, and `date_source` where it comes from:
     `exif` (what a picture says of itself: EXIF, XMP, IPTC), `container` (a video's metadata), `sidecar` (XMP beside the file),
@@ -146,7 +147,7 @@ class Item:
     rating: int | None = None
     words: str | None = None
     date_source: str | None = None
-    text_kind: str | None = None
+    text_kind: TextKind | None = None
 
     @property
     def image_place(self) -> Place:

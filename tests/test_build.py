@@ -159,14 +159,14 @@ def test_captions_belong_to_their_pictures(tmp_path: Path) -> None:
     )
     (tmp_path / "notes.md").write_text("# Title\n\nSome words.\n")
     assert counts(run(tmp_path)) == (6, 0, 0, 1, 9)
-    texts = {(item.path, item.text) for item in rows(tmp_path) if item.kind == "text"}
+    texts = {(item.path, item.text, item.text_kind) for item in rows(tmp_path) if item.kind == "text"}
     assert texts == {
-        (str(files[0]), "a dog runs"),
-        (str(files[0]), "a brown dog"),
-        (str(files[1]), "two cats"),
-        (str(files[2]), "a bird"),
-        (str(tmp_path / "notes.md"), "# Title"),
-        (str(tmp_path / "notes.md"), "Some words."),
+        (str(files[0]), "a dog runs", "caption"),
+        (str(files[0]), "a brown dog", "caption"),
+        (str(files[1]), "two cats", "caption"),
+        (str(files[2]), "a bird", "caption"),
+        (str(tmp_path / "notes.md"), "# Title", "passage"),
+        (str(tmp_path / "notes.md"), "Some words.", "passage"),
     }
     assert "missing.jpg" in failures(tmp_path)[str(tmp_path / "captions.csv")].reason
     assert counts(run(tmp_path)) == (0, 6, 0, 1, 9)

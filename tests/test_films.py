@@ -220,13 +220,18 @@ class Heard:
         self.asked.append(os.path.basename(path))
         if "silent" in path:
             raise MediaError("decode", "no speech in it")
-        yield Cue(start=1.0, end=2.0, text="hello from the sea")
+        yield Cue(start=1.0, end=2.0, text="hello from the sea", kind="speech")
 
 
 def test_speech_is_transcribed_once_where_asked(tmp_path: Path, mini: Encoder) -> None:
     film(tmp_path / "plain.mp4", SEEDS[:1])
     film(tmp_path / "inner.mkv", SEEDS[:1])
-    with_subtitles(tmp_path / "inner.mkv", "1\n00:00:00,000 --> 00:00:01,000\nwritten\n", tmp_path / "said.mkv")
+    with_subtitles(
+        tmp_path / "inner.mkv",
+        "1\n00:00:00,000 --> 00:00:01,000\nwritten\n",
+        tmp_path / "said.mkv",
+        [(0.0, 1.0, "the start")],
+    )
     (tmp_path / "inner.mkv").unlink()
     (tmp_path / "talk.mp3").write_bytes(b"sound")
     (tmp_path / "silent.wav").write_bytes(b"sound")
@@ -236,10 +241,12 @@ def test_speech_is_transcribed_once_where_asked(tmp_path: Path, mini: Encoder) -
     assert (sorted(ear.asked), report.failed) == (["plain.mp4", "silent.wav", "talk.mp3"], 1)
     with mmsearch.open(tmp_path) as engine:
         texts = {
-            (hit.item.text, os.path.basename(hit.item.path)) for hit in engine.search(Query(text="x", kind="text"))
+            (hit.item.text, os.path.basename(hit.item.path), hit.item.text_kind)
+            for hit in engine.search(Query(text="x", kind="text"))
         }
     assert texts == {
-        ("hello from the sea", "plain.mp4"), ("hello from the sea", "talk.mp3"), ("written", "said.mkv")
+        ("hello from the sea", "plain.mp4", "speech"), ("hello from the sea", "talk.mp3", "speech"),
+        ("written", "said.mkv", "subtitle"), ("the start", "said.mkv", "chapter"),
     }  # fmt: skip
     plain = build(tmp_path, mini)
     assert (plain.removed, plain.items, plain.unchanged) == (0, report.items, 3), "a transcript outlives a run without"

@@ -30,8 +30,6 @@ WHOLE = b"\x01"
 # What a row needs of its shard to be found by words; a shard of an older version may lack the last three.
 COLUMNS = ("root", "path", "path_raw", "source_root", "source", "kind", "start", "text", "place", "words", "text_kind")
 NEVER = 0xFFFFFFFF
-# What `Item.text_kind` says of text that was recognised in an image.
-OCR = "ocr"
 _MAGIC = b"MMSWORD1"
 _BATCH = 4096
 _ROW_BITS = 32
@@ -193,7 +191,7 @@ def _batch_terms(
     ):  # fmt: skip
         # The name of a video or a document is a matter of its first row.
         first_of_file = path != before and (kind == "video" or columns["source"][row] == path)
-        own = kind == "image" or (first_of_file and text_kind != OCR)
+        own = kind == "image" or (first_of_file and text_kind != "ocr")
         before = path
         texts.append("\n".join(str(value) for value in (path if own else None, text, place, words) if value))
         if own:
@@ -229,7 +227,7 @@ def _about(table: pa.Table) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
         *(table.column(name).to_pylist() for name in names), text_kinds, strict=True
     ):
         starts.append(NEVER if start is None else min(round(1000 * start), NEVER - 1))
-        if kind == "text" and start is None and (source_root, source) == (root, path) and text_kind != OCR:
+        if kind == "text" and start is None and (source_root, source) == (root, path) and text_kind != "ocr":
             about.append(0)
             continue
         place = (root, path, raw)
