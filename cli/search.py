@@ -339,7 +339,7 @@ def _show(hits: Sequence[Hit], *, by_date: bool) -> None:
             path += Text(f"  has {shown(', '.join(hit.matched_words))}", style="dim")
         if item.text is not None:
             path = Text(f"{item.text[:200]}\n") + path
-        facts = [f"{hit.score:.4f}", in_words(hit.relevance)]
+        facts = [f"{hit.score:.4f}", in_words(hit.relevance, hit.matched_words)]
         if by_date:
             facts = [(item.taken_at or "")[:16].replace("T", " ")]
         table.add_row(str(hit.rank), *facts, item.kind, path)

@@ -58,7 +58,7 @@ def page(title: str, body: str) -> str:
 
 
 def _card(hit: Hit, images: ImageReader, why: tuple[LoadedModel, str] | None) -> str:
-    from retrieval.ranking.relevance import in_words
+    from retrieval.ranking.relevance import BY_WORDS, in_words
 
     item = hit.item
     name = html.escape(shown(item.path.rsplit("/", 1)[-1]))
@@ -77,8 +77,8 @@ def _card(hit: Hit, images: ImageReader, why: tuple[LoadedModel, str] | None) ->
             )
             more = _explanation(rgb, why) if why is not None else ""
     when = f"{clock(item.start)}–{clock(item.end)} · " if item.start is not None and item.end is not None else ""
-    word = in_words(hit.relevance)
-    relevance = f" · {word} relevant" if word else ""
+    word = in_words(hit.relevance, hit.matched_words)
+    relevance = f" · {word}{' relevant' if word != BY_WORDS else ''}" if word else ""
     return (
         f'<li>{body}<div><a href="{html.escape(file_url(item.source))}">{name}</a>'
         f"<br><small>{when}{hit.rank} · {hit.score:.4f}{relevance}</small></div>{more}</li>"

@@ -17,6 +17,7 @@ from benchmarks.ann import Workload, choose, measure_ann, of_index, synthetic
 from benchmarks.compare import compare, read_measurements
 from benchmarks.datasets import CaptionSet, from_container, from_folder
 from benchmarks.encoded import encode_set, second_stage
+from benchmarks.filters import measure as measure_filters
 from benchmarks.recall import measure_recall
 from benchmarks.relevance import measure as measure_relevance
 from benchmarks.samples import copy_samples
@@ -317,3 +318,10 @@ def test_false_positives_are_counted_where_nothing_is_there() -> None:
     assert seen["very likely"]["false"] <= 0.05 and seen["likely"]["right"] > 0.9
     blind = measure_relevance(unit_rows(1200, 64, seed=2), texts, labels, Calibration(slope=0, intercept=3), 500)
     assert blind["sample"]["likely"]["false"] <= 0.1 and blind["fitted"]["very likely"]["false"] == 1
+
+
+def test_filters_and_facets_are_timed_on_a_real_index(site: Path) -> None:
+    value = measure_filters(site / ".mmsearch", 2, 0.9)
+    passes = value["passes"]
+    assert isinstance(passes, float) and 0 < passes <= 0.9
+    assert {"facets_ms_opened", "facets_ms_again", "warm_ms", "warm_filtered_ms"} <= set(value)

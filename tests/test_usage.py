@@ -284,3 +284,5 @@ def test_relevance_is_told_in_words_and_never_as_certainty() -> None:
     assert [in_words(value) for value in (1.0, 0.9, 0.8, 0.5, 0.1, 0.0, None)] == [
         "very likely", "very likely", "likely", "maybe", "unlikely", "unlikely", "",
     ]  # fmt: skip
+    # An exact name was called unlikely, since its picture looks like nothing of the sort.
+    assert [in_words(value, ("IMG_20",)) for value in (0.9, 0.1, None)] == ["very likely", "by words", "by words"]

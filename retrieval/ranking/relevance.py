@@ -21,8 +21,9 @@ from retrieval.types import Kind, Query
 # deviation of the scores of a sample. Measured with `mini` (benchmarks/README.md); a sample smaller than LEAST says nothing.
 _BY_CHANCE, _SLOPE = 0.1, 2.7
 LEAST = 30
-# From which relevance on each word holds. No figure: nobody believes a percent, and a cosine is no certainty.
 _CERTAIN = 60.0
+# From which relevance on each word holds. No figure: nobody believes a percent, and a cosine is no certainty.
+BY_WORDS = "by words"
 WORDS = ((0.9, "very likely"), (0.7, "likely"), (0.4, "maybe"), (0.0, "unlikely"))
 
 
@@ -100,8 +101,11 @@ def fit_calibration(true: NDArray[np.float32], false: NDArray[np.float32]) -> Ca
     return Calibration(slope=float(at[0] / spread), intercept=float(at[1] - at[0] * middle / spread))
 
 
-def in_words(relevance: float | None) -> str:
-    """A relevance as people read it: `very likely`, `likely`, `maybe` or `unlikely`; nothing where it is not known."""
+def in_words(relevance: float | None, matched_words: Sequence[str] = ()) -> str:
+    """A relevance as people read it: `very likely`, `likely`, `maybe` or `unlikely`; nothing where it is not known. A hit that
+    meaning alone would call unlikely was raised by its words, and is told so."""
+    if matched_words and (relevance is None or relevance < WORDS[-2][0]):
+        return BY_WORDS
     if relevance is None:
         return ""
     return next((word for least, word in WORDS if relevance >= least), "")

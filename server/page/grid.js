@@ -14,9 +14,12 @@ const GAP = 6, HEIGHT = 190, LOW = 120, NARROW = 720, THUMB = 384;
 
 /** @param {Hit} hit */
 export const smallThumb = (hit) => `${hit.thumb_url}?size=${THUMB}`;
-/** How likely a hit is relevant, in words; nothing where that is not known. @param {Hit} hit */
-export const relevanceOf = ({ relevance }) =>
-  (typeof relevance === "number" && texts.relevances.find(([least]) => relevance >= least)?.[1]) || "";
+/** How likely a hit is relevant, in words; nothing where that is not known. A hit that meaning alone would call unlikely was
+ * raised by its words. @param {Hit} hit */
+export const relevanceOf = ({ relevance, matched_words: words }) => {
+  const word = (typeof relevance === "number" && texts.relevances.find(([least]) => relevance >= least)?.[1]) || "";
+  return words?.length && (!word || word === texts.relevances.at(-1)?.[1]) ? texts.byWords : word;
+};
 
 export class Grid {
   /** @type {HTMLAnchorElement[]} */

@@ -199,6 +199,8 @@ again.addEventListener("click", () => {
   words.focus({ preventScroll: true });
 });
 hearPictures(take, (id) => address.go({ like: id, unlike: "", picture: "" }), (message) => {
+  // Results that are still on their way say it beside what they have to say.
+  notice = message;
   tell(message, !results.hits.length);
   if (viewer.open) viewer.tell(message);
 });

@@ -9,7 +9,7 @@ import { texts } from "./texts.js";
  *   text: string | null, width: number | null, height: number | null, taken_at?: string | null, camera?: string | null,
  *   latitude?: number | null, longitude?: number | null, place?: string | null, rating?: number | null, words?: string | null,
  *   date_source?: string | null, media_url: string, thumb_url: string, score?: number,
- *   relevance?: number | null, moments?: Moment[], copies?: string[]}} Hit
+ *   relevance?: number | null, moments?: Moment[], copies?: string[], matched_words?: string[]}} Hit
  * @typedef {{hits: Hit[], next: string | null, more: boolean, truncated: boolean, picture: string | null,
  *   milliseconds: number, model: string}} SearchAnswer
  */

@@ -28,7 +28,8 @@ export const texts = {
   goneFile: "the file is gone",
   unseen: (/** @type {string} */ name) => `${name} cannot be shown now`,
   unplayable: "This browser cannot play the file.",
-  relevance: (/** @type {string} */ word) => (word ? `${word} relevant` : ""),
+  relevance: (/** @type {string} */ word) => (word && word !== "by words" ? `${word} relevant` : word),
+  byWords: "by words",
   // From which probability on each holds.
   relevances: /** @type {[number, string][]} */ ([[0.9, "very likely"], [0.7, "likely"], [0.4, "maybe"], [0, "unlikely"]]),
   copies: (/** @type {number} */ count) => plural(count, "copy", "copies"),
