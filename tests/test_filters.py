@@ -139,8 +139,16 @@ class Library:
         names = [_folded(part) for part in item.path.split("/")[2:-1]]
         kinds = wanted.kinds or ("image", "video")
         name = _folded(item.path.rsplit("/", 1)[1])
+        about_it = [
+            text for text in self.items if text.kind == "text" and item.kind != "text" and text.path == item.path
+        ]
         said = [
-            _folded(" ".join(words.split())) for words in (item.text or "", item.path.removeprefix("/media/Photos/"))
+            _folded(" ".join(words.split()))
+            for words in (
+                item.text or "",
+                item.path.removeprefix("/media/Photos/"),
+                *(text.text or "" for text in about_it),
+            )
         ]
         return all(
             [
@@ -386,3 +394,26 @@ def test_a_phrase_of_ten_thousand_words_is_looked_for(dogs: Path) -> None:
     assert ids(dogs, Filter(phrases=(" ".join(["word"] * 10_000),))) == []
     assert Pattern("ab " * 1500).mask(pa.array(["x " + "ab  " * 1500, "ab"])).tolist() == [True, False]
     assert time.perf_counter() - began < 5
+
+
+def test_a_phrase_is_found_in_the_texts_about_a_picture_and_in_the_moments_where_it_is_said(tmp_path: Path) -> None:
+    """`"LH 441"` did not find the picture of the boarding pass whose recognised text has it."""
+    rows = [Item(id=f"i{n}", path=f"/m/{n}.jpg", source=f"/m/{n}.jpg", kind="image") for n in range(3)]
+    rows += [
+        Item(id=f"v{n}", path="/m/a.mp4", source="/m/a.mp4", kind="video", start=10 * n, end=10 * n + 10)
+        for n in range(4)
+    ]
+    texts = [("/m/1.jpg", "LH 441 Frankfurt", None, None), ("/m/2.jpg", "LH 4410", None, None),
+             ("/m/a.mp4", "we take lh  441 home", 12.0, 14.0), ("/m/a.mp4", "a chapter", 0.0, 40.0)]  # fmt: skip
+    rows += [
+        Item(id=f"t{n}", path=path, source=f"{path}.txt", kind="text", text=text, start=start, end=end)
+        for n, (path, text, start, end) in enumerate(texts)
+    ]
+    with IndexWriter(tmp_path, spec()) as writer:
+        writer.add_root("/m")
+        writer.journal(result(writer, rows, clustered(len(rows), 1)))
+        writer.publish()
+    assert sorted(ids(tmp_path, Filter(phrases=("LH 441 Frank",)))) == ["i1"]
+    assert sorted(ids(tmp_path, Filter(phrases=("LH 441",)))) == ["i1", "i2", "v1"]
+    assert sorted(ids(tmp_path, Filter(phrases=("a chapter",), kinds=("video",)))) == ["v0"], "one hit a video"
+    assert ids(tmp_path, Filter(phrases=("LH 441", "nowhere"))) == []

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.query import filter_values
-from retrieval.store.facts import Facts
+from retrieval.store.facts import Facts, SayingTexts
 from retrieval.store.pattern import Pattern, fold
 from retrieval.store.shard_facts import NO_DATE
 from retrieval.types import Filter, Near
@@ -20,7 +20,7 @@ from retrieval.types import Filter, Near
 Condition: TypeAlias = Callable[[Facts, int], NDArray[np.bool_]]
 _EPOCH = datetime(1970, 1, 1)
 _EARTH_KM = 6371.0088
-# Where the words of an item are: its text, its path, and the words that others wrote about it.
+# Where an item has words of its own: its text, its path, and the keywords and titles that others gave it.
 _WORDS = ("text", "path", "words")
 
 
@@ -169,4 +169,15 @@ def _named(names: tuple[str, ...]) -> Condition:
 
 def _saying(phrase: str) -> Condition:
     pattern = Pattern(phrase)
-    return lambda facts, shard: facts.holding(shard, pattern, _WORDS)
+    # Looked for once, for all shards of media.
+    texts: list[SayingTexts] = []
+
+    def passing(facts: Facts, shard: int) -> NDArray[np.bool_]:
+        mask = facts.holding(shard, pattern, _WORDS)
+        if facts.is_media(shard):
+            if not texts:
+                texts.append(facts.texts_saying(pattern))
+            mask |= facts.said_of(shard, texts[0])
+        return mask
+
+    return passing

@@ -157,6 +157,48 @@ class Facts:
             mask |= pattern.mask(texts)
         return mask
 
+    def is_media(self, shard: int) -> bool:
+        """Whether a shard holds images or moments."""
+        return self._manifest.shards[shard].kind != "text"
+
+    def texts_saying(self, pattern: Pattern) -> SayingTexts:
+        """The living texts of the index that match: captions, subtitles, recognised text and others."""
+        keys, starts, ends = [], [np.empty(0)], [np.empty(0)]
+        for shard, entry in enumerate(self._manifest.shards):
+            if entry.kind != "text" or not entry.alive:
+                continue
+            mask = self.holding(shard, pattern, ("text",))
+            mask[entry.tombstone_rows()] = False
+            if mask.any():
+                table = self._reader.columns(shard, ["root", "path", "path_raw", "start", "end"]).filter(pa.array(mask))
+                keys.append(_keys(table))
+                starts.append(_floats(table.column("start")))
+                ends.append(_floats(table.column("end")))
+        joined = pa.concat_arrays(keys) if keys else pa.array([], pa.large_binary())
+        return SayingTexts(joined, np.concatenate(starts), np.concatenate(ends))
+
+    def said_of(self, shard: int, texts: SayingTexts) -> NDArray[np.bool_]:
+        """`(rows,) bool`: the media of a shard that some of the texts are about; of a video the moments in which it is said."""
+        import pyarrow.compute as pc
+
+        mask = np.zeros(self._manifest.shards[shard].rows, np.bool_)
+        if not len(texts.starts):
+            return mask
+        table = self._reader.columns(shard, ["root", "path", "path_raw", "start", "end"])
+        paths = texts.keys.dictionary_encode()
+        numbers = paths.indices.to_numpy(zero_copy_only=False)
+        at = pc.index_in(_keys(table), value_set=paths.dictionary).fill_null(-1).to_numpy(zero_copy_only=False)
+        starts, ends = _floats(table.column("start")), _floats(table.column("end"))
+        mask[(at >= 0) & np.isnan(starts)] = True
+        order = np.argsort(numbers, kind="stable")
+        firsts = np.searchsorted(numbers[order], np.arange(len(paths.dictionary) + 1))
+        for row in np.flatnonzero((at >= 0) & ~mask).tolist():
+            mine = order[firsts[at[row]] : firsts[at[row] + 1]]
+            # A text without a time is about all of the video: it is in no comparison.
+            apart = (texts.ends[mine] < starts[row]) | (texts.starts[mine] > ends[row])
+            mask[row] = not apart.all()
+        return mask
+
     def _owners(self, shard: int) -> _Owners | None:
         """The media that the texts of a shard are about; None for media."""
         import pyarrow.compute as pc
@@ -185,6 +227,16 @@ class Facts:
             indices = codes.indices.to_numpy(zero_copy_only=False)
             media.append((number, alive[np.unique(indices, return_index=True)[1]], codes.dictionary))
         return media
+
+
+@dataclass(frozen=True)
+class SayingTexts:
+    """Texts: the keys of the media that each is about `(n,)`, and from when to when it is said there, in seconds, NaN for texts
+    without a time."""
+
+    keys: Any
+    starts: NDArray[np.float64]
+    ends: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
