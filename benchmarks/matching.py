@@ -19,6 +19,7 @@ from benchmarks.encoded import EncodedSet, encode_set
 from benchmarks.metrics import Ranks
 from benchmarks.through import DEPTH, joined_ranks, ranks_of_hits
 from retrieval.engine import Engine
+from retrieval.errors import MmsearchError
 from retrieval.models.encoder import Encoder
 from retrieval.models.export import ensure_exported
 from retrieval.store.journal import UnitResult
@@ -67,10 +68,14 @@ def measure_matching(
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> list[MatchReport]:
     """One report for each way to match, without the captions and with them; images with a single caption are only searched
-    among. The first caption of an image is the query."""
+    among. The first caption of an image is the query. Raises `MmsearchError` where no image has several."""
+    asked = [number for number, many in enumerate(data.captions) if len(many) > 1]
+    if not asked:
+        raise MmsearchError(
+            f"{data.name} has no picture with several captions: one is asked for, the others are indexed"
+        )
     ensure_exported(encoder.spec.name)
     encoded = encode_set(data, encoder, None, cache, on_progress)
-    asked = [number for number, many in enumerate(data.captions) if len(many) > 1]
     reports = []
     for captions in (False, True):
         with tempfile.TemporaryDirectory(prefix="mmsearch-bench-") as scratch:

@@ -52,9 +52,9 @@ def collections(
 
 def measure(
     photos: Floats, texts: Floats, labels: NDArray[np.int64], fitted: Calibration | None, size: int, seed: int = 0
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, dict[str, dict[str, float | None]]]:
     """For each way to judge, and each word for a relevance: the share of labels whose first hit is called so where there is
-    none (`false`), and the share of the right hits among the first ten that are called so (`right`)."""
+    none (`false`), and the share of the right hits among the first ten that are called so (`right`), None without any."""
     rng = np.random.default_rng(seed)
     ways = {"sample": None, **({"fitted": fitted} if fitted is not None else {})}
     false: dict[str, list[float]] = {way: [] for way in ways}
@@ -77,7 +77,7 @@ def measure(
         way: {
             word: {
                 "false": round(float(np.mean(np.array(false[way]) >= least)), 3),
-                "right": round(float(np.mean(np.array(right[way]) >= least)), 3) if right[way] else float("nan"),
+                "right": round(float(np.mean(np.array(right[way]) >= least)), 3) if right[way] else None,
             }
             for word, least in words
         }

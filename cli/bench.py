@@ -76,9 +76,9 @@ def recall_command(
     """Text-to-image and image-to-text recall by Karpathy's protocol, with 95 % intervals."""
     if (images is None) != (captions is None) or (images is not None) + (parquet is not None) + (tar is not None) != 1:
         raise typer.BadParameter("give one of: --parquet FILE, --tar FILE, or both --images DIR and --captions FILE")
-    if shots and (rerank or through_index or html):
+    if shots and (rerank or fusion or through_index or html):
         raise typer.BadParameter("it stands alone", param_hint="--shots")
-    if match and (rerank or through_index or html or shots):
+    if match and (rerank or fusion or through_index or html or shots):
         raise typer.BadParameter("it stands alone", param_hint="--match")
     for name in match or ():
         if name not in MATCHES:

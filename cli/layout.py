@@ -18,8 +18,8 @@ _NEGATIVE = re.compile(r'-(?!k\d*$|h$)[^\W\d]|-"')
 _VALUES = {int: "N", float: "NUMBER", Path: "FILE", str: "TEXT"}
 
 
-# The options of a command with many stand below these headings; the rest come last.
-_MANY = 15
+# The options of the commands that have most stand below these headings; the rest come last.
+_GROUPED = ("index", "search")
 _GROUPS = {
     "What to look for": ("--image", "--not", "--region", "--queries"),
     "What may be found": (
@@ -70,14 +70,13 @@ class PlainCommand(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments and options."""
         rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in ("Arguments", *_GROUPS, "Options")}
-        parameters = self.get_params(ctx)
-        for parameter in parameters:
+        for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None and parameter.param_type_name == "argument":
                 record = (f"{parameter.metavar or parameter.name}{'...' if parameter.nargs != 1 else ''}", record[1])
                 rows["Arguments"].append(record)
             elif record is not None:
-                rows[_group_of(parameter) if len(parameters) > _MANY else "Options"].append(record)
+                rows[_group_of(parameter) if self.name in _GROUPED else "Options"].append(record)
         for heading, part in rows.items():
             if part:
                 with formatter.section(heading):

@@ -103,8 +103,11 @@ def main() -> None:
         raise SystemExit(ended if isinstance(ended, int) else 0)
     except typer.TyperException as error:
         _fail_usage(error)
-    except typer.Abort:
-        _fail("nothing was done")
+    except typer.Abort as error:
+        # Typer makes this of an early end of any file, too.
+        if isinstance(error.__cause__, EOFError):
+            _fail_unexpected(error.__cause__, debug)
+        _fail("stopped before anything was done")
     except MmsearchError as error:
         if debug:
             traceback.print_exc()
@@ -114,10 +117,14 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except Exception as error:
-        if debug:
-            traceback.print_exc()
-        text = " ".join(str(error).split())
-        _fail(f"unexpected {type(error).__name__}: {text} (run with --debug for the whole story)")
+        _fail_unexpected(error, debug)
+
+
+def _fail_unexpected(error: BaseException, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exception(error)
+    text = " ".join(str(error).split())
+    _fail(f"unexpected {type(error).__name__}: {text} (run with --debug for the whole story)")
 
 
 def _fail_usage(error: Any) -> NoReturn:
@@ -126,7 +133,9 @@ def _fail_usage(error: Any) -> NoReturn:
     if context is not None and not isinstance(error, typer.BadParameter) and message.startswith("Usage:"):
         error.show()
         raise SystemExit(error.exit_code)
-    place = context.command_path if context is not None else "mmsearch"
+    # An option without its value is told without a context.
+    named = [word for word in sys.argv[1:2] if word in _COMMANDS or word in _GROUPS]
+    place = context.command_path if context is not None else " ".join(["mmsearch", *named])
     _fail(f"{message[:1].lower()}{message[1:]} (see: {place} --help)", error.exit_code)
 
 

@@ -150,11 +150,12 @@ class _Run:
 
         work = Work(units, self._writer.folder, self._state, self._embedder, self._config, self._touched)
         try:
-            for output in work:
-                if isinstance(output, Step):
-                    yield self._progress(output.path, output.files)
-                else:
-                    self._journal(output)
+            with closing(iter(work)) as outputs:
+                for output in outputs:
+                    if isinstance(output, Step):
+                        yield self._progress(output.path, output.files)
+                    else:
+                        self._journal(output)
         finally:
             self._encoded, self._own = work.encoded, work.own
 

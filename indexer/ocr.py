@@ -44,6 +44,8 @@ _CHUNK, _STEP_PICTURES, _STEP_LINES, _STEP_SECONDS = 1024, 8, 4096, 10.0
 _PUBLISH_SECONDS = 120.0
 # Pictures that are decoded before the recogniser asks for them, and the short side that they are decoded at, at least.
 _AHEAD, _SIDE = 3, 1000
+# Threads that decode, and processes for what is decoded apart.
+_DECODERS = 2
 # Letters of one picture that are kept.
 _MOST_LETTERS = 20_000
 
@@ -90,7 +92,7 @@ class PictureTexts:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self._writer, self._paths, self._embedder, self._config = writer, paths, embedder, config
-        self._decoder = ImageDecoder(1, max_pixels)
+        self._decoder = ImageDecoder(_DECODERS, max_pixels)
         self._files = ImageReader()
         self._step = _Step()
         # Of the source that was met last: its key, and how far its images were looked at and read.
@@ -141,7 +143,7 @@ class PictureTexts:
         images = (
             (source, number) for source in self._sources(state) for number in range(source.first, len(source.places))
         )
-        with ThreadPoolExecutor(2, thread_name_prefix="ocr") as pool:
+        with ThreadPoolExecutor(_DECODERS, thread_name_prefix="ocr") as pool:
             while chunk := list(islice(images, _CHUNK)):
                 numbers = np.array([source.places[number] for source, number in chunk], np.int64)
                 shards, rows = places.rows(numbers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +84,7 @@ class Work:
         """Files that were left out since mmsearch wrote them."""
         return self._encoder.own
 
-    def __iter__(self) -> Iterator[UnitResult | Step]:
+    def __iter__(self) -> Generator[UnitResult | Step, None, None]:
         with self._decoder:
             yield from self._results()
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,13 +169,19 @@ def write_photos(folder: Path, count: int, start: int = 0) -> list[Path]:
 
 
 # The beginnings of settings that Python and libraries read once, when they are started or imported.
-_READ_ON_IMPORT = ("PYTHON", "HF_", "OMP_", "LD_", "OPENBLAS_", "MKL_")
+_READ_ON_IMPORT = ("PYTHONW", "PYTHONI", "PYTHONU", "HF_", "OMP_", "LD_", "OPENBLAS_", "MKL_")
+
+
+def read_on_import(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(_READ_ON_IMPORT)}
+
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def preloaded(cache: Path) -> Iterator[str]:
-    """The address of a process that forks commands."""
+def preloaded(cache: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """The address of a process that forks commands, and what its environment has that is read once."""
     # Not below pytest's folders: an address may have about a hundred letters.
     with tempfile.TemporaryDirectory() as folder:
         address = os.path.join(folder, "socket")
@@ -185,12 +191,13 @@ def preloaded(cache: Path) -> Iterator[str]:
         with process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
-            yield address
+            yield address, read_on_import(os.environ)
 
 
 @pytest.fixture
-def command(tmp_path: Path, preloaded: str) -> Command:
+def command(tmp_path: Path, preloaded: tuple[str, dict[str, str]]) -> Command:
     """The real command as a process of its own."""
+    address, started = preloaded
 
     def run(
         *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
@@ -198,9 +205,9 @@ def command(tmp_path: Path, preloaded: str) -> Command:
         home = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         environment = {**os.environ, "PYTHONPATH": home, **(env or {})}
         words = ["mmsearch", *arguments]
-        if not any(name.startswith(_READ_ON_IMPORT) for name in env or ()):
+        if read_on_import(environment) == started:
             return subprocess.CompletedProcess(
-                words, *preloaded_run(preloaded, [*arguments], str(cwd or tmp_path), environment)
+                words, *preloaded_run(address, [*arguments], str(cwd or tmp_path), environment)
             )
         return subprocess.run(
             [sys.executable, "-m", *words],

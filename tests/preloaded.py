@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 _FEW = 1 << 20
@@ -24,6 +25,7 @@ def call(address: str, words: list[str], cwd: str, env: dict[str, str], streams:
     """Run `mmsearch` with these words, and descriptors for its streams; returns its exit status."""
     request = json.dumps({"words": words, "cwd": cwd, "env": env}).encode("utf-8", "surrogateescape")
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(300)
         connection.connect(address)
         socket.send_fds(connection, [len(request).to_bytes(4, "big")], streams)
         connection.sendall(request)
@@ -90,7 +92,10 @@ def _supervise(connection: socket.socket) -> None:
     size, streams, _, _ = socket.recv_fds(connection, 4, 3)
     request = bytearray()
     while len(request) < int.from_bytes(size, "big"):
-        request += connection.recv(_FEW)
+        part = connection.recv(_FEW)
+        if not part:
+            os._exit(0)
+        request += part
     process = os.fork()
     if process == 0:
         connection.close()
@@ -99,9 +104,16 @@ def _supervise(connection: socket.socket) -> None:
             status = _command(json.loads(request.decode("utf-8", "surrogateescape")), list(streams))
         finally:
             os._exit(status)
+    threading.Thread(target=_end_with_caller, args=(connection, process), daemon=True).start()
     _, waited = os.waitpid(process, 0)
     connection.sendall(os.waitstatus_to_exitcode(waited).to_bytes(4, "big", signed=True))
     os._exit(0)
+
+
+def _end_with_caller(connection: socket.socket, process: int) -> None:
+    """Kill a command whose caller waits no longer."""
+    if connection.recv(1) == b"":
+        os.kill(process, signal.SIGKILL)
 
 
 def _command(request: dict[str, object], streams: list[int]) -> int:
@@ -116,6 +128,7 @@ def _command(request: dict[str, object], streams: list[int]) -> int:
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    time.tzset()
     sys.stdin = open(0, encoding="utf-8", errors="strict", closefd=False)
     sys.stdout = open(1, "w", encoding="utf-8", errors="strict", closefd=False)
     sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)

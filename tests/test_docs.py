@@ -111,10 +111,10 @@ def _is_like(printed: str, answer: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def tools(preloaded: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tools(preloaded: tuple[str, dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for PATH with the command of this checkout, and its Python."""
     folder = tmp_path_factory.mktemp("tools")
-    for name, words in (("python", ""), ("mmsearch", f" -S -E '{ROOT}/tests/preloaded.py' '{preloaded}'")):
+    for name, words in (("python", ""), ("mmsearch", f" -S -E '{ROOT}/tests/preloaded.py' '{preloaded[0]}'")):
         tool = folder / name
         tool.write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n', "utf-8")
         tool.chmod(0o755)

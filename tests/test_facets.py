@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from retrieval.state import IndexState
@@ -80,23 +81,38 @@ def test_a_file_of_facts_that_is_missing_damaged_or_of_another_zone_changes_no_c
     right = [facets(tmp_path, wanted) for wanted in FILTERS]
     shards = [shard.file for shard in read_manifest(tmp_path).shards if shard.kind != "text"]
     files = {name: (tmp_path / facts_file(name)).read_bytes() for name in shards}
+    rows = {shard.file: shard.rows for shard in read_manifest(tmp_path).shards}
     for name in shards:
-        assert ShardFacts.open(tmp_path, name) is not None
-    for damage in (b"", files[shards[0]][:-40], b"X" * 500):
-        for name in shards:
-            (tmp_path / facts_file(name)).write_bytes(damage)
-            assert ShardFacts.open(tmp_path, name) is None
+        assert ShardFacts.open(tmp_path, name, rows[name]) is not None
+        assert ShardFacts.open(tmp_path, name, rows[name] + 1) is None
+    for damage in (b"", files[shards[0]][:-40], b"X" * 500, files[shards[1]]):
+        (tmp_path / facts_file(shards[0])).write_bytes(damage)
+        assert ShardFacts.open(tmp_path, shards[0], rows[shards[0]]) is None
         assert [facets(tmp_path, wanted) for wanted in FILTERS] == right
+    wild = bytearray(files[shards[0]])
+    codes = pa.ipc.open_file(files[shards[0]]).read_all().column("camera").chunk(0).buffers()[1].to_pybytes()
+    wild[bytes(wild).index(codes) + 2] = 0x70
+    (tmp_path / facts_file(shards[0])).write_bytes(wild)
+    assert [facets(tmp_path, wanted) for wanted in FILTERS] == right
     for name, data in files.items():
         (tmp_path / facts_file(name)).write_bytes(data)
     monkeypatch.setenv("TZ", "Pacific/Kiritimati")
     time.tzset()
     try:
-        assert ShardFacts.open(tmp_path, shards[0]) is None
+        assert ShardFacts.open(tmp_path, shards[0], rows[shards[0]]) is None
+        elsewhere = [facets(tmp_path, wanted) for wanted in FILTERS]
+        assert elsewhere != right, "fourteen hours later some files are of another month"
+        # Who writes there makes files for that zone, which say the same.
+        with IndexWriter(tmp_path) as writer:
+            writer.publish()
+        assert ShardFacts.open(tmp_path, shards[0], rows[shards[0]]) is not None
+        assert [facets(tmp_path, wanted) for wanted in FILTERS] == elsewhere
     finally:
         monkeypatch.undo()
         time.tzset()
-    assert ShardFacts.open(tmp_path, shards[0]) is not None
+    with IndexWriter(tmp_path) as writer:
+        writer.publish()
+    assert {name: (tmp_path / facts_file(name)).read_bytes() for name in shards} == files
     for name in shards:
         (tmp_path / facts_file(name)).unlink()
     assert [facets(tmp_path, wanted) for wanted in FILTERS] == right

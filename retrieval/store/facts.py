@@ -32,6 +32,9 @@ from retrieval.store.shard_facts import (
 )
 from retrieval.store.shards import ShardReader
 
+# Seconds that lie between the beginnings of two videos, on a line that holds several: no video is a quarter as long.
+_APART = 1e8
+
 
 class Facts:
     """The facts of one committed state. Rows are positions in a shard; tombstones have facts, too."""
@@ -55,7 +58,7 @@ class Facts:
 
     def _own(self, shard: int) -> ShardFacts | None:
         entry = self._manifest.shards[shard]
-        return ShardFacts.open(self._reader.folder, entry.file) if entry.kind != "text" else None
+        return ShardFacts.open(self._reader.folder, entry.file, entry.rows) if entry.kind != "text" else None
 
     def stored_tally(self, shard: int) -> Tally | None:
         """The tally of all rows of a shard, tombstones too, where it lies beside it."""
@@ -189,14 +192,23 @@ class Facts:
         numbers = paths.indices.to_numpy(zero_copy_only=False)
         at = pc.index_in(_keys(table), value_set=paths.dictionary).fill_null(-1).to_numpy(zero_copy_only=False)
         starts, ends = _floats(table.column("start")), _floats(table.column("end"))
-        mask[(at >= 0) & np.isnan(starts)] = True
-        order = np.argsort(numbers, kind="stable")
-        firsts = np.searchsorted(numbers[order], np.arange(len(paths.dictionary) + 1))
-        for row in np.flatnonzero((at >= 0) & ~mask).tolist():
-            mine = order[firsts[at[row]] : firsts[at[row] + 1]]
-            # A text without a time is about all of the video: it is in no comparison.
-            apart = (texts.ends[mine] < starts[row]) | (texts.starts[mine] > ends[row])
-            mask[row] = not apart.all()
+        # A text without a time is about all of a video.
+        always = np.zeros(len(paths.dictionary), np.bool_)
+        timed = ~np.isnan(texts.starts)
+        always[numbers[~timed]] = True
+        about = at >= 0
+        mask[about] = np.isnan(starts[about]) | always[at[about]]
+        # Each text at its place on one line of time, on which the videos lie apart: of those that begin before a moment ends,
+        # the one that lasts longest tells whether any is heard in it.
+        begins = numbers[timed] * _APART + np.clip(texts.starts[timed], 0, _APART / 4)
+        order = np.argsort(begins, kind="stable")
+        begins = begins[order]
+        lasts = np.maximum.accumulate((numbers[timed] * _APART + np.clip(texts.ends[timed], 0, _APART / 4))[order])
+        rows = np.flatnonzero(about & ~mask)
+        last = np.searchsorted(begins, at[rows] * _APART + np.clip(ends[rows], 0, _APART / 4), "right") - 1
+        heard = last >= 0
+        heard[heard] = lasts[last[heard]] >= at[rows[heard]] * _APART + np.clip(starts[rows[heard]], 0, _APART / 4)
+        mask[rows[heard]] = True
         return mask
 
     def _owners(self, shard: int) -> _Owners | None:

@@ -6,8 +6,10 @@ A hash only says where to look: callers compare the row itself.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,9 @@ from retrieval.files import write_atomically
 _HEAD = np.dtype("<u8")
 _HASH = np.dtype("<u8")
 _ROW = np.dtype("<u4")
+# Of the files of facts; another one is made anew.
+_FACTS_VERSION = 1
+_HALF_A_YEAR = 15_768_000
 
 
 def keys_file(shard: str) -> str:
@@ -32,8 +37,21 @@ def words_file(shard: str) -> str:
 
 
 def facts_file(shard: str) -> str:
-    """The file of facts that belongs to a shard's file of media."""
-    return f"{shard}.facts"
+    """The file of facts that belongs to a shard's file of media, for this machine's time zone: dates that come from a file's
+    time are in local time."""
+    return f"{shard}.{_FACTS_VERSION}-{_zone(time.tzname)}.facts"
+
+
+@lru_cache(maxsize=4)
+def _zone(_: tuple[str, str]) -> str:
+    """What tells the machine's time zone from others: its offsets in the middle of winters and summers, in eight letters."""
+    offsets = []
+    for half in range(136):
+        try:
+            offsets.append(time.localtime(half * _HALF_A_YEAR).tm_gmtoff)
+        except (OverflowError, OSError, ValueError):
+            offsets.append(0)
+    return hashlib.blake2b(repr(offsets).encode(), digest_size=4).hexdigest()
 
 
 def hash_of(name: str | bytes) -> int:

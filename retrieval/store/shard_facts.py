@@ -1,8 +1,7 @@
 """The facts of one shard's rows as arrays: read from its columns, or mapped from the file of facts that lies beside it.
 
 Reading the columns takes nearly a second for a million rows; the file, in Arrow's format, opens in a fraction of a millisecond.
-It can be made anew from the shard at any time. A file of another time zone than the machine's is passed over, since a date
-that comes from a file's time is in local time.
+It can be made anew from the shard at any time.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,6 @@ NO_MONTH = np.iinfo(np.int32).min
 # The offset of local time is looked up once for each of these seconds: zones change it on the quarter hour.
 _QUARTER = 900
 _ISO = "%Y-%m-%dT%H:%M:%S"
-_VERSION = "1"
 # Columns of a shard that its facts are made of.
 COLUMNS = ("taken_at", "mtime", "camera", "place", "root", "path")
 
@@ -103,18 +101,31 @@ class ShardFacts:
         self._table, self._metadata = table, metadata
 
     @staticmethod
-    def open(folder: Path, shard: str) -> ShardFacts | None:
-        """The facts that lie beside a shard; None where there is no such file, or it cannot be used here."""
+    def open(folder: Path, shard: str, rows: int) -> ShardFacts | None:
+        """The facts that lie beside a shard of so many rows; None where there is no such file, or it is damaged."""
         try:
             with pa.memory_map(str(folder / facts_file(shard))) as mapped:
                 table = pa.ipc.open_file(mapped).read_all()
-            metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-            if (metadata["version"], metadata["zone"]) != (_VERSION, _zone()):
-                return None
-            return ShardFacts(table, {"names": json.loads(metadata["names"]), "tally": json.loads(metadata["tally"])})
-        except (OSError, ValueError, KeyError, pa.ArrowException):
+            stored = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+            facts = ShardFacts(table, {"names": json.loads(stored["names"]), "tally": json.loads(stored["tally"])})
+            facts._check(rows)
+            return facts
+        except (OSError, ValueError, KeyError, IndexError, TypeError, pa.ArrowException):
             # It is made of the shard's columns, which are read then.
             return None
+
+    def _check(self, rows: int) -> None:
+        """Raise `ValueError` or another of these where a column is not what it should be."""
+        if len(self.moments) != rows or self.moments.dtype != np.int64:
+            raise ValueError("dates")
+        names = self._metadata["names"]
+        for name, least in (("camera", -1), ("place", -1), ("folders", 0)):
+            codes = self._column(name)
+            if len(codes) != rows or codes.dtype != np.int32:
+                raise ValueError(name)
+            if rows and not least <= int(codes.min()) <= int(codes.max()) < max(1, len(names[name])):
+                raise ValueError(name)
+        self.folders, self.tally  # noqa: B018
 
     @cached_property
     def moments(self) -> NDArray[np.int64]:
@@ -160,7 +171,7 @@ def write_facts(folder: Path, shard: str, table: pa.Table) -> None:
     }
     names = {"camera": camera.names, "place": place.names, "folders": folders.places}
     columns = {"moments": moments, "camera": camera.codes, "place": place.codes, "folders": folders.codes}
-    metadata = {"version": _VERSION, "zone": _zone(), "names": json.dumps(names), "tally": json.dumps(tally)}
+    metadata = {"names": json.dumps(names), "tally": json.dumps(tally)}
     stored = pa.table(columns).replace_schema_metadata(metadata)
     with (
         replacing(folder / facts_file(shard)) as partial,
@@ -268,14 +279,3 @@ def _offset(seconds: int) -> int:
         return time.localtime(seconds).tm_gmtoff
     except (OverflowError, OSError, ValueError):
         return 0
-
-
-@lru_cache(maxsize=1)
-def _zone_of(names: tuple[str, str]) -> str:
-    """What tells the machine's time zone from others: its offsets in the middle of winters and summers."""
-    halves = (_offset(half * 15_768_000) for half in range(136))
-    return json.dumps([names, *halves], separators=(",", ":"))
-
-
-def _zone() -> str:
-    return _zone_of(time.tzname)

@@ -20,7 +20,8 @@ def write_words_and_facts(folder: Path, shard: str, kind: Kind, table: pa.Table)
 
 
 def make_words_and_facts(folder: Path, state: Manifest, *, anew: bool = False) -> None:
-    """Make the words and facts that are missing, as they are in an index of an earlier version, or all of them `anew`."""
+    """Make the words and facts that are missing, as they are in an index of an earlier version or of another time zone; `anew`
+    makes all of them."""
     reader = ShardReader(folder, state)
     for number, shard in enumerate(state.shards):
         if anew or not (folder / words_file(shard.file)).exists():
