@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -197,11 +198,10 @@ def read(pid: int, seconds: float) -> Reading:
     pids, memory, descriptors, threads = [pid], 0.0, 0, 0
     for one in pids:
         try:
-            pids += [
-                int(child)
-                for thread in os.listdir(f"/proc/{one}/task")
-                for child in Path(f"/proc/{one}/task/{thread}/children").read_text().split()
-            ]
+            for thread in os.listdir(f"/proc/{one}/task"):
+                # A thread may end meanwhile, which says nothing of its process.
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    pids += map(int, Path(f"/proc/{one}/task/{thread}/children").read_text().split())
             facts = dict(line.split(":", 1) for line in Path(f"/proc/{one}/status").read_text().splitlines())
             memory += int(facts["VmRSS"].split()[0]) / 1000
             threads += int(facts["Threads"])
