@@ -184,3 +184,16 @@ def test_links_of_files_beside_the_site_lead_somewhere() -> None:
         file = ROOT / name
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", file.read_text("utf-8")):
             assert "://" in target or (file.parent / target).exists(), f"{name} links to {target}"
+
+
+def test_files_that_a_text_names_are_there() -> None:
+    """The formulas of re-ranking were said to be in a file that had moved."""
+    texts = [
+        *DOCS.glob("*.md"),
+        *ROOT.glob("*.md"),
+        *(ROOT / name / "README.md" for name in ("benchmarks", "training")),
+    ]
+    pattern = r"`((?:retrieval|indexer|media|cli|server|benchmarks|training|tests)/[\w/.]+)`"
+    named = {(file.name, path) for file in texts for path in re.findall(pattern, file.read_text("utf-8"))}
+    assert len(named) > 5
+    assert not [entry for entry in named if not (ROOT / entry[1]).exists()]
