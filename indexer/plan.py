@@ -6,43 +6,22 @@ what changed, not the size of the folders. Only changed files are opened.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
 
 from indexer.places import FolderScope, caption_tables, places_of
 from media.excludes import Excluder
-from media.types import CONTAINERS, Source, Unreadable, below
+from media.types import CONTAINERS, Source, Unchanged, Unreadable, below
 from media.walk import WalkConfig, look, moving, walk
 from retrieval.store.source_keys import folder_key, key_of, place_of
+from retrieval.store.source_lines import Columns, Lines, PairedLines
 from retrieval.store.sources import SourceLine, SourceTable
 
 # The kind of a line that notes a place that could not be looked at.
 UNREADABLE = "unreadable"
-
-
-class _Columns(NamedTuple):
-    """What of a line the comparison reads."""
-
-    kind: str
-    size: int
-    mtime: int
-    about: bytes | None
-    media: int
-    slices: int
-    heard: bool
-    failures: bytes | None
-    sidecar: bytes | None
-
-    @property
-    def failed(self) -> list[list[str]]:
-        """The failures, as they were stored."""
-        stored: list[list[str]] = json.loads(self.failures) if self.failures is not None else []
-        return stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +70,7 @@ class Plan:
     links: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     # Caption tables as they were, by the key of their folder, and the folders that gained or lost a file meanwhile.
-    _captions: list[tuple[bytes, Source, _Columns]] = field(default_factory=list)
+    _captions: list[tuple[bytes, Source, Columns]] = field(default_factory=list)
     _moved: set[bytes] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[Unit]:
@@ -123,9 +102,13 @@ class Plan:
         roots = self.table.manifest.roots
         places = places_of(roots, self.paths)
         whole = [place for place in places if place.names is None]
-        stream = _Pushed(walk([place.path for place in whole], self._walking()))
+        walking = self._walking()
+        stream = _Pushed(walk([place.path for place in whole], walking))
         for place in whole:
-            merge = _Merge(self, place, _lines(self.table, place.prefix))
+            merge = _Merge(self, place, Lines(self.table, place.prefix))
+            # The walk asks about folders just before it gives them, so it is only ever ahead by one of this merge's own.
+            if len(whole) == 1 and self._may_pass_over:
+                walking.snapshot = merge
             while (entry := next(stream)) is not None:
                 if not merge.owns(entry.path):
                     stream.push(entry)
@@ -138,6 +121,12 @@ class Plan:
             yield from self._named(place)
         if self.config.exclude_anew:
             self._exclude()
+
+    @property
+    def _may_pass_over(self) -> bool:
+        """Whether a file that is as its line says need not be looked at."""
+        config = self.config
+        return not (config.retry_failed or config.reread or config.transcribe or config.exclude_anew or self.waiting)
 
     def _walking(self) -> WalkConfig:
         manifest = self.table.manifest
@@ -161,7 +150,7 @@ class Plan:
         """Let go of what is left out now, also outside of the folders of this run."""
         gone = set(self.gone)
         for number in range(len(self.table.manifest.roots.paths)):
-            for key, line in _lines(self.table, folder_key(number, "")):
+            for key, line in Lines(self.table, folder_key(number, "")):
                 if key not in gone and line.kind != UNREADABLE and self.leaves_out(key):
                     self.gone.append(key)
                     self.removed += line.media
@@ -172,14 +161,14 @@ class Plan:
         roots = self.table.manifest.roots
         entries = list(look(place.path, place.names or (), self._walking()))
         keys = place.keys | {key_of(*roots.split(entry.path)) for entry in entries}
-        lines = [(key, _columns(line)) for key, line in self.table.find(sorted(keys)).items()]
-        lines += [pair for prefix in place.missing for pair in _lines(self.table, prefix)]
-        merge = _Merge(self, place, iter(sorted(dict(lines).items())))
+        lines = [(key, Columns.of(line)) for key, line in self.table.find(sorted(keys)).items()]
+        lines += [pair for prefix in place.missing for pair in Lines(self.table, prefix)]
+        merge = _Merge(self, place, PairedLines(sorted(dict(lines).items())))
         for entry in entries:
             yield from merge.meet(entry)
         merge.end()
 
-    def is_unchanged(self, key: bytes, source: Source, line: _Columns) -> bool:
+    def is_unchanged(self, key: bytes, source: Source, line: Columns) -> bool:
         """Whether a source is as its line says; its media files and failures are counted then."""
         config = self.config
         if line.size != source.size or line.mtime != source.mtime_ns or line.slices:
@@ -212,14 +201,13 @@ class Plan:
 class _Merge:
     """One place, as it is walked, against the lines of it."""
 
-    def __init__(self, plan: Plan, place: FolderScope, lines: Iterator[tuple[bytes, _Columns]]) -> None:
+    def __init__(self, plan: Plan, place: FolderScope, lines: Lines | PairedLines) -> None:
         self._plan, self._place, self._lines = plan, place, lines
         self._roots = plan.table.manifest.roots
-        self._line = next(self._lines, None)
         # Of each place that could not be looked at: the prefix of keys below it, and the key that it has if it is a file.
         self._lost: list[tuple[bytes, bytes]] = []
         self._gone: list[tuple[bytes, int]] = []
-        self._old_notes: dict[bytes, _Columns] = {}
+        self._old_notes: dict[bytes, Columns] = {}
         self._met: set[bytes] = set()
         self._folder: tuple[str, bytes] = ("", b"")
 
@@ -235,8 +223,20 @@ class _Merge:
             return key.startswith(self._place.prefix)
         return key in self._place.keys or any(key.startswith(prefix) for prefix in self._place.missing)
 
-    def meet(self, entry: Source | Unreadable) -> Iterator[tuple[Source, int]]:
+    def holds(self, folder: str, names: Sequence[bytes], sizes: Sequence[int], times: Sequence[int]) -> bool:
+        """See `media.walk.Snapshot`."""
+        prefix = self._key(os.path.join(folder, "x"))[:-1]
+        return isinstance(self._lines, Lines) and self._lines.hold(prefix, names, sizes, times)
+
+    def meet(self, entry: Source | Unreadable | Unchanged) -> Iterator[tuple[Source, int]]:
         """Take the next entry of the walk."""
+        if isinstance(entry, Unchanged):
+            prefix = self._key(os.path.join(entry.path, "x"))[:-1]
+            self._pass(prefix)
+            self._met.add(prefix)
+            if isinstance(self._lines, Lines):
+                self._plan.unchanged += self._lines.skip(prefix)
+            return
         if isinstance(entry, Unreadable):
             self._note(entry.path, entry.reason, lost=entry.keep)
             return
@@ -245,9 +245,8 @@ class _Merge:
         if not self._met or key in self._plan.waiting:
             self._met.add(key)
         line = None
-        if self._line is not None and self._line[0] == key:
-            line = self._line[1]
-            self._line = next(self._lines, None)
+        if self._lines.key == key:
+            line = self._lines.take()
         plan = self._plan
         if entry.kind == "sound" and not plan.config.transcribe:
             # Its transcript, if there is one, stays: only a run that transcribes may replace it.
@@ -259,7 +258,7 @@ class _Merge:
                 plan.moved(key)
             yield entry, self._slices(key, entry, line)
 
-    def _slices(self, key: bytes, source: Source, line: _Columns | None) -> int:
+    def _slices(self, key: bytes, source: Source, line: Columns | None) -> int:
         version = (source.size, source.mtime_ns)
         held, slices = self._plan.waiting.get(key, (None, 0))
         if held is not None and (held.size, held.mtime_ns) == version:
@@ -293,14 +292,13 @@ class _Merge:
                 plan.gone.append(key)
 
     def _pass(self, key: bytes | None) -> None:
-        while self._line is not None and (key is None or self._line[0] < key):
-            line_key, line = self._line
+        while (line_key := self._lines.key) is not None and (key is None or line_key < key):
+            line = self._lines.take()
             if line.kind == UNREADABLE:
                 self._old_notes[line_key] = line
             elif not self._is_lost(line_key):
                 self._gone.append((line_key, line.media))
                 self._plan.moved(line_key)
-            self._line = next(self._lines, None)
 
     def _is_lost(self, key: bytes) -> bool:
         return any(key.startswith(prefix) or key == lost_key for prefix, lost_key in self._lost)
@@ -324,30 +322,17 @@ class _Merge:
         return self._folder[1] + os.fsencode(name)
 
 
-def _lines(table: SourceTable, prefix: bytes) -> Iterator[tuple[bytes, _Columns]]:
-    for part in table.below(prefix, _Columns._fields):
-        columns = [part.column(name).to_pylist() for name in _Columns._fields]
-        yield from zip(part.column("key").to_pylist(), map(_Columns, *columns), strict=True)
-
-
-def _columns(line: SourceLine) -> _Columns:
-    failures = json.dumps(line.failures).encode() if line.failures else None
-    return _Columns(
-        line.kind, line.size, line.mtime_ns, line.about, line.media, line.slices, line.heard, failures, line.sidecar
-    )
-
-
 class _Pushed:
     """An iterator that takes back the entry that it gave last, and ends with None."""
 
-    def __init__(self, entries: Iterator[Source | Unreadable]) -> None:
+    def __init__(self, entries: Iterator[Source | Unreadable | Unchanged]) -> None:
         self._entries = entries
-        self._back: Source | Unreadable | None = None
+        self._back: Source | Unreadable | Unchanged | None = None
 
-    def __next__(self) -> Source | Unreadable | None:
+    def __next__(self) -> Source | Unreadable | Unchanged | None:
         entry, self._back = self._back, None
         return entry if entry is not None else next(self._entries, None)
 
-    def push(self, entry: Source | Unreadable) -> None:
+    def push(self, entry: Source | Unreadable | Unchanged) -> None:
         """Give `entry` again."""
         self._back = entry

@@ -96,6 +96,13 @@ class Unreadable:
     keep: bool = True
 
 
+@dataclass(frozen=True)
+class Unchanged:
+    """The files of a folder are just those that a snapshot has of it. What its folders hold follows."""
+
+    path: str
+
+
 def below(path: str, folder: str) -> bool:
     """Whether the absolute `path` is `folder` or lies in it."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

@@ -17,6 +17,7 @@ from functools import cached_property
 from media.excludes import MARKS, Excluder, Excludes, Rules
 from media.foreign import missing_extra
 from media.sidecars import SIDECAR_SUFFIXES, SidecarNames
+from media.snapshot import Snapshot, is_placeholder, is_same
 from media.sound import SOUND_SUFFIXES
 from media.subtitles import SUBTITLE_SUFFIXES
 from media.suffixes import (
@@ -29,11 +30,8 @@ from media.suffixes import (
     is_transport_stream,
 )
 from media.text import TABLE_SUFFIXES, TEXT_SUFFIXES
-from media.types import Sidecar, Source, SourceKind, Unreadable, below
+from media.types import Sidecar, Source, SourceKind, Unchanged, Unreadable, below
 
-# What systems say of a file that is in a cloud alone: reading it would fetch it.
-_OFFLINE_ATTRIBUTES = 0x1000 | 0x40000 | 0x400000
-_DATALESS_FLAG = 0x40000000
 _LONGEST_SUFFIX = 12
 
 
@@ -41,6 +39,9 @@ _LONGEST_SUFFIX = 12
 class WalkConfig:
     """How to walk: `sound` files only where they are asked for, since only a transcript makes them searchable. A link that
     leads out of `roots` and of what is walked is not followed; below the outermost of them, `excludes` hold.
+
+    Of a folder that is as the `snapshot` has it, the walk gives `Unchanged` in place of its files; names beside them that would
+    change what a file is (patterns, links, what is not indexed) are not in one.
 
     The walk adds to `links` the folders that links lead to, and counts in `skipped`, by suffix in lower case, files
     that are of no kind that is indexed here.
@@ -51,9 +52,10 @@ class WalkConfig:
     excludes: Excludes = field(default_factory=Excludes)
     links: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    snapshot: Snapshot | None = None
 
 
-def walk(paths: Sequence[str], config: WalkConfig | None = None) -> Iterator[Source | Unreadable]:
+def walk(paths: Sequence[str], config: WalkConfig | None = None) -> Iterator[Source | Unreadable | Unchanged]:
     """Everything indexable under `paths` (absolute), in name order, one after the other.
 
     Hidden files and folders, `.mmsearch` among them, are left out; a folder reached twice, by whatever links, is
@@ -90,7 +92,7 @@ def look(folder: str, names: Collection[str], config: WalkConfig | None = None) 
 def _look(folder: str, names: Collection[str], view: _View) -> Iterator[Source | Unreadable]:
     try:
         rules = view.excluder.rules(folder)
-        listing = _Listing.of(folder, rules, view, names) if rules is not None else None
+        listing = _Listing.of(folder, rules, view, _entries(folder), names) if rules is not None else None
     except FileNotFoundError:
         return
     except OSError as error:
@@ -227,16 +229,20 @@ class _View:
 
 def _walk(
     folder: str, rules: Rules, given: set[str], visited: set[tuple[int, int]], view: _View
-) -> Iterator[Source | Unreadable]:
+) -> Iterator[Source | Unreadable | Unchanged]:
     try:
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in visited:
             return
         visited.add((stat.st_dev, stat.st_ino))
-        listing = _Listing.of(folder, rules, view)
+        entries = _entries(folder)
+        same = view.config.snapshot is not None and len(given) == 1 and is_same(folder, entries, view.config.snapshot)
+        listing = _Listing.of(folder, rules, view, [entry for entry in entries if entry.is_dir()] if same else entries)
     except OSError as error:
         yield Unreadable(path=folder, reason=error.strerror or str(error))
         return
+    if same:
+        yield Unchanged(folder)
     yield from listing.unreadable
     for file, kind in listing.files:
         if file.path not in given:
@@ -246,6 +252,12 @@ def _walk(
             view.config.links.append(entry.path)
         if entry.path not in given:
             yield from _walk(entry.path, listing.rules, given, visited, view)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What a folder holds, by the bytes of its names. Raises `OSError`."""
+    with os.scandir(folder) as opened:
+        return sorted(opened, key=lambda entry: os.fsencode(entry.name))
 
 
 @dataclass(frozen=True)
@@ -267,10 +279,10 @@ class _Listing:
         return SidecarNames(self.beside)
 
     @staticmethod
-    def of(folder: str, rules: Rules, view: _View, named: Collection[str] = ()) -> _Listing:
-        """List `folder`, to which `rules` lead; hidden files only where they are `named`. Raises `OSError`."""
-        with os.scandir(folder) as opened:
-            entries = sorted(opened, key=lambda entry: os.fsencode(entry.name))
+    def of(
+        folder: str, rules: Rules, view: _View, entries: Sequence[os.DirEntry[str]], named: Collection[str] = ()
+    ) -> _Listing:
+        """Sort the entries of `folder`, to which `rules` lead; hidden files only where they are `named`. Raises `OSError`."""
         entered = rules.entering(folder, [entry.name for entry in entries if entry.name in MARKS])
         if entered is None:
             return _Listing(rules)
@@ -370,10 +382,3 @@ class _Listing:
                 continue
             states.append(Sidecar(entry.path, stat.st_size, stat.st_mtime_ns))
         return tuple(states)
-
-
-def is_placeholder(stat: os.stat_result) -> bool:
-    """Whether a file's content is in a cloud alone, as OneDrive and iCloud leave them: reading it would download it."""
-    attributes: int = getattr(stat, "st_file_attributes", 0)
-    flags: int = getattr(stat, "st_flags", 0)
-    return bool(attributes & _OFFLINE_ATTRIBUTES or flags & _DATALESS_FLAG)

@@ -13,8 +13,9 @@ import pytest
 from indexer.build import IndexBuild
 from indexer.config import BuildConfig, BuildReport
 from media.excludes import Excludes
+from media.snapshot import is_placeholder
 from media.types import Source, Unreadable
-from media.walk import WalkConfig, is_placeholder, look, walk
+from media.walk import WalkConfig, look, walk
 from retrieval.store.manifest import read_manifest
 from tests.conftest import Command, picture, write_photos
 from tests.libraries import rows_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -293,3 +294,74 @@ def test_a_caption_table_follows_the_images_that_it_names(tmp_path: Path) -> Non
     assert (report.unchanged, report.removed, report.failed) == (2, 1, 1)
     settled = run(index, tmp_path)
     assert (settled.indexed, settled.unchanged, settled.failed) == (0, 4, 1)
+
+
+def test_a_folder_that_is_as_it_was_is_passed_over_whole_and_any_change_in_it_is_met(tmp_path: Path) -> None:
+    """With a million unchanged files, most of the time went into looking at each of them."""
+    media, index = tmp_path / "media", tmp_path / "index"
+    write_photos(media / "a", 5)
+    write_photos(media / "b" / "c", 4, start=20)
+    write_photos(media / "z", 1, start=90)
+    run(index, media)
+
+    def planned(*, passes_over: bool = True) -> tuple[list[str], int, list[bytes], int]:
+        table = SourceTable(index, read_manifest(index))
+        plan = Plan(table, [str(media)], PlanConfig())
+        if not passes_over:
+            plan.config = PlanConfig(retry_failed=True)
+        names = [os.path.basename(source.path) for unit in plan for source in unit.sources]
+        return names, plan.unchanged, plan.gone, table.touched.lines
+
+    def looked_at() -> list[str]:
+        """The files that the walk gives to a plan."""
+        walked: list[str] = []
+        table = SourceTable(index, read_manifest(index))
+        plan = Plan(table, [str(media)], PlanConfig())
+        original = walk_module.walk
+
+        def listening(*arguments: object) -> Iterator[object]:
+            for entry in original(*arguments):  # type: ignore[arg-type]
+                if isinstance(entry, Source):
+                    walked.append(os.path.basename(entry.path))
+                yield entry
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("indexer.plan.walk", listening)
+            list(plan)
+        return walked
+
+    # The last folder of a part of the table is looked at, since its lines may go on in the next.
+    assert looked_at() == ["photo0090.jpg"]
+    assert planned()[:3] == ([], 10, [])
+    photo = media / "a" / "photo0002.jpg"
+    before = photo.stat()
+
+    def check(names: list[str], unchanged: int, gone: int) -> None:
+        fast, slow = planned(), planned(passes_over=False)
+        assert fast[:3] == slow[:3]
+        assert (fast[0], fast[1], len(fast[2])) == (names, unchanged, gone)
+
+    os.utime(photo, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    check(["photo0002.jpg"], 9, 0)
+    os.utime(photo, ns=(before.st_atime_ns, before.st_mtime_ns))
+    check([], 10, 0)
+    photo.rename(media / "a" / "photo9.jpg")
+    check(["photo9.jpg"], 9, 1)
+    (media / "a" / "photo9.jpg").rename(photo)
+    check([], 10, 0)
+    for extra, names, unchanged, gone in (
+        ("photo0002.txt", ["photo0002.txt"], 10, 0),
+        ("photo0002.jpg.xmp", ["photo0002.jpg"], 9, 0),
+        ("thing.xyz", [], 10, 0),
+        (".hidden.jpg", [], 10, 0),
+        (".nomedia", [], 5, 5),
+        (".mmsearchignore", [], 9, 1),
+    ):
+        (media / "a" / extra).write_text("photo0001.jpg\n" if extra == ".mmsearchignore" else "x")
+        check(names, unchanged, gone)
+        (media / "a" / extra).unlink()
+    (media / "a" / "link.jpg").symlink_to(photo)
+    check([], 10, 0)
+    (media / "a" / "link.jpg").unlink()
+    shutil.rmtree(media / "a")
+    check([], 5, 5)
