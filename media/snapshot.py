@@ -12,6 +12,7 @@ from media.excludes import MARKS
 # What systems say of a file that is in a cloud alone: reading it would fetch it.
 _OFFLINE_ATTRIBUTES = 0x1000 | 0x40000 | 0x400000
 _DATALESS_FLAG = 0x40000000
+_HAS_CLOUDS = hasattr(os.stat_result, "st_file_attributes") or hasattr(os.stat_result, "st_flags")
 
 
 class Snapshot(Protocol):
@@ -37,7 +38,7 @@ def is_same(folder: str, entries: Sequence[os.DirEntry[str]], snapshot: Snapshot
                 stat = entry.stat(follow_symlinks=False)
             except OSError:
                 return False
-            if not S_ISREG(stat.st_mode) or is_placeholder(stat):
+            if not S_ISREG(stat.st_mode) or (_HAS_CLOUDS and is_placeholder(stat)):
                 return False
             names.append(os.fsencode(name))
             sizes.append(stat.st_size)

@@ -15,6 +15,8 @@ from retrieval.store.sources import SourceLine, SourceTable
 
 # Files that are what they are by themselves: no other file tells what they are about, or what is in them.
 _PLAIN_KINDS = ("image", "video", "document")
+# Lines that are made at once.
+_MADE = 512
 
 
 class Columns(NamedTuple):
@@ -69,7 +71,9 @@ class Lines:
         self._parts = table.below(prefix, Columns._fields)
         self._part: pa.Table = None
         self._keys: list[bytes] = []
-        self._made: list[Columns] | None = None
+        # Lines that were made, and the place in the part of the first of them.
+        self._made: list[Columns] = []
+        self._made_from = 0
         self._numbers: tuple[NDArray[Any], ...] | None = None
         self._at = 0
         self._next_part()
@@ -85,10 +89,12 @@ class Lines:
 
     def take(self) -> Columns:
         """The next line; the one after it is next then."""
-        if self._made is None:
-            columns = [self._part.column(name).to_pylist() for name in Columns._fields]
-            self._made = list(map(Columns, *columns))
-        line = self._made[self._at]
+        number = self._at - self._made_from
+        if not 0 <= number < len(self._made):
+            part, number = self._part.slice(self._at, _MADE), 0
+            self._made_from = self._at
+            self._made = list(map(Columns, *(part.column(name).to_pylist() for name in Columns._fields)))
+        line = self._made[number]
         self._advance(self._at + 1)
         return line
 
@@ -124,7 +130,7 @@ class Lines:
         self._part = next((part for part in self._parts if part.num_rows), None)
         self._keys = [] if self._part is None else self._part.column("key").to_pylist()
         self._at = 0
-        self._made = self._numbers = None
+        self._made, self._made_from, self._numbers = [], 0, None
 
     def _arrays(self) -> tuple[NDArray[Any], ...]:
         """Of each line of the part: whether it is plain, its size, its time, and its media files."""
