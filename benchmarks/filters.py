@@ -8,16 +8,13 @@ of the index, as `in:` names them.
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.speed import ROOT
+from benchmarks.speed import ROOT, command, report, spread
 from retrieval.engine import Engine
 from retrieval.types import Filter, Query
 
@@ -32,11 +29,6 @@ def milliseconds(run: Callable[[], object], rounds: int) -> list[float]:
         run()
         times.append((time.perf_counter() - began) * 1000)
     return times
-
-
-def spread(times: Sequence[float]) -> list[float]:
-    """Median, least and most, rounded."""
-    return [round(value, 2) for value in (statistics.median(times), min(times), max(times))]
 
 
 def narrow_filter(engine: Engine, share: float) -> tuple[Filter, float]:
@@ -79,12 +71,12 @@ def measure(index: Path, rounds: int, share: float) -> dict[str, object]:
     }
 
 
-def cold(index: Path, rounds: int) -> dict[str, list[float]]:
+def cold(index: Path, rounds: int) -> dict[str, dict[str, float]]:
     """The whole command, by meaning alone and by words as well, in turns; milliseconds."""
     times: dict[str, list[float]] = {"meaning": [], "auto": []}
     for _ in range(rounds):
         for match, spent in times.items():
-            run = [sys.executable, "-P", "-m", "mmsearch", "search", _WORDS, "--index", str(index), "--match", match]
+            run = command("search", _WORDS, "--index", str(index), "--match", match)
             spent += milliseconds(lambda: subprocess.run(run, cwd=ROOT, capture_output=True, check=True), 1)  # noqa: B023
     return {f"cold_{match}_ms": spread(spent) for match, spent in times.items()}
 
@@ -96,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--share", type=float, default=0.01, help="of the items, that the filter lets pass")
     given = parser.parse_args(arguments)
-    print(json.dumps({**measure(given.index, given.rounds, given.share), **cold(given.index, 7)}))
+    report({**measure(given.index, given.rounds, given.share), **cold(given.index, 7)})
     return 0
 
 

@@ -42,20 +42,13 @@ class MatchReport:
 
     def to_json(self) -> dict[str, object]:
         """As `bench recall` reports."""
-        recall = self.text_to_image.recall()
         return {
             "model": self.model,
             "images": self.images,
             "texts": self.texts,
             "match": self.match,
             "captions_indexed": self.captions,
-            "text_to_image": {
-                "R@1": recall.r1,
-                "R@5": recall.r5,
-                "R@10": recall.r10,
-                "median_rank": recall.median_rank,
-                "mAP@10": recall.map_at_10,
-            },
+            "text_to_image": self.text_to_image.recall().to_json(),
             "confidence_95": {"text_to_image": self.text_to_image.confidence()},
         }
 

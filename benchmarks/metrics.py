@@ -26,6 +26,16 @@ class Recall:
     median_rank: float
     map_at_10: float
 
+    def to_json(self) -> dict[str, float]:
+        """The contract's keys."""
+        return {
+            "R@1": self.r1,
+            "R@5": self.r5,
+            "R@10": self.r10,
+            "median_rank": self.median_rank,
+            "mAP@10": self.map_at_10,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:

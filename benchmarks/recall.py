@@ -63,14 +63,7 @@ class RecallReport:
             "rerank": self.fusion is not None,
         }
         for name, ranks in ways.items():
-            recall = ranks.recall()
-            out[name] = {
-                "R@1": recall.r1,
-                "R@5": recall.r5,
-                "R@10": recall.r10,
-                "median_rank": recall.median_rank,
-                "mAP@10": recall.map_at_10,
-            }
+            out[name] = ranks.recall().to_json()
         out["seconds"] = round(self.seconds, 2)
         out["fusion"] = self.fusion
         out["index"] = self.index

@@ -225,13 +225,13 @@ class _Merge:
 
     def holds(self, folder: str, names: Sequence[bytes], sizes: Sequence[int], times: Sequence[int]) -> bool:
         """See `media.walk.Snapshot`."""
-        prefix = self._key(os.path.join(folder, "x"))[:-1]
+        prefix = self._prefix(folder)
         return isinstance(self._lines, Lines) and self._lines.hold(prefix, names, sizes, times)
 
     def meet(self, entry: Source | Unreadable | Unchanged) -> Iterator[tuple[Source, int]]:
         """Take the next entry of the walk."""
         if isinstance(entry, Unchanged):
-            prefix = self._key(os.path.join(entry.path, "x"))[:-1]
+            prefix = self._prefix(entry.path)
             self._pass(prefix)
             self._met.add(prefix)
             if isinstance(self._lines, Lines):
@@ -316,10 +316,14 @@ class _Merge:
 
     def _key(self, path: str) -> bytes:
         folder, _, name = path.rpartition(os.sep)
+        return self._prefix(folder or os.sep) + os.fsencode(name)
+
+    def _prefix(self, folder: str) -> bytes:
+        """What the keys of the files of a folder begin with."""
         if folder != self._folder[0]:
-            root, place = self._roots.split(folder or os.sep)
+            root, place = self._roots.split(folder)
             self._folder = (folder, folder_key(root, place) + b"\0")
-        return self._folder[1] + os.fsencode(name)
+        return self._folder[1]
 
 
 class _Pushed:

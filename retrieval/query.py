@@ -215,11 +215,11 @@ class _Line:
         if at >= self._stop:
             space = _SPACE.search(self._line, at)
             self._stop = len(self._line) if space is None else space.start()
-        return max(at, self._stop)
+        return self._stop
 
     def _is_open(self, at: int) -> bool:
         """Whether a quotation begins here that does not end."""
-        return self._line[at : at + 1] in [*_QUOTES] and self._read_quoted(at)[1] is None
+        return self._line[at : at + 1] in _QUOTES and self._read_quoted(at)[1] is None
 
     def _read_value(self, at: int) -> tuple[str, int]:
         """A value up to the next space, with what is quoted at its beginning."""

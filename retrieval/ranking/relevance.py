@@ -21,10 +21,12 @@ from retrieval.types import Kind, Query
 # deviation of the scores of a sample. Measured with `mini` (benchmarks/README.md); a sample smaller than LEAST says nothing.
 _BY_CHANCE, _SLOPE = 0.1, 2.7
 LEAST = 30
+# Logits beyond this are certain.
 _CERTAIN = 60.0
 # From which relevance on each word holds. No figure: nobody believes a percent, and a cosine is no certainty.
-BY_WORDS = "by words"
 WORDS = ((0.9, "very likely"), (0.7, "likely"), (0.4, "maybe"), (0.0, "unlikely"))
+# Said of a hit that is unlikely by meaning, and has words of the query.
+BY_WORDS = "by words"
 
 
 @dataclass(frozen=True, kw_only=True)
