@@ -177,6 +177,20 @@ def test_gone_is_said_of_what_is_gone(browser: Browser, address: str, status: in
         tab.wrong.clear()
 
 
+def test_a_step_back_that_the_browser_calls_off_does_not_hold_up_the_page(browser: Browser, address: str) -> None:
+    with tab_of(browser, address) as tab:
+        MadeUpServer(tab.page, total=20)
+        tab.page.add_init_script("History.prototype.back = () => {}")
+        page = tab.open("/?q=sea")
+        tiles(page).first.click()
+        expect(page.locator("#viewer")).to_be_visible()
+        page.keyboard.press("Escape")
+        page.locator("#words").fill("cat")
+        page.keyboard.press("Enter")
+        expect(tiles(page).first).to_have_attribute("aria-label", re.compile("^cat"))
+        assert query_of(page) == {"q": "cat"}
+
+
 ACTS = ("type", "scroll", "open", "next", "back", "forward", "paste", "describe", "close", "like", "kind", "why", "ask")
 
 
@@ -205,6 +219,7 @@ def test_whatever_somebody_does_and_however_answers_come_what_is_shown_is_what_i
         while server.held:
             server.release(chance.randrange(len(server.held)))
         page.wait_for_timeout(800)
+        page.evaluate("() => Promise.allSettled(window.steps ?? [])")
         check(page, done)
         # And the page still works.
         if page.locator("#viewer").is_visible():
@@ -233,7 +248,8 @@ def perform(page: Page, act: str, chance: random.Random) -> None:
         page.evaluate(
             """(act) => {
                 if (!(act === "back" ? navigation.canGoBack : navigation.canGoForward)) return;
-                for (const end of Object.values(navigation[act]())) end.catch(() => {});
+                (window.steps ??= []).push(...Object.values(navigation[act]()));
+                for (const end of window.steps) end.catch(() => {});
             }""",
             act,
         )

@@ -51,12 +51,16 @@ export const sameSearch = (a, b) => format({ ...a, item: "" }) === format({ ...b
 /** Whether there is anything to search for. @param {State} state */
 export const asks = (state) => Boolean(state.text.trim() || state.like || state.picture);
 
+// Milliseconds after which a step back in the history does not come any more: the browser has called it off.
+const PATIENCE = 1500;
+
 /** The one place that touches the history. */
 export class Address {
   state = parse(location.search);
   #changed;
   #place;
   #leaving = false;
+  #overdue = 0;
   /** @type {(() => void)[]} */
   #later = [];
 
@@ -69,7 +73,7 @@ export class Address {
     this.#place = place;
     history.scrollRestoration = "manual";
     addEventListener("popstate", () => {
-      this.#leaving = false;
+      this.#left();
       this.#take(parse(location.search));
       for (const act of this.#later.splice(0)) act();
     });
@@ -108,10 +112,26 @@ export class Address {
   /** Close the item that is open: what opening it added to the history is gone again. */
   close() {
     if (this.#leaving || !this.state.item) return;
-    if (this.entry.opened) { this.#leaving = true; history.back(); return; }
+    if (!this.entry.opened) { this.#closeHere(); return; }
+    this.#leaving = true;
+    this.#overdue = setTimeout(() => {
+      this.#left();
+      this.#closeHere();
+      for (const act of this.#later.splice(0)) act();
+    }, PATIENCE);
+    history.back();
+  }
+
+  /** Close the item without a step back. */
+  #closeHere() {
     const next = { ...this.state, item: "" };
-    history.replaceState(this.entry, "", format(next));
+    history.replaceState({ ...this.entry, opened: false }, "", format(next));
     this.#take(next);
+  }
+
+  #left() {
+    this.#leaving = false;
+    clearTimeout(this.#overdue);
   }
 
   /** Keep in this entry where the grid is. */
