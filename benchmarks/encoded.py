@@ -90,31 +90,34 @@ def encode_set(
 def second_stage(data: EncodedSet, encoder: Encoder, decoder: CaptionDecoder) -> tuple[SecondStage, SecondStage]:
     """The reranker's scores of the `CANDIDATES` answers with the best cosine: text to image, and image to text."""
     size = encoder.spec.image_size
-    score = decoder.log_probabilities
     null = decoder.image_tokens(torch.zeros(1, 3, size, size))
     tokens = data.tokens.to(null.device, null.dtype)
-    priors = np.concatenate([score(null, data.ids[at : at + 100]).cpu().numpy() for at in range(0, len(data.ids), 100)])
-    stages = []
-    for queries, answers, by_image in ((data.texts, data.images, False), (data.images, data.texts, True)):
-        cosines = queries @ answers.T
-        first = np.argsort(-cosines, axis=1, kind="stable")[:, :CANDIDATES]
-        likely = np.empty(first.shape, np.float32)
-        for row, candidates in enumerate(first):
-            this = slice(row, row + 1)
-            likely[row] = score(
-                *((tokens[this], data.ids[candidates]) if by_image else (tokens[candidates], data.ids[this]))
-            ).cpu()
-        rows = np.arange(len(first))[:, None]
-        stages.append(
-            SecondStage(
-                answers=first,
-                cosine=np.take_along_axis(cosines, first, 1),
-                likely=likely,
-                prior=priors[first] if by_image else np.broadcast_to(priors[:, None], first.shape),
-                right=(data.owner[first] == rows) if by_image else (first == data.owner[:, None]),
-            )
-        )
-    return stages[0], stages[1]
+    priors = decoder.log_probabilities(null, data.ids).cpu().numpy()
+    cosines = data.texts @ data.images.T
+    first = [np.argsort(-scores, axis=1, kind="stable")[:, :CANDIDATES] for scores in (cosines, cosines.T)]
+    # A text and an image that are among the first of each other are one pair.
+    rows = [np.broadcast_to(np.arange(len(answers))[:, None], answers.shape) for answers in first]
+    codes = [rows[0] * len(tokens) + first[0], first[1] * len(tokens) + rows[1]]
+    pairs = np.unique(np.concatenate([part.ravel() for part in codes]))
+    scores = decoder.pair_log_probabilities(
+        tokens, data.ids, torch.from_numpy(pairs % len(tokens)), torch.from_numpy(pairs // len(tokens))
+    ).cpu().numpy()  # fmt: skip
+    likely = [scores[np.searchsorted(pairs, part)] for part in codes]
+    to_image = SecondStage(
+        answers=first[0],
+        cosine=np.take_along_axis(cosines, first[0], 1),
+        likely=likely[0],
+        prior=np.broadcast_to(priors[:, None], first[0].shape),
+        right=first[0] == data.owner[:, None],
+    )
+    to_text = SecondStage(
+        answers=first[1],
+        cosine=np.take_along_axis(cosines.T, first[1], 1),
+        likely=likely[1],
+        prior=priors[first[1]],
+        right=data.owner[first[1]] == rows[1],
+    )
+    return to_image, to_text
 
 
 def _encode(

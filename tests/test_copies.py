@@ -236,8 +236,9 @@ def test_deleted_copies_leave_and_the_next_best_is_shown(tmp_path: Path) -> None
     assert names(hits_of(index, 1)[0]) == ["large.jpg", "b1.png"]
 
 
-def test_many_runs_find_what_one_run_finds(tmp_path: Path) -> None:
-    """Files come, change, move and go in forty runs of random edits; so do they in one, after a compaction, and rebuilt."""
+def test_many_runs_find_what_one_run_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files come, change, move and go in forty runs of random edits; so do they in one, after a compaction, rebuilt, and where
+    all rows are not looked up together."""
     library = Library(tmp_path, seed=5)
     for _ in range(10):
         for _ in range(6):
@@ -251,6 +252,13 @@ def test_many_runs_find_what_one_run_finds(tmp_path: Path) -> None:
         with IndexWriter(tmp_path / "index") as writer:
             act(writer)
         assert paths_of_groups(tmp_path / "index") == expected
+    monkeypatch.setattr("retrieval.store.copies._AT_ONCE", 1)
+    monkeypatch.setattr("retrieval.store.shards.SHARD_ROWS", 7)
+    with IndexWriter(tmp_path / "index") as writer:
+        writer.compact()
+        assert len(writer.manifest.shards) > 3
+        assert len(list((tmp_path / "index" / "copies").glob("*.prints"))) == len(writer.manifest.copies.segments)
+    assert paths_of_groups(tmp_path / "index") == expected
 
 
 def test_an_index_that_knows_no_copies_opens_and_learns_them(tmp_path: Path) -> None:

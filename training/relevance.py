@@ -104,11 +104,7 @@ def _likelier(
 ) -> Floats:
     """How much likelier each hit makes its text than an empty image does, in nats a token, `(n,)`."""
     null = decoder.image_tokens(torch.zeros(1, 3, side, side))
-    parts = []
-    for at in range(0, len(hits.queries), 200):
-        texts = ids[hits.queries[at : at + 200]]
-        tokens_of = image_tokens[hits.images[at : at + 200]].to(null.device, null.dtype)
-        parts.append(
-            (decoder.log_probabilities(tokens_of, texts) - decoder.log_probabilities(null, texts)).cpu().numpy()
-        )
-    return np.concatenate(parts).astype(np.float32)
+    images, texts = torch.from_numpy(hits.images), torch.from_numpy(hits.queries)
+    tokens = image_tokens.to(null.device, null.dtype)
+    likely = decoder.pair_log_probabilities(tokens, ids, images, texts) - decoder.log_probabilities(null, ids)[texts]
+    return likely.cpu().numpy()

@@ -26,6 +26,7 @@ from retrieval.crossmodal.attention import (
     self_projections,
     split_heads,
 )
+from retrieval.crossmodal.likelihood import log_likelihoods
 from retrieval.errors import ModelChoiceError, QueryError
 from retrieval.models.catalog import READER
 
@@ -128,20 +129,20 @@ class CaptionDecoder:
         """`(n,) float32`: log P(text | image) in nats, divided by the text's length with its end mark.
 
         `tokens (n, t, w)` of images and `ids (n, length)` of texts, pair by pair; either may be one, against all of the
-        other. Higher is a better match. Padding counts for nothing.
+        other. Higher is a better match. Padding, and tokens that the decoder does not know, count for nothing.
         """
-        count = max(len(tokens), len(ids))
+        count = torch.arange(max(len(tokens), len(ids)), device=tokens.device)
+        return self.pair_log_probabilities(
+            tokens, ids, count if len(tokens) > 1 else count * 0, count if len(ids) > 1 else count * 0
+        )
+
+    def pair_log_probabilities(self, tokens: Tensor, ids: Tensor, images: Tensor, texts: Tensor) -> Tensor:
+        """The same `(p,)` of many pairs: `images (p,)` are numbers of `tokens`, `texts (p,)` of `ids`."""
         with torch.inference_mode():
-            ids = ids.to(tokens.device)
-            # Padding is at the end and attention looks back, so what is behind the longest text need not be computed.
-            length = int((ids != self._pad).nonzero()[:, 1].max()) + 1
-            states = self._model._encode_text(ids)[1][:, : length - 1]
-            logits = self._decoder(tokens.expand(count, -1, -1), states.expand(count, -1, -1)).float()
-            labels = ids[:, 1:length].expand(count, -1)
-            chosen = logits.gather(-1, labels[..., None])[..., 0] - logits.logsumexp(-1)
-            real = labels != self._pad
-            mean: Tensor = (chosen * real).sum(1) / real.sum(1)
-        return mean
+            device = tokens.device
+            return log_likelihoods(
+                self._model, tokens, ids.to(device), images.to(device), texts.to(device), self._pad
+            )
 
     def words(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The text tower's states `(n, length, w)` of token ids `(n, length)`, and a mask `(n, length)` of those that are not

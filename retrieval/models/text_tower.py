@@ -1,7 +1,8 @@
 """A text tower in ONNX Runtime: what answers a query without importing torch or open_clip.
 
-`export_text_tower` writes one folder for each model in the cache; `TextTower.find` opens it. Weights are 8-bit where that
-keeps the embeddings within cosine 0.999 of the original, and float32 otherwise.
+`export_text_tower` writes one folder for each model in the cache; `TextTower.find` opens it. The embeddings of the vocabulary,
+which are most of many towers, lie beside the graph in half precision and are mapped: a query reads the rows of its own words.
+The other weights are 8-bit where that keeps the embeddings within cosine 0.999 of the original, and float32 otherwise.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from retrieval.types import ModelSpec
 if TYPE_CHECKING:
     from retrieval.models.loading import LoadedModel
 
-FORMAT = 2
+FORMAT = 3
+WORDS = "words.npy"
 # Everyday sentences of different lengths, on which an exported tower must agree with its original.
 PROBES = (
     "a dog",
@@ -52,12 +54,15 @@ class TextTower:
         # The graph was optimised when it was exported; doing it again on every start costs more than it saves.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self.tokenizer = TextTokenizer.open(folder)
+        words = folder / WORDS
         try:
+            self._words = np.load(words, mmap_mode="r", allow_pickle=False) if words.is_file() else None
             self._session = onnxruntime.InferenceSession(
                 str(folder / "text.onnx"), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's exceptions share no public parent
             raise ModelError(f"{folder}: cannot read the exported text tower: {error}") from error
+        self._inputs = {given.name for given in self._session.get_inputs()}
 
     @staticmethod
     def find(spec: ModelSpec) -> TextTower | None:
@@ -67,7 +72,12 @@ class TextTower:
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """`(n, d) float32`, unit rows."""
-        rows = [self._session.run(None, {"ids": ids[None]})[0] for ids in self.tokenizer.encode(texts)]
+        rows = []
+        for ids in self.tokenizer.encode(texts)[:, None]:
+            given = {"ids": ids}
+            if self._words is not None:
+                given["words"] = self._words[ids].astype(np.float32)
+            rows.append(self._session.run(None, {name: value for name, value in given.items() if name in self._inputs})[0])
         return np.concatenate(rows).astype(np.float32)
 
 
@@ -112,6 +122,7 @@ def export_text_tower(loaded: LoadedModel) -> Path:
                 dynamo=False,
             )
         loaded.tokenizer.save(scratch)
+        _take_out_words(plain, scratch)
         precision, cosine = _finish(scratch, plain, wanted)
         (scratch / "tower.json").write_text(
             json.dumps({"format": FORMAT, "name": spec.name, "precision": precision, "cosine": cosine}), "utf-8"
@@ -121,6 +132,32 @@ def export_text_tower(loaded: LoadedModel) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return final
+
+
+def _take_out_words(plain: Path, folder: Path) -> None:
+    """Write the embeddings of the vocabulary to a file of their own, and let the graph be given the rows of a text's ids, as the
+    input `words (1, length, width)`. A graph that looks words up in another way stays as it is."""
+    import onnx
+
+    model = onnx.load(str(plain))
+    graph = model.graph
+    weights = {weight.name: weight for weight in graph.initializer}
+    lookups = [node for node in graph.node if node.op_type == "Gather" and node.input[0] in weights]
+    lookups = [node for node in lookups if node.input[1] == "ids" and len(weights[node.input[0]].dims) == 2]
+    if len(lookups) != 1:
+        return
+    node = lookups[0]
+    table = onnx.numpy_helper.to_array(weights[node.input[0]])
+    np.save(folder / WORDS, table.astype(np.float16), allow_pickle=False)
+    shape = [1, graph.input[0].type.tensor_type.shape.dim[1].dim_value, table.shape[1]]
+    graph.input.append(onnx.helper.make_tensor_value_info("words", onnx.TensorProto.FLOAT, shape))
+    for other in graph.node:
+        other.input[:] = ["words" if name == node.output[0] else name for name in other.input]
+    graph.node.remove(node)
+    graph.initializer.remove(weights[node.input[0]])
+    if not any("ids" in other.input for other in graph.node):
+        del graph.input[0]
+    onnx.save(model, str(plain))
 
 
 def _finish(folder: Path, plain: Path, wanted: NDArray[np.float32]) -> tuple[str, float]:

@@ -32,6 +32,8 @@ from retrieval.types import Kind
 
 _FACTS = ("root", "path", "path_raw", "end", "width", "height", "size", "taken_at", "date_source", "camera", "dhash")
 _BLOCK = 16_384
+# New rows that are looked up together.
+_AT_ONCE = 2_000_000
 _ZERO = datetime(1, 1, 1)
 # A path by its root, its text, and its bytes where the text cannot hold them.
 _Path = tuple[int, str, bytes | None]
@@ -47,18 +49,28 @@ def with_copies(folder: Path, state: Manifest) -> Manifest:
     if before.images > images or before.moments > moments:
         before = CopiesState()
     try:
-        return _Update(folder, replace(state, copies=before)).state()
+        return _current(folder, replace(state, copies=before))
     except FormatError:
         if before == CopiesState():
             raise
-        return _Update(folder, replace(state, copies=CopiesState())).state()
+        return _current(folder, replace(state, copies=CopiesState()))
+
+
+def _current(folder: Path, state: Manifest) -> Manifest:
+    """A state that knows all copies; what is new is looked up some at a time, so that memory does not follow how much it is."""
+    turn = 0
+    while not state.copies_are_current:
+        state = _Update(folder, state, turn).state()
+        turn += 1
+    return state
 
 
 class _Update:
-    """One publication's look for copies."""
+    """A look for copies of the first of what is new; `turn` counts those of one publication."""
 
-    def __init__(self, folder: Path, state: Manifest) -> None:
+    def __init__(self, folder: Path, state: Manifest, turn: int) -> None:
         self._folder, self._before = folder, state
+        self._name = f"copies/{state.generation:06d}" + (f"-{turn}" if turn else "")
         self._reader = ShardReader(folder, state)
         self._stored = StoredEmbeddings(folder, state, self._reader)
         self._places = RowPlaces(state)
@@ -66,18 +78,24 @@ class _Update:
         self._groups = CopyGroups.open(folder, state) or CopyGroups.of([])
 
     def state(self) -> Manifest:
-        """The state with what is new looked up."""
-        parts = list(self._fresh())
-        before, generation = self._before.copies, self._before.generation
-        after = replace(before, images=self._before.rows("image"), moments=self._before.rows("video"))
+        """The state with the next `_AT_ONCE` rows looked up, or a few more."""
+        after, parts = self._before.copies, []
+        rows = 0
+        for covered, part in self._fresh():
+            after = covered
+            if part is not None:
+                parts.append(part)
+                rows += len(part)
+            if rows >= _AT_ONCE:
+                break
         if not parts:
             return replace(self._before, copies=after)
         fresh = Segment.of(Fingerprints.joined(parts))
         groups = self._grouped(fresh)
         if groups is not None:
-            after = replace(after, groups=groups.write(self._folder, f"copies/{generation:06d}.groups"))
+            after = replace(after, groups=groups.write(self._folder, f"{self._name}.groups"))
         kept, merged = self._merged(fresh)
-        segment = write_segment(self._folder, f"copies/{generation:06d}.prints", merged)
+        segment = write_segment(self._folder, f"{self._name}.prints", merged)
         return replace(self._before, copies=replace(after, segments=(*kept, segment)))
 
     def _merged(self, fresh: Segment) -> tuple[tuple[CopiesFile, ...], Segment]:
@@ -171,19 +189,30 @@ class _Update:
         prints = Fingerprints.joined(parts)
         return prints.take(np.argsort(prints.places, kind="stable"))
 
-    def _fresh(self) -> Iterator[Fingerprints]:
-        """The fingerprints of living rows that were not looked at yet, in the order of their places."""
-        covered: dict[Kind, int] = {"image": self._before.copies.images, "video": self._before.copies.moments}
+    def _fresh(self) -> Iterator[tuple[CopiesState, Fingerprints | None]]:
+        """The living rows that were not looked at yet, shard by shard in the order of their places: what will have been looked
+        at with them, and their fingerprints."""
+        state = self._before.copies
+        covered: dict[Kind, int] = {"image": state.images, "video": state.moments}
         for kind, done in covered.items():
-            first = 0
+            first, last = 0, -1
             before: _Path | None = None
             for number, shard in enumerate(self._before.shards):
                 if shard.kind != kind:
                     continue
                 start, first = first, first + shard.rows
+                if first <= done:
+                    last = number
+                    continue
+                if kind == "video" and before is None and last >= 0 and start == done:
+                    # A video may begin in what an earlier turn looked at.
+                    end = np.array([self._before.shards[last].rows - 1])
+                    before = next(zip(*self._reader.take(last, end, _FACTS[:3]).to_pydict().values(), strict=True))
+                state = replace(state, images=first) if kind == "image" else replace(state, moments=first)
                 rows = np.arange(max(0, done - start), shard.rows, dtype=np.int64)
                 rows = np.setdiff1d(rows, shard.tombstone_rows(), assume_unique=True)
                 if not len(rows):
+                    yield state, None
                     continue
                 table = self._reader.take(number, rows, _FACTS)
                 contents = np.zeros(shard.rows, np.uint64)
@@ -197,8 +226,7 @@ class _Update:
                 else:
                     heads = list(range(len(paths)))
                 before = paths[-1]
-                if heads:
-                    yield _fingerprints(kind, table, paths, heads, start + rows, contents[rows])
+                yield state, _fingerprints(kind, table, paths, heads, start + rows, contents[rows]) if heads else None
 
 
 def _fingerprints(
