@@ -29,9 +29,9 @@ _LONGEST_NAME = 255
 # Times of moments are rounded to thousandths of a second.
 _EXACT = 0.0011
 # How far before a moment decoding begins where it does not give every frame, in seconds; None is the file's beginning.
-_EARLIER: tuple[float | None, ...] = (0.0, 10.0, None)
+EARLIER: tuple[float | None, ...] = (0.0, 10.0, None)
 _LATE = 2.0
-_ERRORS = (av.error.FFmpegError, ValueError, OverflowError, OSError)
+ERRORS = (av.error.FFmpegError, ValueError, OverflowError, OSError)
 
 
 def cut(place: Place, folder: Path, rank: int) -> Path:
@@ -46,11 +46,11 @@ def cut(place: Place, folder: Path, rank: int) -> Path:
     scratch = target.with_name(f".{target.stem}.partial{target.suffix}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        span = _look(place.path, place.start, place.end)
-        if not (span.copyable and _copied(place.path, span, scratch)):
+        span = find_span(place.path, place.start, place.end)
+        if not (span.copyable and copied(place.path, span, scratch)):
             _encode(place.path, span, scratch)
         os.replace(scratch, target)
-    except _ERRORS as error:
+    except ERRORS as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MediaError("read", f"cannot be cut: {' '.join(str(reason).split())[:150]}") from error
     finally:
@@ -73,7 +73,7 @@ def _name(path: str, start: float, end: float, rank: int) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Span:
+class Span:
     """The frames of a moment, in order: `durations` by their times, and `digests` of their pixels. Times are in `time_base` by
     the clock of the file. Decoding that begins `earlier` seconds before gives them all."""
 
@@ -93,7 +93,7 @@ class _Span:
         return float(self.start * self.time_base), float((self.start + sum(self.durations.values())) * self.time_base)
 
 
-class _Source:
+class Source:
     """A video opened for reading some of it."""
 
     def __init__(self, path: str) -> None:
@@ -108,7 +108,7 @@ class _Source:
         start = self.opened.start_time
         self.origin = start / av.time_base if start is not None else 0.0
 
-    def __enter__(self) -> _Source:
+    def __enter__(self) -> Source:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -147,11 +147,11 @@ class _Source:
             yield from self.video.codec_context.decode(None)
 
 
-def _look(path: str, start: float, end: float) -> _Span:
+def find_span(path: str, start: float, end: float) -> Span:
     """Find the frames of a moment, whose times count from the beginning of the file."""
-    best: _Span | None = None
-    for earlier in _EARLIER:
-        with _Source(path) as source:
+    best: Span | None = None
+    for earlier in EARLIER:
+        with Source(path) as source:
             first, last = start + source.origin, end + source.origin
             span, whole = _read(source, first, last, earlier)
         if span is not None and (best is None or len(span.durations) > len(best.durations)):
@@ -163,7 +163,7 @@ def _look(path: str, start: float, end: float) -> _Span:
     return best
 
 
-def _read(source: _Source, first: float, last: float, earlier: float | None) -> tuple[_Span | None, bool]:
+def _read(source: Source, first: float, last: float, earlier: float | None) -> tuple[Span | None, bool]:
     """The frames between two times, and whether they are all that there are: decoding may have begun too late."""
     base = source.time_base
     packets: list[tuple[int, bool]] = []
@@ -189,7 +189,7 @@ def _read(source: _Source, first: float, last: float, earlier: float | None) -> 
     stamps = sorted(frames)
     end = max(round(last / base), stamps[-1] + 1)
     return (
-        _Span(
+        Span(
             durations={stamp: after - stamp for stamp, after in zip(stamps, [*stamps[1:], end], strict=True)},
             digests=[frames[stamp] for stamp in stamps],
             time_base=base,
@@ -221,11 +221,11 @@ def _digest(frame: av.VideoFrame) -> int:
     return zlib.crc32(frame.to_ndarray(format="gray").tobytes(), frame.rotation % 360)
 
 
-def _copied(path: str, span: _Span, target: Path) -> bool:
+def copied(path: str, span: Span, target: Path) -> bool:
     """Copy the packets; whether the copy shows the same."""
     start, end = span.seconds
-    with contextlib.suppress(*_ERRORS):
-        with _Source(path) as source, _opened(target) as out:
+    with contextlib.suppress(*ERRORS):
+        with Source(path) as source, opened(target) as out:
             copies = {source.video.index: out.add_stream_from_template(source.video), **_sound(source, out)}
             begun = False
             for packet in source.packets(start, end, span.earlier, sound=True):
@@ -237,7 +237,7 @@ def _copied(path: str, span: _Span, target: Path) -> bool:
                 elif not _within(packet, start, end):
                     continue
                 _mux(out, packet, copies[packet.stream.index], start)
-        with _Source(os.fspath(target)) as written:
+        with Source(os.fspath(target)) as written:
             shown = [
                 (float(frame.pts * written.time_base), _digest(frame))
                 for frame in written.frames(0, 1e9, None)
@@ -250,11 +250,11 @@ def _copied(path: str, span: _Span, target: Path) -> bool:
     return False
 
 
-def _encode(path: str, span: _Span, target: Path) -> None:
+def _encode(path: str, span: Span, target: Path) -> None:
     """Decode the frames and encode them anew."""
     start, end = span.seconds
     left = dict(span.durations)
-    with _Source(path) as source, _opened(target) as out:
+    with Source(path) as source, opened(target) as out:
         writer = VideoWriter(out, source.video, span.time_base, target.suffix)
         copies = _sound(source, out)
         sound: list[av.Packet[Any]] = []
@@ -281,13 +281,13 @@ def _encode(path: str, span: _Span, target: Path) -> None:
         raise ValueError(f"{len(left)} of {len(span.durations)} frames could not be decoded")
 
 
-def _opened(target: Path) -> av.container.OutputContainer:
+def opened(target: Path) -> av.container.OutputContainer:
     out = av.open(os.fspath(target), "w")
     out.metadata[COMMENT] = MARK
     return out
 
 
-def _sound(source: _Source, out: av.container.OutputContainer) -> dict[int, Any]:
+def _sound(source: Source, out: av.container.OutputContainer) -> dict[int, Any]:
     return {stream.index: out.add_stream_from_template(stream) for stream in source.opened.streams.audio}
 
 

@@ -20,7 +20,7 @@ from server.guard import Guard, Patience
 from server.http import Compressed
 from server.lanes import Lane
 from server.logs import AccessLog
-from server.media import Files
+from server.media import PREVIEW_SECONDS, Files
 from server.memory import keep_trimmed
 from server.metrics import Metrics
 from server.openapi import complete
@@ -61,11 +61,12 @@ def create_app(config: ServeConfig) -> FastAPI:
     access = Access(config.token) if config.token is not None else None
     metrics = Metrics()
     service = SearchService(config.folder, config.device, metrics)
-    files = Files(config.folder, config.roots, service.images, cache_dir() / "thumbs")
+    files = Files(config.folder, config.roots, service.images, cache_dir())
     uploads = Uploads(metrics)
     cores = os.cpu_count() or 1
     reads = Lane("file", metrics, threads=4, bound=1024, seconds=30)
     makes = Lane("thumb", metrics, threads=max(2, cores), bound=256, seconds=60)
+    previews = Lane("preview", metrics, threads=1, bound=16, seconds=PREVIEW_SECONDS)
     roots = [*config.roots, *([config.folder.parent] if config.folder.name == ".mmsearch" else [])]
     watcher = Watcher(config.folder, roots, config.device, config.watch_poll) if config.watch else None
     service.warm()
@@ -79,7 +80,7 @@ def create_app(config: ServeConfig) -> FastAPI:
         trimming.cancel()
         if watcher is not None:
             await asyncio.to_thread(watcher.close)
-        for part in (service, uploads, reads, makes):
+        for part in (service, uploads, reads, makes, previews):
             await asyncio.to_thread(part.close)
 
     app = FastAPI(
@@ -94,7 +95,7 @@ def create_app(config: ServeConfig) -> FastAPI:
     add_errors(app)
     add_searching(app, service, uploads, config.deepest)
     add_reading(app, service, files)
-    add_files(app, service, files, reads, makes)
+    add_files(app, service, files, reads=reads, makes=makes, previews=previews)
     add_about(app, service, watcher, load_page(), access)
     complete(app, cookie=f"mmsearch_{config.port}", token=access is not None)
     routes = sorted({str(route.path).partition("/{")[0] for route in app.routes if hasattr(route, "path")}, key=len)

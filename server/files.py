@@ -1,4 +1,4 @@
-"""`/media` and `/thumb`: the files of items and their thumbnails."""
+"""`/media`, `/preview` and `/thumb`: the files of items, previews of their videos, and their thumbnails."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ _ALONE = (
 _JPEG = binary("image/jpeg", "The picture")
 
 
-def add_files(app: FastAPI, service: SearchService, files: Files, reads: Lane, makes: Lane) -> None:
-    """The routes. `reads` is the lane for what is on disk as it is wanted, `makes` the one for what has to be decoded."""
+def add_files(
+    app: FastAPI, service: SearchService, files: Files, *, reads: Lane, makes: Lane, previews: Lane
+) -> None:
+    """The routes. `reads` is the lane for what is on disk as it is wanted, `makes` the one for images that have to be decoded,
+    `previews` the one for videos."""
 
     @app.get("/media/{identity}", response_class=Response, responses=FILE, summary="The file of an item, by ranges")
     async def media(request: Request, identity: str) -> Response:
@@ -45,6 +48,26 @@ def add_files(app: FastAPI, service: SearchService, files: Files, reads: Lane, m
                 raise MediaError("read", "the file is gone") from error
 
         return await reads.run(answer, request)
+
+    @app.get(
+        "/preview/{identity}", response_class=Response, responses=binary("video/mp4", "The stretch of the video"),
+        summary="A moment of a video, or another stretch of it, as an MP4 that every browser plays",
+    )  # fmt: skip
+    async def preview(
+        request: Request,
+        identity: str,
+        start: Annotated[float | None, Query(ge=0, le=1e7, allow_inf_nan=False)] = None,
+        end: Annotated[float | None, Query(ge=0, le=1e7, allow_inf_nan=False)] = None,
+    ) -> Response:
+        item = await service.item(identity, request)
+        if item.kind != "video" or item.start is None or item.end is None:
+            raise MediaError("read", "only moments of videos have previews")
+        first, last = (item.start, item.end) if start is None or end is None else (start, end)
+        if last <= first:
+            raise MediaError("read", "the end of a preview is after its start")
+        content = await previews.run(lambda asked: files.preview(item, first, last, asked), request)
+        headers = {"Cache-Control": REVALIDATE, "Content-Security-Policy": _ALONE}
+        return bytes_response(request, content, "video/mp4", headers)
 
     @app.get("/thumb/{identity}", response_class=Response, responses=_JPEG, summary="A small picture of an item")
     async def thumb(request: Request, identity: str, size: Annotated[int, Query(ge=16, le=1024)] = 256) -> Response:

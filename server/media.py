@@ -6,19 +6,25 @@ for it: a link that leads out of them is not followed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import mimetypes
 import os
+import subprocess
+import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL.Image import Image
 
+from media.child import module_command, module_environment
 from media.names import printable
 from media.reader import ImageReader
 from media.types import MEMBER, below, below_any
 from media.walk import source_kind
+from retrieval.cancellation import Cancellation
 from retrieval.errors import MediaError, MmsearchError
 from retrieval.files import DiskCache
 from retrieval.store.manifest import read_manifest
@@ -27,6 +33,8 @@ from server.service import stamp
 
 SIZES = (128, 256, 384, 512, 1024)
 CACHE_BYTES = 512 * 1024**2
+# Previews of videos that a browser does not play; one that takes longer to make is given up, in seconds.
+PREVIEW_BYTES, PREVIEW_SECONDS = 1024**3, 120
 # What not every system's table of types knows.
 _TYPES = {
     ".webp": "image/webp", ".avif": "image/avif", ".heic": "image/heic", ".heif": "image/heif", ".jp2": "image/jp2",
@@ -45,7 +53,8 @@ class Files:
         self._named = [os.path.realpath(root) for root in roots]
         self._indexed: tuple[tuple[int, ...], list[str]] = ((), [])
         self._images = images
-        self._cache = DiskCache(cache, CACHE_BYTES)
+        self._cache = DiskCache(cache / "thumbs", CACHE_BYTES)
+        self._previews = DiskCache(cache / "previews", PREVIEW_BYTES)
 
     def place(self, item: Item) -> str:
         """Where the file of an item is. Raises `MediaError`, which says why, where it is gone or lies outside of every root."""
@@ -97,6 +106,47 @@ class Files:
         rgb.save(out, "JPEG", quality=82)
         self._cache.put(_key(item, size), out.getvalue())
         return out.getvalue()
+
+
+    def preview(self, item: Item, start: float, end: float, cancellation: Cancellation) -> bytes:
+        """A stretch of a video as an MP4 that every browser plays, from the cache or made by a process apart. Raises `MediaError`,
+        and `Cancelled` where nobody waits for it any more."""
+        place = self.place(item)
+        key = f"{version(item)}-{start:.3f}-{end:.3f}.mp4"
+        made = self._previews.get(key)
+        if made is None:
+            with tempfile.TemporaryDirectory(prefix="mmsearch-preview-") as folder:
+                target = Path(folder, "preview.mp4")
+                _make_preview(place, start, end, target, cancellation)
+                made = target.read_bytes()
+            self._previews.put(key, made)
+        return made
+
+
+def _make_preview(place: str, start: float, end: float, target: Path, cancellation: Cancellation) -> None:
+    command = module_command("media.preview", place, repr(start), repr(end), os.fspath(target))
+    deadline = time.monotonic() + PREVIEW_SECONDS
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=module_environment(),
+        start_new_session=True,
+    ) as process:
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    said = process.communicate(timeout=0.1)[1].decode("utf-8", "replace").strip().splitlines()
+                    break
+                cancellation.check()
+                if time.monotonic() > deadline:
+                    raise MediaError("decode", f"making a preview took more than {PREVIEW_SECONDS} s")
+        finally:
+            process.kill()
+    if process.returncode:
+        reason = said[-1] if process.returncode == 1 and said else "the decoder crashed on this file"
+        raise MediaError("decode", reason)
 
 
 def version(item: Item) -> str:

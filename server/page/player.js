@@ -1,8 +1,10 @@
 // @ts-check
-/** A video that is played from a moment of it, to that moment's end, with its other moments on a line under it. */
+/** A video that is played from a moment of it, to that moment's end, with its other moments on a line under it. Of what a browser
+ * cannot play, previews of the moments are shown. */
 
 import { clock, el, nameOf, times } from "./dom.js";
 import { refusalOf } from "./images.js";
+import { texts } from "./texts.js";
 
 /** @typedef {import("./requests.js").Hit} Hit */
 /** @typedef {import("./requests.js").Moment} Moment */
@@ -30,19 +32,39 @@ export function play(hit, poster, stage, line, signal, failed) {
   video.setAttribute("aria-label", nameOf(hit));
   /** @type {number | null} Where to stop; null once somebody chose another place. */
   let until = hit.end;
-  let jump = false;
+  let jump = false, previewed = false;
   const seek = (/** @type {number} */ to, /** @type {number | null} */ end) => {
     jump = true;
     until = end;
     video.currentTime = to;
   };
+  /** Show a stretch in a form that every browser plays; its time begins at nought. */
+  const preview = (/** @type {Moment | Hit} */ stretch) => {
+    previewed = true;
+    until = null;
+    video.src = `${hit.media_url.replace("/media/", "/preview/")}?${new URLSearchParams({ start: String(stretch.start), end: String(stretch.end) })}`;
+    video.play().catch(() => {});
+  };
+  const failedHere = () => {
+    if (signal.aborted) return;
+    if (previewed || hit.start === null) { tellFailure(hit, signal, failed); return; }
+    refusalOf(hit.media_url, signal).then((why) => {
+      if (why) { failed(why); return; }
+      stage.append(el("p", { className: "note", textContent: texts.preview }));
+      mark(line, hit, Math.max(...(hit.moments ?? []).map((moment) => moment.end), hit.end ?? 0), preview);
+      preview(hit);
+    }, () => {});
+  };
   video.addEventListener("loadedmetadata", () => {
+    if (previewed) return;
+    // Some play the sound of what they cannot show.
+    if (!video.videoWidth) { failedHere(); return; }
     seek(hit.start ?? 0, hit.end);
     mark(line, hit, video.duration, (moment) => {
       seek(moment.start, moment.end);
       video.play().catch(() => {});
     });
-  }, { once: true });
+  });
   video.addEventListener("seeking", () => {
     if (!jump) until = null;
     jump = false;
@@ -52,7 +74,7 @@ export function play(hit, poster, stage, line, signal, failed) {
     until = null;
     video.pause();
   });
-  video.addEventListener("error", () => { if (!signal.aborted) tellFailure(hit, signal, failed); });
+  video.addEventListener("error", failedHere);
   // A video that is only taken out of the document goes on loading.
   signal.addEventListener("abort", () => { video.removeAttribute("src"); video.load(); }, { once: true });
   video.src = hit.media_url;

@@ -28,6 +28,7 @@ export const texts = {
   goneFile: "the file is gone",
   unseen: (/** @type {string} */ name) => `${name} cannot be shown now`,
   unplayable: "This browser cannot play the file.",
+  preview: "This browser cannot play the file itself; this is a preview of the moment.",
   relevance: (/** @type {string} */ word) => (word && word !== "by words" ? `${word} relevant` : word),
   byWords: "by words",
   // From which probability on each holds.
