@@ -23,7 +23,6 @@ import numpy as np
 
 from benchmarks.speed import command, report, spread, write_photos
 
-_FOLDER = 1000
 _PART = 16_384
 
 
@@ -41,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = commands.add_parser("files", help="a folder of many files, all unchanged")
     files.add_argument("folder", type=Path)
     files.add_argument("--count", type=int, default=1_000_000)
+    files.add_argument("--each", type=int, default=1000, help="files in each of its folders")
     files.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args(arguments)
     if given.what == "touch":
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report(size)
         draw(measured_sizes, given.output)
     else:
-        report(measure_files(given.folder, given.count, given.rounds))
+        report(measure_files(given.folder, given.count, given.each, given.rounds))
     return 0
 
 
@@ -112,11 +112,11 @@ def draw(sizes: Sequence[dict[str, Any]], output: Path) -> None:
     figure.savefig(output, dpi=90)
 
 
-def measure_files(folder: Path, count: int, rounds: int) -> dict[str, object]:
+def measure_files(folder: Path, count: int, each: int, rounds: int) -> dict[str, object]:
     """Seconds and megabytes of an `index` run over `count` unchanged files, and of `find` over the same."""
     index = folder.with_name(folder.name + "-index")
     if not index.exists():
-        _make(folder, index, count)
+        _make(folder, index, count, each)
     ours: list[float] = []
     theirs: list[float] = []
     peak = 0.0
@@ -136,7 +136,7 @@ def measure_files(folder: Path, count: int, rounds: int) -> dict[str, object]:
     }
 
 
-def _make(folder: Path, index: Path, count: int) -> None:
+def _make(folder: Path, index: Path, count: int, each: int) -> None:
     """Files of a byte each, and an index that has a row for each of them."""
     from retrieval.models.encoder import Encoder
     from retrieval.models.export import ensure_exported
@@ -152,7 +152,7 @@ def _make(folder: Path, index: Path, count: int) -> None:
         for start in range(0, count, _PART):
             items = []
             for number in range(start, min(count, start + _PART)):
-                file = folder.absolute() / f"{number // _FOLDER:06d}" / f"{number:08d}.jpg"
+                file = folder.absolute() / f"{number // each:06d}" / f"{number:08d}.jpg"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(b"0")
                 stat = file.stat()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 from PIL import Image
 
 from media.cutting import EARLIER, ERRORS, Source, copied, find_span
@@ -41,7 +42,8 @@ def write_preview(path: str, start: float, end: float, target: Path) -> None:
         span = find_span(path, start, end) if _is_played(path) else None
         if span is None or not (span.copyable and copied(path, span, target)):
             # A file may be sought to a place that is too late.
-            if not any(_encode(path, start, end, earlier, target) for earlier in EARLIER):
+            shown = any(_encode(path, start, end, earlier, target) for earlier in EARLIER)
+            if not shown:
                 raise MediaError("decode", "cannot be shown: none of its frames can be decoded")
     except ERRORS as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -142,7 +144,8 @@ class _Pictures:
             self._stream.width, self._stream.height = (max(2, side // 2 * 2) for side in rgb.size)
             self.begun = True
         size = (self._stream.width, self._stream.height)
-        frame = av.VideoFrame.from_image(rgb if rgb.size == size else rgb.resize(size)).reformat(format="yuv420p")
+        pixels = np.asarray(rgb if rgb.size == size else rgb.resize(size))
+        frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format="yuv420p")
         frame.pts, frame.time_base = round(time / _BASE), _BASE
         self._durations[frame.pts] = max(1, round(until / _BASE) - frame.pts)
         self._mux(self._stream.encode(frame))

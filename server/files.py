@@ -25,9 +25,7 @@ _ALONE = (
 _JPEG = binary("image/jpeg", "The picture")
 
 
-def add_files(
-    app: FastAPI, service: SearchService, files: Files, *, reads: Lane, makes: Lane, previews: Lane
-) -> None:
+def add_files(app: FastAPI, service: SearchService, files: Files, *, reads: Lane, makes: Lane, previews: Lane) -> None:
     """The routes. `reads` is the lane for what is on disk as it is wanted, `makes` the one for images that have to be decoded,
     `previews` the one for videos."""
 

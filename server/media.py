@@ -107,10 +107,9 @@ class Files:
         self._cache.put(_key(item, size), out.getvalue())
         return out.getvalue()
 
-
     def preview(self, item: Item, start: float, end: float, cancellation: Cancellation) -> bytes:
-        """A stretch of a video as an MP4 that every browser plays, from the cache or made by a process apart. Raises `MediaError`,
-        and `Cancelled` where nobody waits for it any more."""
+        """A stretch of a video as an MP4 that every browser plays, from the cache or made by a process apart. Raises
+        `MediaError`, and `Cancelled` where nobody waits for it any more."""
         place = self.place(item)
         key = f"{version(item)}-{start:.3f}-{end:.3f}.mp4"
         made = self._previews.get(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from multiprocessing import get_context
@@ -18,22 +18,47 @@ from tests.conftest import picture
 SMALL = VideoFormat(width=160, height=120, rate=20, options={"preset": "ultrafast", "g": "40"})
 
 
-def shots(seeds: Sequence[int], seconds: float = 2.0) -> list[Shot]:
-    return [Shot(image=picture(seed, 320, 240), seconds=seconds) for seed in seeds]
+# Photos inside scikit-image's package that a model tells apart.
+_PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "horse.png", "coins.png", "moon.png", "brick.png",
+           "motorcycle_left.png", "clock_motion.png")  # fmt: skip
 
 
-def film(file: Path, seeds: Sequence[int], seconds: float = 2.0, how: VideoFormat = SMALL) -> list[float]:
-    """A film of one shot a seed; returns where shots begin and the last ends."""
+def scene(seed: int, width: int = 320, height: int = 240) -> Image.Image:
+    """What a shot shows: part of a photo, another photo for each of ten seeds that follow each other. Pictures of noise look
+    alike to a model that has learnt to see things."""
+    import skimage
+
+    with Image.open(Path(skimage.__file__).with_name("data") / _PHOTOS[seed % len(_PHOTOS)]) as opened:
+        photo = opened.convert("RGB")
+    margin = 0.02 * (seed // len(_PHOTOS) % 8)
+    left, top = int(margin * photo.width), int(margin * photo.height)
+    return photo.crop((left, top, photo.width - left, photo.height - top)).resize((width, height))
+
+
+def shots(
+    seeds: Sequence[int], seconds: float = 2.0, draw: Callable[[int, int, int], Image.Image] = picture
+) -> list[Shot]:
+    return [Shot(image=draw(seed, 320, 240), seconds=seconds) for seed in seeds]
+
+
+def film(
+    file: Path,
+    seeds: Sequence[int],
+    seconds: float = 2.0,
+    how: VideoFormat = SMALL,
+    draw: Callable[[int, int, int], Image.Image] = picture,
+) -> list[float]:
+    """A film of one shot a seed, which `draw` makes; returns where shots begin and the last ends."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if how.codec == "libsvtav1":
         # As root it gives the thread that calls it real-time priority, which all that is started later would inherit.
         with ProcessPoolExecutor(1, get_context("spawn")) as apart:
-            return apart.submit(_write, file, seeds, seconds, how).result()
-    return _write(file, seeds, seconds, how)
+            return apart.submit(_write, file, shots(seeds, seconds, draw), how).result()
+    return _write(file, shots(seeds, seconds, draw), how)
 
 
-def _write(file: Path, seeds: Sequence[int], seconds: float, how: VideoFormat) -> list[float]:
-    return write_video(file, shots(seeds, seconds), how)
+def _write(file: Path, shown: list[Shot], how: VideoFormat) -> list[float]:
+    return write_video(file, shown, how)
 
 
 def with_subtitles(

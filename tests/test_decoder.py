@@ -12,10 +12,10 @@ from torch import Tensor
 
 from retrieval.crossmodal.decoder import CaptionDecoder, DecodeConfig
 from retrieval.errors import ModelError, QueryError
-from retrieval.models.convcoca import ConvCoCa, ConvCoCaConfig
+from retrieval.models.convcoca import ConvCoCa
 from retrieval.models.loading import LoadedModel
 from retrieval.models.tokens import TextTokenizer
-from tests.cocas import conv_coca, loaded_coca, open_coca
+from tests.cocas import conv_coca, loaded_coca, open_coca, small_sizes
 
 
 @pytest.fixture(scope="module", params=[conv_coca, open_coca])
@@ -178,7 +178,7 @@ def test_settings_out_of_range_are_refused(loaded: LoadedModel, config: DecodeCo
 
 
 def test_a_model_without_a_decoder_names_one_that_has_it() -> None:
-    model = ConvCoCa(ConvCoCaConfig(stem=8, blocks=(1, 1, 1), vocab_size=50, text_width=32, decoder_layers=0))
+    model = ConvCoCa(small_sizes(50, decoder_layers=0))
     loaded = replace(loaded_coca(conv_coca), model=model)
     with pytest.raises(ModelError, match="mini"):
         CaptionDecoder(loaded)

@@ -34,7 +34,7 @@ from retrieval.store.journal import UnitResult
 from retrieval.store.writer import IndexWriter
 from retrieval.types import Item, Query, Rerank
 from tests.conftest import Command, picture, write_photos
-from tests.films import SMALL, animation, film, same_picture, with_subtitles
+from tests.films import SMALL, animation, film, same_picture, scene, with_subtitles
 
 SEEDS = (11, 12, 13, 14, 15)
 
@@ -59,8 +59,8 @@ def library(tmp_path_factory: pytest.TempPathFactory, mini: Encoder) -> Path:
     """Photos, a film with subtitles beside it, the same film in another container, an animation, and damaged files."""
     folder = tmp_path_factory.mktemp("library")
     write_photos(folder, 6)
-    film(folder / "film.mp4", SEEDS)
-    film(folder / "other" / "film.mkv", SEEDS)
+    film(folder / "film.mp4", SEEDS, draw=scene)
+    film(folder / "other" / "film.mkv", SEEDS, draw=scene)
     animation(folder / "moving.gif", (21, 22))
     (folder / "film.en.srt").write_text("1\n00:00:02,500 --> 00:00:03,500\nA dog barks loudly\n\n")
     (folder / "empty.mp4").write_bytes(b"")
@@ -76,7 +76,7 @@ def library(tmp_path_factory: pytest.TempPathFactory, mini: Encoder) -> Path:
 
 def test_a_film_is_journalled_in_one_part(tmp_path: Path, mini: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that dies between a film's moments and its words would never come back for them."""
-    film(tmp_path / "plain.mkv", SEEDS[:2])
+    film(tmp_path / "plain.mkv", SEEDS[:2], draw=scene)
     with_subtitles(tmp_path / "plain.mkv", "1\n00:00:00,000 --> 00:00:01,000\nsaid\n", tmp_path / "said.mkv")
     (tmp_path / "plain.mkv").unlink()
     parts: list[list[str]] = []
@@ -99,7 +99,7 @@ def engine(library: Path) -> Iterator[Engine]:
 
 def test_a_shots_picture_finds_the_shot(engine: Engine) -> None:
     for number, seed in enumerate(SEEDS):
-        query = Query(images=(picture(seed, 320, 240),), kind="video", k=40, group=False)
+        query = Query(images=(scene(seed),), kind="video", k=40, group=False)
         whole = [hit for hit in engine.search(query) if "half" not in hit.item.path]
         best = whole[0].item
         assert overlap(best, 2.0 * number, 2.0 * number + 2) >= 0.9
@@ -116,7 +116,7 @@ def test_two_containers_give_the_same_moments(engine: Engine) -> None:
 
 
 def test_moments_of_a_video_are_one_hit_unless_asked(engine: Engine) -> None:
-    query = Query(images=(picture(SEEDS[2], 320, 240),), k=10)
+    query = Query(images=(scene(SEEDS[2]),), k=10)
     grouped, flat = engine.search(query), engine.search(replace(query, group=False))
     paths = [hit.item.path for hit in grouped]
     assert len(set(paths)) == len(paths) == 10
@@ -149,8 +149,8 @@ def test_an_unchanged_library_is_left_alone(library: Path, mini: Encoder) -> Non
 
 def test_a_moments_picture_is_from_its_middle(engine: Engine) -> None:
     reader = ImageReader(64)
-    hits = engine.search(Query(images=(picture(SEEDS[1], 320, 240),), kind="video", k=1))
-    assert same_picture(reader.image(hits[0].item.image_place), picture(SEEDS[1], 320, 240)) < 30
+    hits = engine.search(Query(images=(scene(SEEDS[1]),), kind="video", k=1))
+    assert same_picture(reader.image(hits[0].item.image_place), scene(SEEDS[1])) < 30
 
 
 def test_moments_are_re_ranked_like_pictures(engine: Engine) -> None:
@@ -164,7 +164,7 @@ def test_moments_are_re_ranked_like_pictures(engine: Engine) -> None:
 
 
 def test_a_video_is_a_query(engine: Engine, library: Path, tmp_path: Path) -> None:
-    film(tmp_path / "query.mp4", SEEDS[3:4])
+    film(tmp_path / "query.mp4", SEEDS[3:4], draw=scene)
     clip = query_media(os.fspath(tmp_path / "query.mp4"))
     assert isinstance(clip, tuple) and len(clip) >= 1
     best = engine.search(Query(images=(clip,), kind="video", k=1, group=False))[0].item
@@ -177,7 +177,7 @@ def test_a_video_is_a_query(engine: Engine, library: Path, tmp_path: Path) -> No
 
 
 def test_a_cut_plays_and_shows_the_moment(engine: Engine, tmp_path: Path) -> None:
-    hits = engine.search(Query(images=(picture(SEEDS[4], 320, 240),), kind="video", k=30, group=False))
+    hits = engine.search(Query(images=(scene(SEEDS[4]),), kind="video", k=30, group=False))
     for name in ("film.mp4", "film.mkv"):
         hit = next(one for one in hits if one.item.path.endswith(name))
         file = cut(hit.item.image_place, tmp_path, hit.rank)
@@ -186,7 +186,7 @@ def test_a_cut_plays_and_shows_the_moment(engine: Engine, tmp_path: Path) -> Non
         assert 1.5 <= len(frames) / 20 <= 2 + 2.1
         shown = frames[-5]
         assert isinstance(shown, av.VideoFrame)
-        assert same_picture(Image.fromarray(shown.to_ndarray(format="rgb24")), picture(SEEDS[4], 320, 240)) < 30
+        assert same_picture(Image.fromarray(shown.to_ndarray(format="rgb24")), scene(SEEDS[4])) < 30
     with pytest.raises(MediaError, match="only moments"):
         cut(replace(hit.item, start=None).image_place, tmp_path, 1)
 
@@ -224,8 +224,8 @@ class Heard:
 
 
 def test_speech_is_transcribed_once_where_asked(tmp_path: Path, mini: Encoder) -> None:
-    film(tmp_path / "plain.mp4", SEEDS[:1])
-    film(tmp_path / "inner.mkv", SEEDS[:1])
+    film(tmp_path / "plain.mp4", SEEDS[:1], draw=scene)
+    film(tmp_path / "inner.mkv", SEEDS[:1], draw=scene)
     with_subtitles(
         tmp_path / "inner.mkv",
         "1\n00:00:00,000 --> 00:00:01,000\nwritten\n",
@@ -266,7 +266,7 @@ def test_a_summary_covers_every_shot_of_a_short_film(library: Path, mini: Encode
     for number, seed in enumerate(SEEDS):
         mine = [n for n in picked if abs(seen.moments[n].start - 2.0 * number) < 0.2]
         assert mine, f"shot {number}"
-        assert same_picture(seen.image(mine[0]), picture(seed, 320, 240)) < 30
+        assert same_picture(seen.image(mine[0]), scene(seed)) < 30
     assert seen.transcript(1) == "A dog barks loudly" and seen.transcript(0) is None
 
 
@@ -331,7 +331,7 @@ def test_a_paragraph_joins_captions_in_order() -> None:
 
 def test_the_commands_over_videos(library: Path, command: Command, tmp_path: Path) -> None:
     index = ("--index", str(library))
-    picture(SEEDS[0], 320, 240).save(tmp_path / "q.png")
+    scene(SEEDS[0]).save(tmp_path / "q.png")
     shown = command("search", "--image", "q.png", "--kind", "video", *index, "-k", "3")
     assert "00:00–00:02" in shown.stdout and "also" in shown.stdout
     flat = command("search", "--image", "q.png", "--kind", "video", "--moments", *index, "-k", "30", "--json")

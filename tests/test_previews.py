@@ -58,7 +58,9 @@ def test_what_a_browser_plays_is_copied(tmp_path: Path) -> None:
 def test_the_sound_of_a_preview_is_that_of_its_moment(tmp_path: Path) -> None:
     for name, sound in (("avi", "pcm_s16le"), ("mkv, HEVC", "aac"), ("webm", "libopus")):
         how = FILMS[name]
-        source = write(tmp_path / f"film{how.suffix}", How(suffix=how.suffix, codec=how.codec, options=how.options, sound=sound))
+        source = write(
+            tmp_path / f"film{how.suffix}", How(suffix=how.suffix, codec=how.codec, options=how.options, sound=sound)
+        )
         write_preview(str(source), 2.05, 3.85, tmp_path / "preview.mp4")
         with av.open(os.fspath(tmp_path / "preview.mp4")) as opened:
             heard = [frame.to_ndarray() for frame in opened.decode(audio=0)]
@@ -119,7 +121,9 @@ def test_the_server_makes_previews_of_moments_alone(films: Path) -> None:
         assert web.get(f"/preview/{moment['id']}", headers={"Range": "bytes=0-9"}).content == whole.content[:10]
         part = web.get(f"/preview/{moment['id']}", params={"start": 2, "end": 4})
         assert part.status_code == 200 and part.content != whole.content
-        again = web.get(f"/preview/{moment['id']}", params={"start": 2, "end": 4}, headers={"If-None-Match": part.headers["etag"]})
+        again = web.get(
+            f"/preview/{moment['id']}", params={"start": 2, "end": 4}, headers={"If-None-Match": part.headers["etag"]}
+        )
         assert again.status_code == 304
         for bad in ({"start": 4, "end": 2}, {"start": 3, "end": 3}):
             assert web.get(f"/preview/{moment['id']}", params=bad).status_code == 404

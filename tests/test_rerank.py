@@ -273,11 +273,11 @@ def test_minis_captions_are_likelier_for_their_pictures_than_for_a_plain_one(min
     loaded = mini.loaded
     decoder = CaptionDecoder(loaded)
     photos = [
-        ImageReader(128).image(replace(items(1)[0], path=str(tmp_path / name)).image_place)
+        ImageReader(192).image(replace(items(1)[0], path=str(tmp_path / name)).image_place)
         for name in ("chelsea.png", "rocket.jpg", "coffee.png")
     ]
     for photo, caption in zip(photos, decoder.describe(photos), strict=True):
         ids = torch.from_numpy(loaded.tokenizer.encode([caption.text]))
-        both = torch.stack([loaded.preprocess(photo), torch.zeros(3, 128, 128)])
+        both = torch.stack([loaded.preprocess(photo), torch.zeros(3, loaded.spec.image_size, loaded.spec.image_size)])
         seen, plain = decoder.log_probabilities(decoder.image_tokens(both), ids).tolist()
         assert seen > plain

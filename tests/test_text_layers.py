@@ -6,40 +6,26 @@ import subprocess
 import sys
 
 import torch
-from open_clip.transformer import MultimodalTransformer, TextTransformer
+from open_clip.transformer import MultimodalTransformer, Transformer
 
-from retrieval.models.text_layers import TextDecoder, TextTower
+from retrieval.models.text_layers import Blocks, KnownTokens, TextDecoder
 from tests.conftest import ROOT
 
-CONTEXT, VOCABULARY, WIDTH, HEADS, LAYERS, DIM = 12, 50, 32, 4, 2, 16
+CONTEXT, VOCABULARY, WIDTH, HEADS, LAYERS = 12, 50, 32, 4, 2
 
 
-def ids() -> torch.Tensor:
-    """Texts of several lengths, one with the padding's id inside it."""
-    rng = torch.Generator().manual_seed(4)
-    texts = torch.randint(1, VOCABULARY, (5, CONTEXT), generator=rng)
-    for row, length in enumerate((CONTEXT, 7, 1, 3, 9)):
-        texts[row, length:] = 0
-    texts[4, 4] = 0
-    return texts
-
-
-def test_a_text_tower_gives_what_open_clips_gives() -> None:
-    ours = TextTower(
-        context_length=CONTEXT, vocab_size=VOCABULARY, width=WIDTH, heads=HEADS, layers=LAYERS, output_dim=DIM, pad_id=0
-    )
-    theirs = TextTransformer(
-        context_length=CONTEXT, vocab_size=VOCABULARY, width=WIDTH, heads=HEADS, layers=LAYERS, output_dim=DIM,
-        embed_cls=True, correct_cls_mask=True, pad_id=0, output_tokens=True,
-    )  # fmt: skip
+def test_a_stack_that_looks_back_gives_what_open_clips_gives() -> None:
+    ours = Blocks(WIDTH, HEADS, LAYERS, CONTEXT)
+    theirs = Transformer(WIDTH, LAYERS, HEADS)
     theirs.load_state_dict(ours.state_dict())
-    ours.load_state_dict(theirs.state_dict())
+    mask = torch.full((CONTEXT, CONTEXT), -torch.inf).triu_(1)
+    x = torch.randn(3, CONTEXT, WIDTH, generator=torch.Generator().manual_seed(6))
     for dtype in (torch.float32, torch.bfloat16):
         ours.to(dtype).eval(), theirs.to(dtype).eval()
         with torch.inference_mode():
             for length in (CONTEXT, 5):
-                for mine, right in zip(ours(ids()[:, :length]), theirs(ids()[:, :length]), strict=True):
-                    assert torch.equal(mine, right)
+                part = x[:, :length].to(dtype)
+                assert torch.equal(ours(part), theirs(part, attn_mask=mask[:length, :length]))
 
 
 def test_a_decoder_gives_what_open_clips_gives() -> None:
@@ -56,6 +42,11 @@ def test_a_decoder_gives_what_open_clips_gives() -> None:
             for length in (CONTEXT, 4):
                 right = theirs(tokens.to(dtype), states[:, :length].to(dtype))
                 assert torch.equal(ours(tokens.to(dtype), states[:, :length].to(dtype)), right)
+
+
+def test_tokens_that_are_not_known_are_the_unknown_one() -> None:
+    embedding = KnownTokens(10, 4)
+    assert torch.equal(embedding(torch.tensor([[9, 10, 500]])), embedding(torch.tensor([[9, 1, 1]])))
 
 
 def test_the_embedded_model_is_loaded_without_open_clip() -> None:

@@ -16,29 +16,26 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.encoded import SecondStage
-from retrieval.models.convcoca import ConvCoCa, ConvCoCaConfig
+from retrieval.models.convcoca import ConvCoCa
 from retrieval.models.encoder import Encoder
 from retrieval.models.loading import load_model
 from retrieval.models.tokens import TextTokenizer
 from retrieval.models.weights import MINI, resolve, weights_sha256
+from tests.cocas import small_sizes, train_tokenizer
 from tests.conftest import picture
 from training import fit as fitting
 from training.checkpoint import CheckpointError, Diverged, save_checkpoint
 from training.data import CaptionedImages, DataError, LabelledImages, augment, load_captioned, load_labelled, normalise
 from training.evaluate import score_captions
+from training.feed import Beside, Prototypes
 from training.finetune import main as finetune
 from training.fit import FitConfig, evaluate, fit
 from training.mini import main as make_mini
 from training.plot import plot_log
-from training.pretrain import PretrainConfig, accuracy, pretrain
 from training.reader import choose_text_weight, choose_weight, fused_recall
 from training.teacher import Teacher
-from training.vocabulary import train_tokenizer
 
-SIZES = ConvCoCaConfig(
-    embed_dim=32, image_size=32, stem=16, blocks=(1, 1, 1), token_width=48, vocab_size=320, context_length=12,
-    text_width=32, text_heads=4, text_layers=1, decoder_layers=1,
-)  # fmt: skip
+SIZES = small_sizes(320, 12, 1)
 WORDS = [
     "a red dog",
     "two cats",
@@ -63,12 +60,12 @@ def handful() -> CaptionedImages:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> TextTokenizer:
-    return train_tokenizer(WORDS, SIZES.vocab_size, SIZES.context_length)
+    return train_tokenizer(WORDS, SIZES.sentence.vocab_size, SIZES.sentence.context_length)
 
 
 def start() -> ConvCoCa:
     torch.manual_seed(0)
-    return ConvCoCa(SIZES)
+    return ConvCoCa(SIZES, folded=False)
 
 
 def entries(work: Path) -> list[dict[str, object]]:
@@ -80,19 +77,25 @@ def test_a_handful_of_pictures_is_learnt_by_heart(
 ) -> None:
     rows = np.random.default_rng(0).standard_normal((16, 24)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    teacher = Teacher(captions=tuple(rows.reshape(8, 2, 24)), classes=rows[:2])
-    extra = LabelledImages(images=handful.images[:4], labels=np.array([0, 1, 0, 1]), names=("dog", "cat"))
-    config = replace(CONFIG, keep_best=True, batch=10, labelled=2, soft=0.2, distil=0.5, tower_share=0.5)
+    teacher = Teacher(captions=tuple(rows.reshape(8, 2, 24)), classes=rows[:5])
+    labelled = LabelledImages(images=handful.images[:4], labels=np.array([0, 1, 0, 1]), names=("dog", "cat"))
+    classes = Prototypes(features=torch.rand(3, SIZES.image.width), names=("boat", "car", "hill"))
+    beside = Beside(labelled=labelled, prototypes=classes, texts=("a boat on a hill", "a car at night"))
+    config = replace(
+        CONFIG, sides=(32,) * 120, keep_best=True, batch=10, labelled=2, prototypes=2, texts=2, soft=0.1, distil=0.5,
+        shares=(("visual.trunk.", 0.5),), frozen=(4,) * 4 + (1,) * 116,
+    )  # fmt: skip
     model = start()
     before = evaluate(model, tokenizer, handful, 32)
-    best = fit(model, tokenizer, config, handful, handful, tmp_path, extra=extra, teacher=teacher)
+    best = fit(model, tokenizer, config, handful, handful, tmp_path, beside=beside, teacher=teacher)
     model.load_state_dict(best)
     to_image, to_text = evaluate(model, tokenizer, handful, 32)
     assert before[0].r1 < 0.5
-    assert (to_image.r1, to_text.r1) == (1.0, 1.0)
+    assert min(to_image.r1, to_text.r1) > 0.9
     log = entries(tmp_path)
     assert float(str(log[-1]["loss"])) < 0.6 * float(str(log[0]["loss"]))
-    assert float(str(log[-1]["caption"])) < 0.5 * float(str(log[0]["caption"]))
+    for part in ("caption", "language", "classes"):
+        assert float(str(log[-1][part])) < 0.7 * float(str(log[0][part])), part
     plot_log(tmp_path / "log.jsonl", tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
@@ -115,7 +118,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(
     with pytest.raises(KeyboardInterrupt):
         fit(start(), tokenizer, config, handful, handful, tmp_path / "halves")
     monkeypatch.setattr(fitting, "save_checkpoint", save)
-    resumed = fit(ConvCoCa(SIZES), tokenizer, config, handful, handful, tmp_path / "halves")
+    resumed = fit(ConvCoCa(SIZES, folded=False), tokenizer, config, handful, handful, tmp_path / "halves")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
@@ -146,21 +149,9 @@ def test_a_loss_that_is_no_number_stops_with_its_step_and_keeps_the_checkpoint(
     assert all(torch.isfinite(value).all() for value in load_file(tmp_path / "fit.safetensors").values())
 
 
-def test_the_tower_learns_to_name_classes_and_resumes(tmp_path: Path) -> None:
-    images = np.stack([np.asarray(picture(seed % 4, 32, 32)) for seed in range(32)])
-    data = LabelledImages(images=images, labels=np.arange(32) % 4, names=("a", "b", "c", "d"))
-    config = PretrainConfig(sides=(32,) * 12, batch=16, peak_rate=0.05, save_every=5)
-    model = pretrain(SIZES, config, data, data, tmp_path)
-    assert accuracy(model, data, 32) == 1.0
-    again = pretrain(SIZES, config, data, data, tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
-    with pytest.raises(CheckpointError, match="batch"):
-        pretrain(SIZES, replace(config, batch=8), data, data, tmp_path)
-
-
 def test_whole_pictures_are_seen_in_training_as_in_use(mini: Encoder) -> None:
     photo = picture(4, 160, 160)
-    ours = normalise(np.array(photo)[None], 128)[0].numpy()
+    ours = normalise(np.array(photo)[None], 192)[0].numpy()
     used = mini.preprocess(photo)
     assert ours.shape == used.shape
     assert float(np.abs(ours - used).mean()) < 0.02
@@ -188,7 +179,7 @@ def test_data_files_that_are_missing_or_partial_are_named(tmp_path: Path, capsys
     with pytest.raises(DataError, match=r"cut\.parquet"):
         load_captioned(tmp_path / "cut.parquet", 32)
     assert make_mini(["--data", str(tmp_path), "--work", str(tmp_path / "work")]) == 1
-    assert "tiny-imagenet-train-0.parquet: no such file" in capsys.readouterr().err
+    assert "flickr8k-train.parquet: no such file" in capsys.readouterr().err
 
 
 def test_captions_are_scored_by_the_known_measure() -> None:
@@ -273,7 +264,7 @@ def test_the_shipped_weights_are_those_of_the_card() -> None:
     card = (MINI / "README.md").read_text("utf-8")
     named = re.findall(r"\b[0-9a-f]{64}\b", card)
     assert named == [weights_sha256(MINI / "model.safetensors")]
-    assert sum(file.stat().st_size for file in MINI.iterdir()) <= 40_000_000
+    assert sum(file.stat().st_size for file in MINI.iterdir()) <= 72_000_000
     state = load_file(MINI / "model.safetensors")
     assert all(torch.isfinite(value).all() for value in state.values())
     assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float16}

@@ -1,15 +1,16 @@
-"""Stage two, and fine-tuning: the towers learn one space, and a decoder, where there is one, learns to caption.
+"""Training and fine-tuning: the towers learn one space, and a decoder, where there is one, learns to caption.
 
 The loss is that of CoCa (Yu et al., 2022): the symmetric cross-entropy over a batch (Radford et al., CLIP, 2021) plus
 the cross-entropy of each next caption token given the image. With a teacher, the targets of the first are softened by
 how alike the captions of a batch are, since several images often deserve the same words, and both towers predict the
-teacher's embedding through a linear head each, which training drops afterwards.
+teacher's embedding through a linear head each, which training drops afterwards. `training.feed` says what a batch holds.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,19 +23,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.metrics import Recall, recall_both_ways
+from retrieval.models.convcoca import ConvCoCa
 from retrieval.models.tokens import TextTokenizer
 from training.checkpoint import Diverged, load_checkpoint, save_checkpoint
-from training.data import MINI, CaptionedImages, LabelledImages, Statistics, augment, normalise
+from training.data import MINI, CaptionedImages, Statistics, normalise
+from training.feed import NOTHING, Batch, Beside, Feed
 from training.machine import half_products
-from training.pretrain import one_cycle
 from training.teacher import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """`sides` gives the resolution of each epoch. `labelled` rows of each batch are class images.
+    """`sides` gives the resolution of each epoch, and `frozen` how many parts of the image tower it leaves as they are. Of the
+    `batch` images, `labelled` are class images; `prototypes` of classes and `texts` without an image come on top.
 
-    `tower_share` is the image tower's learning rate as a share of `peak_rate`. `soft` is the share of the contrastive
+    `shares` are the learning rates of parts of the model, by the beginning of their parameters' names, as shares of
+    `peak_rate`. `soft` is the share of the contrastive
     target that the teacher spreads over the batch, at temperature `teacher_heat`; `distil` weighs the two heads that
     predict the teacher's embedding, `caption` the decoder's loss. `dropout` acts on both embeddings, `decoder_dropout`
     on what the decoder is given. `ema` is the decay of the moving average of the weights; with `keep_best` the average that
@@ -44,8 +48,11 @@ class FitConfig:
     sides: tuple[int, ...]
     batch: int
     labelled: int = 0
+    prototypes: int = 0
+    texts: int = 0
+    frozen: tuple[int, ...] = ()
     peak_rate: float
-    tower_share: float = 1.0
+    shares: tuple[tuple[str, float], ...] = ()
     weight_decay: float = 0.1
     smallest_crop: float = 0.5
     soft: float = 0.0
@@ -72,75 +79,6 @@ class TrainedModel(nn.Module):
         self.text_head = nn.Linear(model.embed_dim, teacher_dim) if teacher_dim else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """`pixels (n, 3, s, s)`, `ids (n, length)`; the first `captioned` rows teach the decoder. Teacher goals `(n, t)`."""
-
-    pixels: Tensor
-    ids: Tensor
-    captioned: int
-    image_goal: Tensor | None
-    text_goal: Tensor | None
-
-
-class _Feed:
-    """Batches of captioned images, each drawn from the seed and its step alone, so that a resumed run sees the same."""
-
-    def __init__(
-        self,
-        config: FitConfig,
-        tokenizer: TextTokenizer,
-        train: CaptionedImages,
-        extra: LabelledImages | None,
-        teacher: Teacher | None,
-        statistics: Statistics,
-        device: str,
-    ) -> None:
-        self._config, self._train, self._extra, self._teacher = config, train, extra, teacher
-        self._statistics, self._device = statistics, device
-        self._ids = [torch.from_numpy(tokenizer.encode(captions)) for captions in train.captions]
-        self._class_ids = torch.from_numpy(tokenizer.encode(class_phrases(extra))) if extra is not None else None
-        self._means = teacher.images() if teacher is not None else None
-        self.captioned = min(config.batch - config.labelled, len(train.captions))
-        self.per_epoch = len(train.captions) // self.captioned
-
-    def draw(self, step: int) -> Batch:
-        config, train, extra, teacher = self._config, self._train, self._extra, self._teacher
-        epoch, position = divmod(step, self.per_epoch)
-        side = config.sides[epoch]
-        order = np.random.default_rng((config.seed, epoch)).permutation(len(train.captions))
-        rows = order[position * self.captioned : (position + 1) * self.captioned]
-        draw = np.random.default_rng((config.seed, epoch, position))
-        which = [int(draw.integers(len(train.captions[row]))) for row in rows]
-        rng = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        how = {"min_area": config.smallest_crop, "statistics": self._statistics, "device": self._device}
-        pixels = [augment(train.take(rows), side, rng, **how)]  # type: ignore[arg-type]
-        ids = [self._ids[row][which_caption][None] for row, which_caption in zip(rows, which, strict=True)]
-        labels = np.empty(0, np.int64)
-        if extra is not None and self._class_ids is not None and config.labelled:
-            others = draw.choice(len(extra.labels), config.labelled, replace=False)
-            labels = extra.labels[others]
-            pixels.append(augment(extra.images[others], side, rng, **how))  # type: ignore[arg-type]
-            ids.append(self._class_ids[labels])
-        image_goal = text_goal = None
-        if teacher is not None and self._means is not None:
-            texts = [teacher.captions[row][which_caption] for row, which_caption in zip(rows, which, strict=True)]
-            image_goal = torch.from_numpy(np.stack([*self._means[rows], *teacher.classes[labels]])).to(self._device)
-            text_goal = torch.from_numpy(np.stack([*texts, *teacher.classes[labels]])).to(self._device)
-        return Batch(
-            pixels=torch.cat(pixels).contiguous(memory_format=torch.channels_last),
-            ids=torch.cat(ids).to(self._device),
-            captioned=len(rows),
-            image_goal=image_goal,
-            text_goal=text_goal,
-        )
-
-
-def class_phrases(extra: LabelledImages) -> list[str]:
-    """The captions of class images."""
-    return [f"a photo of a {name}" for name in extra.names]
-
-
 def fit(
     model: Any,
     tokenizer: TextTokenizer,
@@ -149,7 +87,7 @@ def fit(
     dev: CaptionedImages,
     work: Path,
     *,
-    extra: LabelledImages | None = None,
+    beside: Beside = NOTHING,
     teacher: Teacher | None = None,
     statistics: Statistics = MINI,
     device: str = "cpu",
@@ -160,7 +98,7 @@ def fit(
     Raises `Diverged` on a loss that is not finite; the last checkpoint is kept.
     """
     torch.manual_seed(config.seed)
-    feed = _Feed(config, tokenizer, train, extra, teacher, statistics, device)
+    feed = Feed(config, tokenizer, train, beside, teacher, statistics, device, isinstance(model, ConvCoCa))
     whole = TrainedModel(model, teacher.dim if teacher is not None else 0)
     whole.to(device).to(memory_format=torch.channels_last)
     average = copy.deepcopy(whole.model).requires_grad_(False)
@@ -173,6 +111,8 @@ def fit(
     best, mean_loss, began = _best_so_far(log if step else None), 0.0, time.monotonic()
     while step < total:
         whole.train()
+        if config.frozen:
+            model.visual.trunk.frozen = config.frozen[step // feed.per_epoch]
         for group in optimiser.param_groups:
             group["lr"] = one_cycle(step, total, config.peak_rate) * group["share"]
         batch = feed.draw(step)
@@ -217,10 +157,10 @@ def fit(
 
 
 def _optimiser(whole: TrainedModel, config: FitConfig) -> torch.optim.AdamW:
-    """Weight decay on matrices only, and the image tower at its own share of the rate."""
+    """Weight decay on matrices only, and each part of the model at its own share of the rate."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in whole.named_parameters():
-        share = config.tower_share if name.startswith("model.visual.") else 1.0
+        share = next((share for part, share in config.shares if name.startswith(f"model.{part}")), 1.0)
         decay = config.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((share, decay), []).append(parameter)
     return torch.optim.AdamW(
@@ -228,6 +168,14 @@ def _optimiser(whole: TrainedModel, config: FitConfig) -> torch.optim.AdamW:
         lr=config.peak_rate,
         betas=(0.9, 0.98),
     )
+
+
+def one_cycle(step: int, total: int, peak: float) -> float:
+    """Learning rate at `step`: a linear rise over the first tenth, then a cosine to nothing."""
+    warm = max(1, total // 10)
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
 def _follow(average: nn.Module, current: nn.Module, keep: float) -> None:
@@ -254,20 +202,17 @@ def _losses(whole: TrainedModel, batch: Batch, config: FitConfig) -> dict[str, T
         image_raw, image_tokens = model._encode_image(batch.pixels, normalize=False)
         text_raw, token_states = model._encode_text(batch.ids, normalize=False)
     image_raw, text_raw = image_raw.float(), text_raw.float()
-    images = F.normalize(F.dropout(image_raw, config.dropout), dim=-1)
-    texts = F.normalize(F.dropout(text_raw, config.dropout), dim=-1)
-    logits = images @ texts.T * model.logit_scale.exp()
-    by_image = by_text = torch.eye(len(logits), device=logits.device)
     parts: dict[str, Tensor] = {}
-    if batch.image_goal is not None and batch.text_goal is not None:
-        alike = batch.image_goal @ batch.text_goal.T / config.teacher_heat
-        by_image = (1 - config.soft) * by_image + config.soft * alike.softmax(-1)
-        by_text = (1 - config.soft) * by_text + config.soft * alike.T.softmax(-1)
-        if whole.image_head is not None and whole.text_head is not None:
-            image_agreement = F.cosine_similarity(whole.image_head(image_raw).float(), batch.image_goal)
-            text_agreement = F.cosine_similarity(whole.text_head(text_raw).float(), batch.text_goal)
-            parts["distil"] = config.distil * (2 - image_agreement.mean() - text_agreement.mean())
-    parts["contrast"] = (F.cross_entropy(logits, by_image) + F.cross_entropy(logits.T, by_text)) / 2
+    heads, goals = (whole.image_head, whole.text_head), (batch.image_goal, batch.text_goal)
+    if heads[0] is not None and heads[1] is not None and goals[0] is not None and goals[1] is not None:
+        image_agreement = F.cosine_similarity(heads[0](image_raw).float(), goals[0])
+        text_agreement = F.cosine_similarity(heads[1](text_raw).float(), goals[1])
+        parts["distil"] = config.distil * (2 - image_agreement.mean() - text_agreement.mean())
+    parts["contrast"] = _contrast(model, image_raw, text_raw, batch.image_goal, batch.text_goal, config)
+    if batch.prototypes is not None and batch.prototype_ids is not None:
+        seen = model.visual.proj(batch.prototypes).float()
+        named = model.encode_text(batch.prototype_ids, normalize=False).float()
+        parts["classes"] = _contrast(model, seen, named, batch.prototype_goal, batch.prototype_goal, config)
     if decoder is not None and config.caption:
         rows = slice(0, batch.captioned)
         states = F.dropout(token_states[rows, :-1], config.decoder_dropout)
@@ -278,11 +223,33 @@ def _losses(whole: TrainedModel, batch: Batch, config: FitConfig) -> dict[str, T
             batch.ids[rows, 1:],
             config.smoothing,
         )
+        if batch.text_ids is not None:
+            # Texts by themselves go with the null image that re-ranking compares with.
+            null = model._encode_image(torch.zeros_like(batch.pixels[:1]))[1]
+            states = F.dropout(model.text.states(batch.text_ids)[:, :-1], config.decoder_dropout)
+            parts["language"] = config.caption * caption_loss(
+                decoder, null.expand(len(states), -1, -1), states, batch.text_ids[:, 1:], config.smoothing
+            )
     return parts
 
 
+def _contrast(
+    model: Any, images: Tensor, texts: Tensor, image_goal: Tensor | None, text_goal: Tensor | None, config: FitConfig
+) -> Tensor:
+    """The symmetric cross-entropy of pairs `(n, d)`, not normalised yet, softened by how alike the teacher finds them."""
+    images = F.normalize(F.dropout(images, config.dropout), dim=-1)
+    texts = F.normalize(F.dropout(texts, config.dropout), dim=-1)
+    logits = images @ texts.T * model.logit_scale.exp()
+    by_image = by_text = torch.eye(len(logits), device=logits.device)
+    if image_goal is not None and text_goal is not None:
+        alike = image_goal @ text_goal.T / config.teacher_heat
+        by_image = (1 - config.soft) * by_image + config.soft * alike.softmax(-1)
+        by_text = (1 - config.soft) * by_text + config.soft * alike.T.softmax(-1)
+    return (F.cross_entropy(logits, by_image) + F.cross_entropy(logits.T, by_text)) / 2
+
+
 def caption_loss(decoder: Any, image_tokens: Tensor, states: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Mean cross-entropy of the next token, padding (id 0) left out.
+    """Mean cross-entropy of the next token, without padding (id 0) and what the decoder does not know.
 
     `image_tokens (n, t, w)`, `states (n, length - 1, w)`, `labels (n, length - 1)`. The vocabulary's logits are made for
     real tokens only: they are most of the decoder's cost, and almost half of the positions are padding.
@@ -291,7 +258,7 @@ def caption_loss(decoder: Any, image_tokens: Tensor, states: Tensor, labels: Ten
     for block, cross in zip(decoder.resblocks, decoder.cross_attn, strict=True):
         states = block(states, attn_mask=decoder.attn_mask[:length, :length])
         states = cross(states, k_x=image_tokens, v_x=image_tokens)
-    real = labels != 0
+    real = (labels != 0) & (labels < decoder.text_projection.shape[1])
     logits = decoder.ln_final(states[real]) @ decoder.text_projection
     return F.cross_entropy(logits.float(), labels[real], label_smoothing=smoothing)
 

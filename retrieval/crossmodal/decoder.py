@@ -140,9 +140,11 @@ class CaptionDecoder:
         """The same `(p,)` of many pairs: `images (p,)` are numbers of `tokens`, `texts (p,)` of `ids`."""
         with torch.inference_mode():
             device = tokens.device
-            return log_likelihoods(
-                self._model, tokens, ids.to(device), images.to(device), texts.to(device), self._pad
-            )
+            half = self._loaded.half_scores
+            with torch.autocast(device.type, torch.bfloat16, enabled=half and tokens.dtype == torch.float32):
+                return log_likelihoods(
+                    self._model, tokens, ids.to(device), images.to(device), texts.to(device), self._pad
+                )
 
     def words(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The text tower's states `(n, length, w)` of token ids `(n, length)`, and a mask `(n, length)` of those that are not

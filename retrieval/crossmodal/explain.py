@@ -20,6 +20,7 @@ from torch import Tensor
 from retrieval.crossmodal.attention import cross_query, finish_block, image_keys_values, join_heads, split_heads
 from retrieval.crossmodal.decoder import CaptionDecoder
 from retrieval.errors import QueryError
+from retrieval.models.text_layers import UNKNOWN
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,6 +92,7 @@ def _forward(decoder: Any, tokens: Tensor, states: Tensor, labels: Tensor) -> tu
             weights.append(weight)
             x = finish_block(cross, x, join_heads(weight @ values))
         logits = decoder.ln_final(x) @ decoder.text_projection
+        labels = labels.where(labels < logits.shape[-1], UNKNOWN)
         scores = logits.float().log_softmax(-1)[0].gather(-1, labels[0, :, None])[:, 0]
     return scores, weights
 

@@ -21,8 +21,8 @@ _PAIRS, _TEXTS, _KEY_BYTES = 64, 256, 512 * 1024**2
 def log_likelihoods(model: Any, tokens: Tensor, ids: Tensor, images: Tensor, texts: Tensor, pad: int) -> Tensor:
     """`(p,) float32`: log P(text | image) in nats, divided by the text's length with its end mark, for each of `p` pairs.
 
-    `tokens (n, t, w)` of images and `ids (m, length)` of texts; `images (p,)` and `texts (p,)` are their numbers, int64. Padding,
-    and tokens that the decoder does not know, count for nothing. Higher is a better match.
+    `tokens (n, t, w)` of images and `ids (m, length)` of texts; `images (p,)` and `texts (p,)` are their numbers, int64.
+    Padding, and tokens that the decoder does not know, count for nothing. Higher is a better match.
     """
     decoder = model.text_decoder
     mask = decoder.attn_mask
@@ -33,7 +33,7 @@ def log_likelihoods(model: Any, tokens: Tensor, ids: Tensor, images: Tensor, tex
             decoder.resblocks[0](
                 model._encode_text(part)[1][:, : length - 1], attn_mask=mask[: length - 1, : length - 1]
             )
-            for part in ids.split(_TEXTS)
+            for part in torch.split(ids, _TEXTS)
         ]
     )
     labels = ids[:, 1:length]
@@ -47,7 +47,7 @@ def log_likelihoods(model: Any, tokens: Tensor, ids: Tensor, images: Tensor, tex
         keys_values = [image_keys_values(cross, block) for _, cross in layers]
         here = ((images >= first) & (images < first + step)).nonzero()[:, 0]
         here = here[lengths[texts[here]].argsort(stable=True)]
-        for pairs in here.split(_PAIRS):
+        for pairs in torch.split(here, _PAIRS):
             mine = texts[pairs]
             size = int(lengths[mine].max())
             x = begun[mine, :size]
@@ -72,4 +72,5 @@ def _means(decoder: Any, states: Tensor, labels: Tensor, pad: int) -> Tensor:
     chosen = logits.gather(-1, labels[real][:, None])[:, 0] - logits.logsumexp(-1)
     sums = torch.zeros(labels.shape, dtype=torch.float32, device=states.device)
     sums[real] = chosen
-    return sums.sum(1) / real.sum(1)
+    mean: Tensor = sums.sum(1) / real.sum(1)
+    return mean

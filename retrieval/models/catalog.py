@@ -106,11 +106,11 @@ CURATED: tuple[CuratedModel, ...] = (
     CuratedModel(
         name="mini",
         role="embedded",
-        parameters=16_300_000,
+        parameters=35_300_000,
         license="research use",
         dim=256,
         repo=None,
-        notes="part of the package: works with no download; small, trained on 6,000 captioned photos",
+        notes="part of the package: works with no download; small, knows everyday things",
     ),
 )
 

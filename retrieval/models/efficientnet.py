@@ -1,8 +1,8 @@
 """EfficientNet-Lite, an image tower that runs well on a CPU: inverted residuals with ReLU6, no squeeze and no swish.
 
 Source: Tan and Le, *EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks*, 2019, with the changes of its
-Lite variants (Liu, *Higher accuracy on vision models with EfficientNet-Lite*, 2020). Padding and batch norm are TensorFlow's, so
-that weights trained there give the same features (a test holds them beside timm's `tf_efficientnet_lite2`).
+Lite variants (Liu, *Higher accuracy on vision models with EfficientNet-Lite*, 2020). Padding and batch norm are TensorFlow's,
+so that weights trained there give the same features (a test holds them beside timm's `tf_efficientnet_lite2`).
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class ConvNorm(nn.Module):
         self.kernel, self.stride = kernel, stride
         self.conv = nn.Conv2d(inside, outside, kernel, stride, groups=groups, bias=folded)
         self.norm = None if folded else nn.BatchNorm2d(outside, _EPSILON)
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """`(n, inside, h, w)` to `(n, outside, ⌈h / stride⌉, ⌈w / stride⌉)`."""
@@ -85,16 +86,20 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(n, inside, h, w)` to `(n, outside, h', w')`."""
-        inner = x if self.expand is None else F.relu6(self.expand(x))
+        inner: Tensor = x if self.expand is None else F.relu6(self.expand(x))
         inner = self.project(F.relu6(self.depthwise(inner)))
         return x + inner if self.shortcut else inner
 
 
 class EfficientNet(nn.Module):
-    """Pixels `(n, 3, s, s)`, in −1..1, to the last feature grid `(n, width, s / 32, s / 32)`, not negative."""
+    """Pixels `(n, 3, s, s)`, in −1..1, to the last feature grid `(n, width, s / 32, s / 32)`, not negative.
+
+    `frozen` is how many of its parts, the stem, the stages and the head, are not trained.
+    """
 
     def __init__(self, config: EfficientNetConfig, *, folded: bool = True) -> None:
         super().__init__()
+        self.frozen = 0
         self.stem = ConvNorm(3, config.stem, 3, 2, 1, folded)
         stages, inside = [], config.stem
         for repeats, kernel, stride, expansion, width in config.stages:
@@ -107,18 +112,19 @@ class EfficientNet(nn.Module):
         self.head = ConvNorm(inside, config.width, 1, 1, 1, folded)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.late(self.early(pixels, len(self.stages)), len(self.stages))
+        x = pixels
+        for number, part in enumerate((self.stem, *self.stages, self.head)):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and number >= self.frozen):
+                x = part(x) if isinstance(part, nn.Sequential) else F.relu6(part(x))
+        return x
 
-    def early(self, pixels: Tensor, stages: int) -> Tensor:
-        """The features behind the first `stages`."""
-        x = F.relu6(self.stem(pixels))
-        return x if not stages else self.stages[:stages](x)
-
-    def late(self, x: Tensor, stages: int) -> Tensor:
-        """From the features behind the first `stages` to the last grid."""
-        for stage in self.stages[stages:]:
-            x = stage(x)
-        return F.relu6(self.head(x))
+    def train(self, mode: bool = True) -> EfficientNet:
+        """As of any module, but the statistics of batch norms stay: they are of a million pictures, and a batch is small."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
 
 
 def folded_state(model: EfficientNet) -> dict[str, Tensor]:

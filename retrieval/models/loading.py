@@ -30,7 +30,8 @@ _MULTI_WEIGHTS = (RuntimeError, ValueError, KeyError, OSError, EOFError, Attribu
 @dataclass(frozen=True)
 class LoadedModel:
     """A model ready to encode. `preprocess` turns a PIL image into `(3, s, s) float32`; `precision` is what it runs in;
-    `plain_pixels` says that `retrieval.models.preprocess.image_pixels` does the same."""
+    `plain_pixels` says that `retrieval.models.preprocess.image_pixels` does the same. With `half_scores`, a decoder may score
+    texts in bfloat16 although embeddings need float32: nobody asked for a precision, and the processor has it."""
 
     spec: ModelSpec
     model: Any
@@ -39,6 +40,7 @@ class LoadedModel:
     device: str
     precision: str
     plain_pixels: bool
+    half_scores: bool = False
 
 
 def load_model(name: str | ModelFiles, device: str = "auto", precision: str = "auto") -> LoadedModel:
@@ -62,7 +64,8 @@ def load_model(name: str | ModelFiles, device: str = "auto", precision: str = "a
             raise ModelError(f"{files.weights} is not a file of plain weights: {_line(error)}") from error
     model = loaded.model.eval()
     chosen = _apply_precision(model, loaded.spec, place, precision, lambda: load(files).model.state_dict())
-    return replace(loaded, model=model, device=place, precision=chosen)
+    half = precision == "auto" and chosen == "fp32" and place == "cpu" and cpu_has_bf16()
+    return replace(loaded, model=model, device=place, precision=chosen, half_scores=half)
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -211,7 +214,10 @@ def _load_mini(files: ModelFiles) -> LoadedModel:
 
     folder = files.folder or files.weights.parent
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    sizes = ConvCoCaConfig(**{**config["model"], "blocks": tuple(config["model"]["blocks"])})
+    try:
+        sizes = ConvCoCaConfig.from_json(config["model"])
+    except (TypeError, KeyError) as error:
+        raise ModelError(f"{folder}: its model is of another edition of mmsearch; tune `mini` again") from error
     model = ConvCoCa(sizes)
     model.load_state_dict({name: value.float() for name, value in load_file(files.weights).items()})
     pre = PixelConfig(size=sizes.image_size, **config["preprocessing"])

@@ -1,8 +1,8 @@
-"""The text layers of `mini`: a causal transformer with a class token, and a decoder that attends to an image's tokens.
+"""The layers that `mini` writes captions with: a causal transformer, and a decoder that attends to an image's tokens.
 
-Names of parameters, and every operation, are those of open_clip's `TextTransformer` and `MultimodalTransformer`, so that
-weights go both ways (a test holds the outputs side by side). They are written here because importing open_clip takes three
-seconds, most of it for what other models need.
+Names of parameters, and every operation, are those of open_clip's `Transformer` and `MultimodalTransformer`, so that weights
+go both ways (a test holds the outputs side by side). They are written here because importing open_clip takes three seconds,
+most of it for what other models need.
 
 Source: Yu et al., *CoCa: Contrastive Captioners are Image-Text Foundation Models*, 2022.
 """
@@ -13,6 +13,9 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+
+# The id of the token that stands for words which the decoder does not know.
+UNKNOWN = 1
 
 
 class Block(nn.Module):
@@ -45,63 +48,32 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """A stack of blocks."""
+    """A stack of blocks that look back only."""
 
-    def __init__(self, width: int, heads: int, layers: int) -> None:
+    def __init__(self, width: int, heads: int, layers: int, length: int) -> None:
         super().__init__()
         self.width, self.layers = width, layers
         self.resblocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.register_buffer("attn_mask", _causal(length), persistent=False)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """`(n, length, width)` to the same shape."""
+        length = x.shape[1]
         for block in self.resblocks:
-            x = block(x, attn_mask=mask)
+            x = block(x, attn_mask=self.get_buffer("attn_mask")[:length, :length])
         return x
 
 
-class TextTower(nn.Module):
-    """Token ids to an embedding, taken from a class token behind them, and to the states of the tokens."""
+class KnownTokens(nn.Embedding):
+    """An embedding of the first tokens of a vocabulary; an id that is behind them is that of the unknown token."""
 
-    def __init__(
-        self, *, context_length: int, vocab_size: int, width: int, heads: int, layers: int, output_dim: int, pad_id: int
-    ) -> None:
-        super().__init__()
-        self.context_length, self.vocab_size, self.heads, self.pad_id = context_length, vocab_size, heads, pad_id
-        self.token_embedding = nn.Embedding(vocab_size, width)
-        self.cls_emb = nn.Parameter(torch.empty(width))
-        self.positional_embedding = nn.Parameter(torch.empty(context_length + 1, width))
-        self.transformer = Blocks(width, heads, layers)
-        self.ln_final = nn.LayerNorm(width)
-        self.text_projection = nn.Parameter(torch.empty(width, output_dim))
-        self.register_buffer("attn_mask", _causal(context_length + 1), persistent=False)
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
-        for parameter in (self.positional_embedding, self.cls_emb):
-            nn.init.normal_(parameter, std=0.01)
-        for block in self.transformer.resblocks:
-            _initialise(block, width, layers)
-        nn.init.normal_(self.text_projection, std=width**-0.5)
+    def reset_parameters(self) -> None:
+        """The first values, small beside those of a position."""
+        nn.init.normal_(self.weight, std=0.02)
 
-    def forward(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """`(n, length)` int64 to embeddings `(n, output_dim)`, not normalised, and states `(n, length, width)`."""
-        count, length = text.size(0), text.size(1)
-        dtype = self.text_projection.dtype
-        x = self.token_embedding(text).to(dtype)
-        x = torch.cat([x, self.cls_emb.expand(count, 1, -1).to(dtype)], 1)
-        x = x + self.positional_embedding[: length + 1].to(dtype)
-        x = self.transformer(x, self._mask(text, x.dtype))
-        pooled: Tensor = self.ln_final(x[:, -1]) @ self.text_projection
-        return pooled, x[:, :-1]
-
-    def _mask(self, text: Tensor, dtype: torch.dtype) -> Tensor:
-        """Looking back only, and at no padding: additive, `(n · heads, length + 1, length + 1)`."""
-        # Sizes by `size()`: who exports the tower follows that, and not `len`.
-        read = text != self.pad_id
-        read = torch.cat([read, read.new_ones(read.size(0), 1)], 1)
-        size = read.size(1)
-        keys = read[:, None].expand(-1, size, -1)
-        padding = torch.zeros_like(keys, dtype=dtype).masked_fill_(~keys, float("-inf"))
-        causal: Tensor = self.get_buffer("attn_mask")[:size, :size]
-        return causal[None] + padding.repeat_interleave(self.heads, 0)
+    def forward(self, input: Tensor) -> Tensor:
+        """Ids of any shape to that shape with the width behind it."""
+        return super().forward(input.where(input < self.num_embeddings, UNKNOWN))
 
 
 class TextDecoder(nn.Module):
@@ -130,15 +102,3 @@ class TextDecoder(nn.Module):
 def _causal(size: int) -> Tensor:
     """What a token may look at: 0 for itself and before, −inf for after."""
     return torch.full((size, size), float("-inf")).triu_(1)
-
-
-def _initialise(block: nn.Module, width: int, layers: int) -> None:
-    """The first values of a block's weights (Radford et al., 2021)."""
-    added = width**-0.5 * (2 * layers) ** -0.5
-    for name, deviation in (
-        ("attn.in_proj_weight", width**-0.5),
-        ("attn.out_proj.weight", added),
-        ("mlp.c_fc.weight", (2 * width) ** -0.5),
-        ("mlp.c_proj.weight", added),
-    ):
-        nn.init.normal_(block.get_parameter(name), std=deviation)

@@ -77,7 +77,9 @@ class TextTower:
             given = {"ids": ids}
             if self._words is not None:
                 given["words"] = self._words[ids].astype(np.float32)
-            rows.append(self._session.run(None, {name: value for name, value in given.items() if name in self._inputs})[0])
+            rows.append(
+                self._session.run(None, {name: value for name, value in given.items() if name in self._inputs})[0]
+            )
         return np.concatenate(rows).astype(np.float32)
 
 
@@ -135,8 +137,8 @@ def export_text_tower(loaded: LoadedModel) -> Path:
 
 
 def _take_out_words(plain: Path, folder: Path) -> None:
-    """Write the embeddings of the vocabulary to a file of their own, and let the graph be given the rows of a text's ids, as the
-    input `words (1, length, width)`. A graph that looks words up in another way stays as it is."""
+    """Write the embeddings of the vocabulary to a file of their own, and let the graph be given the rows of a text's ids, as
+    its input `words (1, length, width)`. A graph that looks words up in another way stays as it is."""
     import onnx
 
     model = onnx.load(str(plain))

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     import tokenizers
 
 # Of how many letters a word must be to tell whether it is known, and how many of them a token of it has, on average, where it
-# is. Keys struck at random are cut into nearly as many tokens as letters.
-_TELLING, _PIECES = 3, 1.7
+# is. Keys struck at random are cut into nearly as many tokens as letters. Where the words are listed that a model was trained
+# on, what is not among them has to be of longer pieces.
+_TELLING, _PIECES, _PIECES_UNLISTED = 3, 1.7, 2.7
+_KNOWN_WORDS = "known_words.txt"
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -47,23 +49,28 @@ class TokenRules:
 
 
 class TextTokenizer:
-    """Texts to `(n, length) int64`, and ids back to text."""
+    """Texts to `(n, length) int64`, and ids back to text. `known` are words of several tokens that the model was trained on,
+    where that is recorded."""
 
-    def __init__(self, rules: TokenRules, model: tokenizers.Tokenizer) -> None:
+    def __init__(self, rules: TokenRules, model: tokenizers.Tokenizer, known: frozenset[str] | None = None) -> None:
         self.rules = rules
+        self._known = known
         self._model = model
         model.no_padding()
         model.no_truncation()
 
     @staticmethod
     def open(folder: Path) -> TextTokenizer:
-        """Read `tokenizer.json` and `tokenizer_rules.json` from a folder."""
+        """Read `tokenizer.json` and `tokenizer_rules.json`, and `known_words.txt` if it is there, from a folder."""
         import tokenizers
 
         try:
             rules = json.loads((folder / "tokenizer_rules.json").read_text("utf-8"))
             rules["prefix"], rules["suffix"] = tuple(rules["prefix"]), tuple(rules["suffix"])
-            return TextTokenizer(TokenRules(**rules), tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")))
+            listed = folder / _KNOWN_WORDS
+            known = frozenset(listed.read_text("utf-8").split()) if listed.is_file() else None
+            model = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            return TextTokenizer(TokenRules(**rules), model, known)
         except Exception as error:  # `tokenizers` raises bare Exception
             raise ModelError(f"{folder}: cannot read the tokenizer: {error}") from error
 
@@ -71,6 +78,8 @@ class TextTokenizer:
         """Write what `open` reads."""
         self._model.save(str(folder / "tokenizer.json"), pretty=False)
         (folder / "tokenizer_rules.json").write_text(json.dumps(asdict(self.rules)), "utf-8")
+        if self._known is not None:
+            (folder / _KNOWN_WORDS).write_text("\n".join(sorted(self._known)) + "\n", "utf-8")
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """`(n, length) int64`; a long text is cut, keeping its end marker."""
@@ -111,14 +120,21 @@ class TextTokenizer:
         ]
 
     def knows(self, text: str) -> bool:
-        """Whether some word of a text is of the vocabulary, or put together from pieces of it that are more than letters. Of
-        words of one or two letters, and of figures, nobody can tell."""
-        shares = []
+        """Whether some word of a text is of the vocabulary, listed as known, or put together from pieces of the vocabulary that
+        are more than letters. Of words of one or two letters, and of figures, nobody can tell."""
+        least = _PIECES if self._known is None else _PIECES_UNLISTED
+        told = False
         for word, places in self.words(text):
             letters = sum(map(str.isalpha, word.removesuffix("</w>")))
             if letters >= _TELLING:
-                shares.append(letters / len(places))
-        return not shares or max(shares) > _PIECES
+                told = True
+                if (
+                    letters / len(places) > least
+                    or len(places) == 1
+                    or (self._known is not None and word in self._known)
+                ):
+                    return True
+        return not told
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids back to text, special tokens left out, and no space before a full stop or comma."""
