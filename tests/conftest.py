@@ -100,7 +100,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, mini: Encoder) -> Path:
     folder = tmp_path_factory.mktemp("site")
     copy_samples(folder)
     write_photos(folder / "more", 60)
-    film(folder / "film.mp4", (31, 32, 33))
+    film(folder / "film.mp4", (50, 56, 51))
     picture(77).save(folder / EVIL)
     (folder / f"{EVIL[:-4]}.txt").write_text("<script>alert(2)</script> a strange caption")
     outside = tmp_path_factory.mktemp("outside") / "secret.jpg"

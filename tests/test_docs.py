@@ -40,7 +40,7 @@ def library(tmp_path_factory: pytest.TempPathFactory, mini: object) -> Path:
         exif = Image.Exif()
         exif[0x0110], exif.get_ifd(0x8769)[0x9003] = "iPhone 15", "2023:07:14 18:30:00"
         Image.open(pictures / source).convert("RGB").save(pictures / name, exif=exif)
-    film(pictures / "holiday.mp4", (31, 32, 33))
+    film(pictures / "holiday.mp4", (50, 56, 51))
     build(pictures, mini)  # type: ignore[arg-type]
     return home
 

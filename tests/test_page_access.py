@@ -54,7 +54,7 @@ def no_finding(page: Page) -> None:
 def test_forced_colours_tell_what_is_chosen_and_which_moment_it_is(browser: Browser, address: str) -> None:
     with tab_of(browser, address, forced_colors="active") as tab:
         page = tab.open()
-        drop(page, 32)
+        drop(page, 56)
         page.get_by_role("radio", name="Videos", exact=True).check()
         expect(tiles(page).first).to_have_attribute("aria-label", re.compile("^film"))
         colour = "(one) => getComputedStyle(one).backgroundColor"
@@ -129,7 +129,7 @@ def test_the_head_leaves_room_where_the_page_is_enlarged(browser: Browser, addre
 def test_who_wants_no_motion_gets_none(browser: Browser, address: str) -> None:
     with tab_of(browser, address, reduced_motion="reduce") as tab:
         page = tab.open()
-        drop(page, 32)
+        drop(page, 56)
         page.get_by_role("radio", name="Videos", exact=True).check()
         expect(tiles(page).first).to_have_attribute("aria-label", re.compile("^film"))
         tiles(page).first.click()
@@ -160,7 +160,7 @@ def test_the_grid_is_one_stop_of_the_tab_key(browser: Browser, address: str) -> 
 def test_arrows_on_a_mark_of_a_video_stay_with_the_marks(browser: Browser, address: str) -> None:
     with tab_of(browser, address) as tab:
         page = tab.open()
-        drop(page, 32)
+        drop(page, 56)
         page.get_by_role("radio", name="Videos", exact=True).check()
         expect(tiles(page).first).to_have_attribute("aria-label", re.compile("^film"))
         tiles(page).first.click()

@@ -71,7 +71,7 @@ def test_a_picture_of_the_index_and_one_from_outside(web: httpx.Client) -> None:
     assert search(web, image_id=cat["id"], k=1)[0]["id"] == cat["id"]
     less = search(web, text="a cat", unlike_id=cat["id"], k=80)
     assert less[0]["id"] != cat["id"]
-    reply = web.post("/api/search", files={"image": ("q.png", png(32))}, data={"kind": "video", "k": "3"})
+    reply = web.post("/api/search", files={"image": ("q.png", png(56))}, data={"kind": "video", "k": "3"})
     hit = reply.json()["hits"][0]
     assert hit["kind"] == "video" and (hit["start"], hit["end"]) == (
         pytest.approx(2, abs=0.2),
@@ -316,7 +316,7 @@ def test_a_text_shows_what_it_is_about_or_nothing_at_once(
     tmp_path: Path, mini: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cue shows its moment, a caption its picture; a document has no picture, and no video is read to find that out."""
-    film(tmp_path / "film.mp4", (31, 32, 33))
+    film(tmp_path / "film.mp4", (50, 56, 51))
     (tmp_path / "film.srt").write_text("1\n00:00:02,500 --> 00:00:03,500\na boat on the sea\n")
     picture(5, 80, 40).save(tmp_path / "photo.jpg")
     (tmp_path / "photo.txt").write_text("a caption of the photo")
@@ -327,7 +327,7 @@ def test_a_text_shows_what_it_is_about_or_nothing_at_once(
         texts = {hit["text"]: hit for hit in search(web, text="words", kind="text", k=20)}
         cue = Image.open(io.BytesIO(web.get(texts["a boat on the sea"]["thumb_url"]).content))
         shown = np.asarray(cue.resize((8, 6)), np.float32) - np.asarray(
-            picture(32, 320, 240).resize((8, 6)), np.float32
+            picture(56, 320, 240).resize((8, 6)), np.float32
         )
         assert abs(shown).mean() < 20, "the frame in the middle of the cue"
         caption = web.get(texts["a caption of the photo"]["thumb_url"])

@@ -91,7 +91,7 @@ def test_a_handful_of_pictures_is_learnt_by_heart(
     model.load_state_dict(best)
     to_image, to_text = evaluate(model, tokenizer, handful, 32)
     assert before[0].r1 < 0.5
-    assert min(to_image.r1, to_text.r1) > 0.9
+    assert min(to_image.r1, to_text.r1) > 0.8
     log = entries(tmp_path)
     assert float(str(log[-1]["loss"])) < 0.6 * float(str(log[0]["loss"]))
     for part in ("caption", "language", "classes"):

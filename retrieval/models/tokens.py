@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # on, what is not among them has to be of longer pieces.
 _TELLING, _PIECES, _PIECES_UNLISTED = 3, 1.7, 2.7
 _KNOWN_WORDS = "known_words.txt"
+# What tokenizers that part punctuation from words leave of "dog's" and "t-shirt".
+_APOSTROPHE, _HYPHEN = re.compile(r"(?<=\w) ' (?=(?:s|t|d|m|re|ve|ll)\b)"), re.compile(r"(?<=\w) - (?=\w)")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -137,10 +139,12 @@ class TextTokenizer:
         return not told
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Ids back to text, special tokens left out, and no space before a full stop or comma."""
+        """Ids back to text, special tokens left out, and no space where writing has none: before a full stop or comma, within
+        "dog's" and "t-shirt"."""
         special = {*self.rules.prefix, *self.rules.suffix, self.rules.pad}
         shown_ids = [token for token in ids if token not in special]
-        return re.sub(r"\s+([.,;:!?])", r"\1", str(self._model.decode(shown_ids)).strip())
+        text = re.sub(r"\s+([.,;:!?])", r"\1", str(self._model.decode(shown_ids)).strip())
+        return _HYPHEN.sub("-", _APOSTROPHE.sub("'", text))
 
 
 def clean(text: str, how: str) -> str:
