@@ -59,7 +59,9 @@ def everyday(encoder: Encoder) -> dict[str, str]:
 
 def label_embeddings(encoder: Encoder, labels: Sequence[str]) -> Floats:
     """`(labels, d) float32`, unit rows."""
-    named = [f"{'an' if label[:1].lower() in 'aeiou' else 'a'} {label}" for label in labels]
+    from training.feed import with_article
+
+    named = [with_article(label) for label in labels]
     rows = np.stack([encoder.encode_texts([sentence.format(name) for name in named]) for sentence in SENTENCES]).mean(0)
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 

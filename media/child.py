@@ -24,6 +24,16 @@ def module_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([_HOME, *(path for path in given if os.path.isabs(path))])}
 
 
+def bound_memory(size: int) -> None:
+    """Where the system can, let what needs more than `size` bytes fail in this process, instead of the machine."""
+    try:
+        import resource
+    except ImportError:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
+
+
 class Child:
     """A module that answers on its standard output, started when it is first needed and again where it has ended. With
     `one_thread`, its libraries compute on one: several such processes work side by side."""

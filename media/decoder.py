@@ -10,6 +10,7 @@ import json
 import os
 import sys
 
+from media.child import bound_memory
 from media.errors import MediaError
 from media.image import decode_image
 
@@ -28,7 +29,7 @@ def main() -> int:
         request = json.loads(line)
         data = sys.stdin.buffer.read(request["bytes"])
         max_pixels = int(request["max_pixels"])
-        _bound_memory(_BASE_BYTES + _BYTES_PER_PIXEL * max_pixels)
+        bound_memory(_BASE_BYTES + _BYTES_PER_PIXEL * max_pixels)
         pixels = b""
         answer: dict[str, object]
         try:
@@ -43,17 +44,6 @@ def main() -> int:
         out.write(pixels)
         out.flush()
     return 0
-
-
-def _bound_memory(size: int) -> None:
-    """Where the system can, let an image that needs more than `size` bytes fail instead of the machine."""
-    try:
-        import resource
-    except ImportError:
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    size = size if hard == resource.RLIM_INFINITY else min(size, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (size, hard))
 
 
 if __name__ == "__main__":

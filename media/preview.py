@@ -19,6 +19,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from media.child import bound_memory
 from media.cutting import EARLIER, ERRORS, Source, copied, find_span
 from media.errors import MediaError
 from media.marks import COMMENT, MARK
@@ -190,19 +191,10 @@ def _sound(out: av.container.OutputContainer, source: Source) -> _Sound | None:
     return _Sound(out, streams[0]) if streams else None
 
 
-def _bound_memory() -> None:
-    """Where the system can, let a video that needs more than `MEMORY_BYTES` fail instead of the machine."""
-    try:
-        import resource
-    except ImportError:
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-
-
 def main(arguments: list[str]) -> int:
     """Write a preview."""
     path, start, end, target = arguments
-    _bound_memory()
+    bound_memory(MEMORY_BYTES)
     try:
         write_preview(path, float(start), float(end), Path(target))
     except MediaError as error:

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 
+from media.child import bound_memory
 from media.errors import MediaError
 from media.image import decode_image
 
@@ -21,7 +22,7 @@ MEMORY_BYTES = 1280 * 1024**2
 
 def main() -> int:
     """Serve requests until the input ends."""
-    _bound_memory()
+    bound_memory(MEMORY_BYTES)
     # Libraries may print: our answers get a descriptor that they do not know of.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -41,15 +42,6 @@ def main() -> int:
         out.write(pixels)
         out.flush()
     return 0
-
-
-def _bound_memory() -> None:
-    """Where the system can, let an image that needs more than `MEMORY_BYTES` fail instead of the machine."""
-    try:
-        import resource
-    except ImportError:
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
 
 if __name__ == "__main__":
