@@ -106,6 +106,6 @@ def open_image(path: str | os.PathLike[str]) -> Image:
 
 
 if __name__ == "__main__":
-    from cli.main import main
+    from cli.main import run
 
-    main()
+    run()

@@ -77,7 +77,8 @@ def measure_touch(index: Path, rounds: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="mmsearch-touch-") as scratch:
         for number in range(rounds):
             photos = Path(scratch) / f"photos{number}"
-            write_photos(photos, 3, 640, 480)
+            # Photos that no round before has brought: the index would copy their embeddings.
+            write_photos(photos, 3, 640, 480, seed=time.time_ns())
             for name in seconds:
                 if name == "one_gone":
                     next(photos.iterdir()).unlink()

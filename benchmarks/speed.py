@@ -87,8 +87,9 @@ def write_weights(architecture: str, file: Path) -> None:
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, file)
 
 
-def write_photos(folder: Path, count: int, width: int, height: int) -> None:
-    """JPEG files cut at random from scikit-image's photos, with a little noise: they cost what camera files cost."""
+def write_photos(folder: Path, count: int, width: int, height: int, seed: int = 0) -> None:
+    """JPEG files cut at random from scikit-image's photos, with a little noise: they cost what camera files cost. Another
+    `seed` gives other photos."""
     from PIL import Image
 
     from benchmarks.samples import copy_samples
@@ -98,7 +99,7 @@ def write_photos(folder: Path, count: int, width: int, height: int) -> None:
     images = [Image.open(file).convert("RGB") for file in sorted(source.glob("*")) if file.suffix != ".csv"]
     images = [image for image in images if min(image.size) >= 256]
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for number in range(count):
         image = images[number % len(images)]
         share = rng.uniform(0.6, 1.0)

@@ -134,6 +134,8 @@ class _Run:
                 self._embedder.warm()
                 self._began = time.monotonic()
                 yield from self._encode(itertools.chain([first], self._units))
+                # Publishing loads Faiss: the two are never held at once.
+                self._embedder.release()
         except BaseException:
             self._writer.publish()
             raise

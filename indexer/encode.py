@@ -39,6 +39,9 @@ class Embedder(Protocol):
     def warm(self) -> None:
         """Load what is not loaded yet."""
 
+    def release(self) -> None:
+        """Give back memory that the next use brings back in a moment."""
+
     def preprocess(self, image: Image) -> Floats:
         """An RGB image to `(3, s, s) float32`; on any thread."""
 

@@ -125,6 +125,9 @@ class PlainEncoder:
     def warm(self) -> None:
         """Nothing to load."""
 
+    def release(self) -> None:
+        """Nothing to give back."""
+
     def preprocess(self, image: Image) -> NDArray[np.float32]:
         return np.asarray(np.asarray(image.resize((32, 32)), np.float32).transpose(2, 0, 1) / 255 - 0.5, np.float32)
 

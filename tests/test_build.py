@@ -7,7 +7,7 @@ import os
 import shutil
 import tarfile
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import retrieval.store.vector_files
 from indexer.build import IndexBuild
 from indexer.config import BuildConfig, BuildReport
 from indexer.roots import roots_of
@@ -23,7 +24,7 @@ from media.walk import walk
 from retrieval.errors import IndexNotFoundError
 from retrieval.models.encoder import Encoder
 from retrieval.store.ledger import read_failures
-from retrieval.store.manifest import read_manifest
+from retrieval.store.manifest import VectorEntry, read_manifest
 from retrieval.store.shards import ShardReader
 from retrieval.store.sources import Failure
 from retrieval.types import Item
@@ -306,6 +307,31 @@ def test_an_embedding_that_is_not_finite_costs_its_own_file_only(tmp_path: Path)
     report = run(tmp_path, encoder=encoder)
     assert (report.indexed, report.failed) == (5, 1)
     assert failures(tmp_path)[str(files[3])].stage == "encode"
+
+
+def test_the_model_is_given_back_before_the_last_rows_are_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photos(tmp_path, 3)
+    done: list[str] = []
+
+    class Watched(PlainEncoder):
+        def encode_pixels(self, pixels: object) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+            done.append("encoded")
+            return super().encode_pixels(cast("list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]", pixels))
+
+        def release(self) -> None:
+            done.append("given back")
+
+    written = retrieval.store.vector_files.write_flat
+
+    def write_flat(*arguments: Any) -> VectorEntry:
+        done.append("vector file")
+        return written(*arguments)
+
+    monkeypatch.setattr(retrieval.store.vector_files, "write_flat", write_flat)
+    run(tmp_path, encoder=Watched())
+    assert done == ["encoded", "given back", "vector file"]
 
 
 def test_what_the_file_says_of_itself_is_stored(tmp_path: Path) -> None:

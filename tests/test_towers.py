@@ -94,6 +94,9 @@ def test_exported_towers_embed_as_the_original(family: str, tmp_path: Path) -> N
     for mine, its in zip((after.encode_images(images), after.encode_texts(texts)), wanted, strict=True):
         assert mine.shape == its.shape
         assert float((mine * its).sum(1).min()) >= 0.9999
+    embedded = after.encode_images(images)
+    after.release()
+    assert np.array_equal(after.encode_images(images), embedded)
     automatic = Encoder.load(name, "cpu")
     assert float((automatic.encode_images(images) * wanted[0]).sum(1).min()) >= 0.999
     assert automatic.running_on == f"on cpu in {'bf16' if cpu_has_bf16() else 'fp32'} by OpenVINO"

@@ -66,6 +66,10 @@ class Encoder:
             else:
                 check_model(self.spec, self._towers.spec)
 
+    def release(self) -> None:
+        """Give back the memory of exported towers, which the next use opens again in a moment. A model in torch stays."""
+        self._towers = None
+
     @property
     def loaded(self) -> LoadedModel:
         """The whole model in torch, which a decoder needs, loaded now if it was not yet."""
