@@ -314,10 +314,27 @@ def test_false_positives_are_counted_where_nothing_is_there() -> None:
     noise = rng.normal(size=(1200, 64)).astype(np.float32) / 8
     near = (texts[labels] + noise).astype(np.float32)
     near /= np.linalg.norm(near, axis=1, keepdims=True)
-    seen = measure_relevance(near, texts, labels, None, 500)["sample"]
+    names = [4 * chr(ord("a") + number) for number in range(20)]
+    seen = measure_relevance(near, texts, labels, names, None, 500)["sample"]
     assert (seen["very likely"]["false"] or 0) <= 0.05 and (seen["likely"]["right"] or 0) > 0.9
-    blind = measure_relevance(unit_rows(1200, 64, seed=2), texts, labels, Calibration(slope=0, intercept=3), 500)
+    judge = Calibration(slope=0, intercept=3)
+    blind = measure_relevance(unit_rows(1200, 64, seed=2), texts, labels, names, judge, 500)
     assert (blind["sample"]["likely"]["false"] or 0) <= 0.1 and blind["fitted"]["very likely"]["false"] == 1
+
+
+def test_photos_of_labels_that_share_a_word_are_not_counted_as_false() -> None:
+    """Two labels of one thing, whose photos and texts are the same: either is a true hit for the other."""
+    texts = unit_rows(12, 64, seed=1)
+    texts[1] = texts[0]
+    labels = np.repeat(np.arange(12), 40)
+    judge = Calibration(slope=40, intercept=-20)
+    apart = [4 * chr(ord("a") + number) for number in range(12)]
+    same = ["crocodile", "head of a crocodile", *apart[2:]]
+    shares = [
+        measure_relevance(texts[labels], texts, labels, names, judge, 200)["fitted"]["likely"]["false"]
+        for names in (apart, same)
+    ]
+    assert shares == [round(2 / 12, 3), 0]
 
 
 def test_filters_and_facets_are_timed_on_a_real_index(site: Path) -> None:

@@ -21,11 +21,10 @@ from PIL import Image
 
 from benchmarks.encoded import EncodedSet, Ints
 from benchmarks.metrics import Flags, Floats
+from benchmarks.relevance import sharing_words, words_of
 from retrieval.crossmodal.decoder import CaptionDecoder
 from retrieval.models.encoder import Encoder
 from retrieval.ranking.relevance import Calibration, fit_calibration
-from retrieval.ranking.stop_words import STOP_WORDS
-from retrieval.terms import tokens
 from training.data import LabelledImages
 
 HITS = 10
@@ -42,11 +41,6 @@ class JudgedHits:
     images: Ints
     cosines: Floats
     relevant: Flags
-
-
-def words_of(captions: Sequence[Sequence[str]]) -> list[set[str]]:
-    """The words of each image's captions, folded as search folds them, without function words."""
-    return [{term for term, _ in tokens(list(many)).parts.terms() if term not in STOP_WORDS} for many in captions]
 
 
 def words_to_ask(words: Sequence[set[str]]) -> list[str]:
@@ -82,10 +76,10 @@ def labelled_hits(images: Floats, texts: Floats, labels: Ints, names: Sequence[s
     """The first hits of label texts `(names, d)` among photos `(n, d)` of which `labels (n,)` are known; those of a photo whose
     label shares a word with the one asked for are left out. Each label is asked for where it is, and where it is not."""
     cosines = texts @ images.T
-    words = words_of([[name] for name in names])
+    shared = sharing_words(names)
     queries, places, relevant = [], [], []
     for query in np.unique(labels).tolist():
-        near = np.array([bool(words[query] & mine) for mine in words])[labels]
+        near = shared[query][labels]
         for others_alone in (False, True):
             order = np.argsort(-cosines[query], kind="stable")
             order = order[(labels[order] == query) | ~near[order]] if not others_alone else order[~near[order]]
