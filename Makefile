@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test lint browser clean
+.PHONY: demo docs test lint types browser clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,11 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The page's modules have types, which TypeScript checks. It comes from npm, by the node of the test packages.
+types: $(VENV)/test.stamp
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/npm install --silent --no-audit --no-fund --cache $(VENV)/npm --prefix $(VENV)/types typescript@~5.9
+	$(BIN)/node $(VENV)/types/node_modules/typescript/bin/tsc --project server/page/tsconfig.json
+
 # The tests of the page need a browser; where it is missing, root gets Debian's.
 browser:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
@@ -51,7 +56,7 @@ browser:
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
 	else echo "the tests of the page need a browser: install chromium" >&2; exit 1; fi
 
-test: lint browser
+test: lint types browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
