@@ -18,7 +18,7 @@ from media.containers import expand
 from media.errors import MediaError
 from media.isolated import ImageDecoder
 from media.types import CONTAINERS, Record
-from media.video import SampleConfig, VideoDecoder
+from media.video import SampleConfig, VideoDecoder, VideoDecoders
 from retrieval.store.journal import UnitResult
 from retrieval.store.manifest import Manifest
 from retrieval.store.shards import ShardReader
@@ -65,12 +65,22 @@ class Work:
     ) -> None:
         self._units, self._config = units, config
         self._decoder = ImageDecoder(decoding_threads(config), config.max_pixels)
+        self._films = VideoDecoders(decoding_threads(config))
+        copies = Copies(ShardReader(folder, state, touched), SourceTable(folder, state, touched))
         self._encoder = UnitEncoder(
             embedder=embedder,
             roots=state.roots,
             batch_size=config.batch_size,
-            decode=self._decoder.decode,
-            copies=Copies(ShardReader(folder, state, touched), SourceTable(folder, state, touched)),
+            how=Preparation(
+                preprocess=embedder.preprocess,
+                min_side=embedder.spec.image_size,
+                decode=self._decoder.decode,
+                holds=copies.may_hold_image if state.shards else _never,
+                sample=self._films.sample,
+                fps=config.fps,
+            ),
+            fusion=config.moment_fusion,
+            copies=copies,
         )
         self._frames: list[VideoFrame] = []
 
@@ -85,19 +95,12 @@ class Work:
         return self._encoder.own
 
     def __iter__(self) -> Generator[UnitResult | Step, None, None]:
-        with self._decoder:
+        with self._decoder, self._films:
             yield from self._results()
 
     def _results(self) -> Iterator[UnitResult | Step]:
-        config, embedder, copies = self._config, self._encoder.embedder, self._encoder.copies
-        side = embedder.spec.image_size
-        how = Preparation(
-            preprocess=embedder.preprocess,
-            min_side=side,
-            decode=self._decoder.decode,
-            holds=copies.may_hold_image if copies is not None and copies.table.manifest.shards else _never,
-        )
-        frames = SampleConfig(fps=config.fps, max_frames=config.max_frames, min_side=side, skip_own=True)
+        config, how = self._config, self._encoder.how
+        frames = SampleConfig(fps=config.fps, max_frames=config.max_frames, min_side=how.min_side, skip_own=True)
         gathered: list[Prepared] = []
         with (
             VideoFeed(frames, how.preprocess, config.batch_size, config.recogniser) as videos,
@@ -162,7 +165,7 @@ class Work:
                 yield Step(path=part.video.source.path, files=0)
             return
         self._encode_frames()
-        yield self._encoder.video(part, self._config.moment_fusion)
+        yield self._encoder.video(part)
         yield Step(path=part.source.path)
 
     def _encode_frames(self) -> None:

@@ -7,6 +7,7 @@ by Pillow.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -22,6 +23,7 @@ from media.colors import to_rgb
 from media.errors import MediaError, OwnOutputError
 from media.marks import is_marked_container
 from media.metadata import facts_of, opened_facts
+from media.motion import open_video
 from media.opening import open_image
 from media.sampling import SampledView, Sampler, View
 from media.shown import Shown
@@ -56,11 +58,11 @@ def sample(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | End
     if os.path.splitext(path)[1].lower() in ANIMATED_SUFFIXES:
         yield from _animation(path, config)
         return
-    try:
-        opened = av.open(path, metadata_errors="ignore")
-    except (*_FFMPEG_ERRORS, OSError) as error:
-        raise MediaError("decode", f"not a video that can be opened: {_reason(error)}") from error
-    with opened:
+    with contextlib.ExitStack() as held:
+        try:
+            opened = held.enter_context(open_video(path))
+        except (*_FFMPEG_ERRORS, OSError) as error:
+            raise MediaError("decode", f"not a video that can be opened: {_reason(error)}") from error
         if config.skip_own and is_marked_container(opened.metadata):
             raise OwnOutputError
         yield from _sampled(opened, _video_stream(opened), config)
@@ -71,7 +73,7 @@ def frame_at(path: str, time: float, min_side: int) -> Image.Image:
     try:
         if os.path.splitext(path)[1].lower() in ANIMATED_SUFFIXES:
             return _animation_at(path, time)
-        with av.open(path, metadata_errors="ignore") as opened:
+        with open_video(path) as opened:
             stream = _video_stream(opened)
             origin = opened.start_time / av.time_base if opened.start_time is not None else 0.0
             if stream.time_base is not None:

@@ -239,7 +239,11 @@ class Engine:
             places = places[self._state.places.living(places)]
             if groups is not None and len(places) > 1:
                 items = self._state.reader.items(*self._state.places.rows(places))
-                yield CopyGroup(kind=groups.kind_of(number), items=tuple(items))
+                # A photo and the film inside of it are one file.
+                files = {item.path: item for item in reversed(items)}
+                if len(files) > 1:
+                    kept = tuple(item for item in items if files[item.path] is item)
+                    yield CopyGroup(kind=groups.kind_of(number), items=kept)
 
     def embeddings(self, kinds: Sequence[Kind]) -> NDArray[np.float16]:
         """Every living embedding of some kinds, `(n, d) float16`, unit rows, in index order: for measurements."""

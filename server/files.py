@@ -10,7 +10,7 @@ from fastapi import FastAPI, Query, Request, Response
 from media.names import valid_text
 from retrieval.cancellation import Cancellation
 from retrieval.errors import MediaError
-from server.http import FOR_EVER, REVALIDATE, bytes_response, etag, file_response, not_modified
+from server.http import FOR_EVER, REVALIDATE, bytes_response, etag, file_response, film_response, not_modified
 from server.lanes import Lane
 from server.media import Files, has_image, media_type, next_size, version
 from server.openapi import FILE, binary
@@ -40,7 +40,10 @@ def add_files(app: FastAPI, service: SearchService, files: Files, *, reads: Lane
             content = files.content(item)
             if content is not None:
                 return bytes_response(request, content, kind, headers)
+            film = files.film(item)
             try:
+                if film is not None:
+                    return film_response(request, place, film, headers)
                 return file_response(request, place, kind, headers, valid_text(Path(item.path).name), inline=inline)
             except OSError as error:
                 raise MediaError("read", "the file is gone") from error

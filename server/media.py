@@ -20,6 +20,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from media.child import module_command, module_environment
+from media.motion import Film, film_of, may_hold_film
 from media.names import printable
 from media.reader import ImageReader
 from media.types import MEMBER, below, below_any
@@ -87,6 +88,10 @@ class Files:
         """The bytes of a member of a container; None for a file of its own. Raises `MediaError`."""
         self.place(item)
         return self._images.read(item.path) if MEMBER in item.path else None
+
+    def film(self, item: Item) -> Film | None:
+        """Where the film of a moment lies in the file of its photo; None for any other item. Raises `MediaError`."""
+        return film_of(self.place(item)) if is_film_in_photo(item) else None
 
     def image(self, item: Item) -> Image:
         """The item's image, the middle of a moment, or what a text is about. Raises `MediaError`."""
@@ -163,6 +168,11 @@ def has_image(item: Item) -> bool:
         return kind == "video" or (kind == "image" and item.path != item.source)
     # A row of a table has a name of any form.
     return kind == "image" or (bool(mark) and kind is None and source_kind(container) == "parquet")
+
+
+def is_film_in_photo(item: Item) -> bool:
+    """Whether an item is a moment of the film inside of a photo."""
+    return item.kind == "video" and may_hold_film(item.path)
 
 
 def next_size(size: int) -> int:
