@@ -24,7 +24,7 @@ from media.facts import (
     rated,
     written_date,
 )
-from media.opening import open_image
+from media.opening import open_image, without_pixels
 from media.suffixes import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 def image_facts(content: bytes | IO[bytes]) -> Facts:
     """What a picture says of itself; nothing of one that cannot be opened. No pixel is decoded."""
     try:
-        with open_image(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+        with open_image(without_pixels(io.BytesIO(content) if isinstance(content, bytes) else content)) as image:
             return facts_of(image)
     except Exception:  # Plugins raise what a damaged file makes them raise; decoding it says what is wrong
         return NO_FACTS
@@ -114,7 +114,8 @@ def _part(read: object, image: Image.Image) -> Facts:
 
 
 def _exif_facts(image: Image.Image) -> Facts:
-    exif = image.getexif()
+    # Pillow would decode the pixels of a PNG for it.
+    exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
     inner = exif.get_ifd(ExifTags.IFD.Exif)
     times = (inner.get(ExifTags.Base.DateTimeOriginal), inner.get(ExifTags.Base.DateTimeDigitized))
     taken = next((date for date, _ in map(written_date, (*times, exif.get(ExifTags.Base.DateTime))) if date), None)
