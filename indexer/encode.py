@@ -81,14 +81,16 @@ class UnitEncoder:
             paths = media.get(source.path, set())
             many = source.kind in ("tar", "parquet")
             mark = marks.get(source.path)
+            # A page whose text the PDF holds need not be read.
+            written = pictured if source.kind == "pages" and {*pictured} <= {text.path for text in texts} else {}
             digest = next((ready.sha256 for ready in prepared if ready.record.path == source.path), "")
             lines.append(
                 replace(
                     self.line(source, failures.get(source.path, [])),
                     media=len({path for path in paths if path != source.path}) if many else int(bool(paths)),
                     content=bytes.fromhex(digest) if source.path in paths else b"",
-                    ocr_seen=mark.ocr_seen if mark is not None else 0,
-                    ocr_read=mark.ocr_read if mark is not None else 0,
+                    ocr_seen=mark.ocr_seen if mark is not None else len(written),
+                    ocr_read=mark.ocr_read if mark is not None else len(written),
                 )
             )
         return UnitResult(

@@ -74,12 +74,14 @@ class SeenFilm:
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
     """What the workers need: the model's preprocessing, the side that it wants, whether the index holds a content, what
-    decodes images (bytes, least side, name of the file), and what samples the film in a photo, `fps` frames a second."""
+    decodes images (bytes, least side, name of the file) and pages of a PDF (its path, number, least side), and what samples the
+    film in a photo, `fps` frames a second."""
 
     preprocess: Callable[[Image], NDArray[np.float32]]
     min_side: int
     holds: Callable[[str], bool]
     decode: Callable[[bytes, int, str], DecodedImage]
+    page: Callable[[str, int, int], DecodedImage]
     sample: Callable[[str, SampleConfig], Iterator[Frame | Cue | Beat | Ending]]
     fps: float = 1.0
 
@@ -123,6 +125,8 @@ def _prepared(record: Record, how: Preparation) -> Prepared:
         return Prepared(record=record, failure=record.failure)
     if record.texts:
         return Prepared(record=record, texts=record.texts, facts=_facts_of_text(record))
+    if record.page:
+        return _prepared_page(record, how)
     data = record.data if record.data is not None else read_bytes(record.source.path)
     if record.source.kind in ("document", "sidecar", "subtitles"):
         return _prepared_text(record, data)
@@ -152,6 +156,16 @@ def _prepared(record: Record, how: Preparation) -> Prepared:
             wrong.append((record.path, MediaError("decode", f"the film inside of it: {stopped}")))
     views = tuple(map(how.preprocess, views_of(decoded.rgb)))
     return replace(known, record=_light(record), decoded=decoded, views=views, wrong=tuple(wrong), film=film)
+
+
+def _prepared_page(record: Record, how: Preparation) -> Prepared:
+    beside, wrong = sidecar_facts(record.source.sidecars)
+    facts = completed(beside, record.source.path, record.source.mtime_ns)
+    known = Prepared(record=record, sha256=record.digest, facts=facts, wrong=tuple(wrong))
+    if how.holds(record.digest):
+        return known
+    decoded = how.page(record.source.path, record.page, how.min_side)
+    return replace(known, decoded=decoded, views=tuple(map(how.preprocess, views_of(decoded.rgb))))
 
 
 def _seen(path: str, how: Preparation) -> tuple[SeenFilm, str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from indexer.videos import VideoFeed, VideoFrame, VideoRead
 from media.containers import expand
 from media.errors import MediaError
 from media.isolated import ImageDecoder
-from media.types import CONTAINERS, Record
+from media.types import CONTAINERS, Record, Source
 from media.video import SampleConfig, VideoDecoder, VideoDecoders
 from retrieval.store.journal import UnitResult
 from retrieval.store.manifest import Manifest
@@ -75,6 +75,7 @@ class Work:
                 preprocess=embedder.preprocess,
                 min_side=embedder.spec.image_size,
                 decode=self._decoder.decode,
+                page=self._decoder.page,
                 holds=copies.may_hold_image if state.shards else _never,
                 sample=self._films.sample,
                 fps=config.fps,
@@ -134,11 +135,14 @@ class Work:
                     if copied is not None:
                         yield copied
                 elif unit.first_slice is not None:
-                    yield from _slices(unit, unit.first_slice, self._encoder.roots.paths)
+                    yield from _slices(unit, unit.first_slice, self._expanded(unit.sources[0]))
                 else:
                     for source in unit.sources:
-                        yield from expand(source, self._encoder.roots.paths)
+                        yield from self._expanded(source)
                     yield _End(unit)
+
+    def _expanded(self, source: Source) -> Iterator[Record]:
+        return expand(source, self._encoder.roots.paths, self._decoder.document)
 
     def _add_video(self, unit: Unit, videos: VideoFeed, tags: VideoDecoder) -> UnitResult | None:
         """Have the video decoded; or its result at once, where the index holds the same content."""
@@ -182,10 +186,10 @@ def decoding_threads(config: BuildConfig) -> int:
     return config.workers or min(8, os.cpu_count() or 1)
 
 
-def _slices(unit: Unit, first: int, roots: Sequence[str]) -> Iterator[Record | _End]:
-    """The records of a container from slice number `first` on, an end after each slice. Captions stay with their image."""
+def _slices(unit: Unit, first: int, records: Iterator[Record]) -> Iterator[Record | _End]:
+    """The `records` of a container from slice number `first` on, an end after each slice. Captions stay with their image."""
     count, before = 0, None
-    for record in expand(unit.sources[0], roots):
+    for record in records:
         apart = before is None or not record.texts or bool(before.texts) or record.path != before.path
         count, before = count + apart, record
         if count > first * SLICE:

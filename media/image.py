@@ -17,7 +17,7 @@ from media.drawings import draw, is_drawing
 from media.errors import MediaError
 from media.foreign import RAW_SUFFIXES, missing_extra
 from media.opening import open_image, reason_of
-from media.pages import first_page
+from media.pages import page_picture
 from media.raw import develop
 from media.salvage import salvaged
 from media.types import MAX_PIXELS
@@ -74,7 +74,7 @@ def _decoded(data: bytes, min_side: int, name: str, max_pixels: int) -> DecodedI
     if data[:1024].lstrip().startswith(b"%PDF-"):
         if missing_extra("x.pdf") is not None:
             raise MediaError("decode", "a PDF needs: pip install pypdfium2")
-        page, (width, height) = first_page(data, min_side)
+        page, (width, height) = page_picture(data, 1, min_side)
         return _facts(_smaller(page, min_side), Image.Exif(), width, height)
     header = _Header(min_side, max_pixels)
     missing = None
@@ -95,6 +95,15 @@ def _decoded(data: bytes, min_side: int, name: str, max_pixels: int) -> DecodedI
         signal = signal_of(data) if header.format in ("HEIF", "AVIF") else None
         rgb = _pixels(frame, header.profile, signal, min_side)
     return _facts(_upright(rgb, header.exif), header.exif, *header.size, missing)
+
+
+def decode_page(path: str, number: int, min_side: int) -> DecodedImage:
+    """Page `number`, from 1, of the PDF at `path`, as `decode_image` gives a picture. Pages have no `dhash`: those of one form
+    or one book look alike, and are no copies. Raises `MediaError`."""
+    if missing_extra(path) is not None:
+        raise MediaError("decode", "a PDF needs: pip install pypdfium2")
+    page, (width, height) = page_picture(path, number, min_side)
+    return DecodedImage(rgb=_smaller(page, min_side), width=width, height=height)
 
 
 class _Header:

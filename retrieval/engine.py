@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from media.foreign import page_of
 from retrieval.crossmodal.decoder_models import DecoderModels
 from retrieval.errors import ItemNotFoundError, MediaError, ModelError, QueryError
 from retrieval.models.query_encoder import QueryEncoder
@@ -241,7 +242,9 @@ class Engine:
                 items = self._state.reader.items(*self._state.places.rows(places))
                 # A photo and the film inside of it are one file.
                 files = {item.path: item for item in reversed(items)}
-                if len(files) > 1:
+                # Of equal documents the first pages stand for all.
+                later = all((page_of(path) or (path, 1))[1] > 1 for path in files)
+                if len(files) > 1 and not later:
                     kept = tuple(item for item in items if files[item.path] is item)
                     yield CopyGroup(kind=groups.kind_of(number), items=kept)
 
