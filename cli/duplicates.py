@@ -12,6 +12,7 @@ import typer
 
 from cli.options import IndexOption
 from cli.terminal import byte_count, columns, file_url, note, quiet_native_stderr, shown, write_lines
+from media.foreign import page_of
 from retrieval.errors import MediaError, MmsearchError
 from retrieval.types import CopyGroup, Item
 
@@ -69,7 +70,7 @@ def duplicates_command(
 
 def _file_bytes(item: Item) -> int | None:
     """The size of an item's own file; None for a member of a container, which no deleting would free alone."""
-    return item.size if item.path == item.source else None
+    return item.size if item.path == item.source or page_of(item.path) is not None else None
 
 
 def _size(item: Item) -> str:

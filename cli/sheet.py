@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.terminal import clock, file_url, quiet_native_stderr, shown
+from media.motion import may_hold_film
 from retrieval.errors import MediaError, MmsearchError
 from retrieval.types import Hit, Item
 
@@ -86,7 +87,10 @@ def _card(hit: Hit, images: ImageReader, why: tuple[LoadedModel, str] | None) ->
 
 
 def _moment(item: Item, poster: str) -> str:
-    """The video itself, from the moment's start to its end, where the browser can play it; its frame until then."""
+    """The video itself, from the moment's start to its end, where the browser can play it; its frame until then, and in place
+    of a film inside of a photo, which has no address of its own."""
+    if may_hold_film(item.path):
+        return f'<img alt="" src="{poster}">'
     address = f"{html.escape(file_url(item.source))}#t={item.start:.2f},{item.end:.2f}"
     return f'<video controls preload="none" poster="{poster}" src="{address}"></video>'
 

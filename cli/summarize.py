@@ -29,12 +29,13 @@ def summarize_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say in words what a video shows: its most representative moments, in order, and a paragraph that joins them."""
+    from media.motion import holds_film
     from media.reader import moves
     from retrieval.crossmodal.decoder import CaptionDecoder
     from retrieval.crossmodal.summary import Segment, choose, paragraph
     from retrieval.crossmodal.viewing import view_video
 
-    if os.path.isfile(video) and not moves(video):
+    if os.path.isfile(video) and not moves(video) and not holds_film(video):
         raise UsageError(f"{shown(video)} is no video; for a picture there is: mmsearch describe FILE")
     with interruptible():
         encoder = load_captioner(model, device, precision)

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
+from media.foreign import page_of
 from media.names import printable, valid_json
 from media.types import below
 from retrieval.errors import MmsearchError
@@ -43,7 +44,10 @@ def shown(path: str) -> str:
 def near(path: str) -> str:
     """A path of a file for people: from the working folder on where it lies in that."""
     here = os.getcwd()
-    return shown(os.path.relpath(path, here) if path != here and below(path, here) else path)
+    page = page_of(path)
+    file = page[0] if page is not None else path
+    name = os.path.relpath(file, here) if file != here and below(file, here) else file
+    return shown(name) + (f", page {page[1]}" if page is not None else "")
 
 
 def clock(seconds: float) -> str:

@@ -60,6 +60,22 @@ class Copies:
             items = self.reader.items(*places)
             return line, items, self.reader.embeddings(*places).astype(np.float32)
 
+    def film(self, image: Item, source: Source) -> tuple[list[Item], NDArray[np.float32]] | None:
+        """The moments of the film in a photo of the index, with their embeddings `(n, d)`, as rows of `source`; None where it
+        has none."""
+        if image.path != image.source:
+            return None
+        with self._alone:
+            roots = self.table.manifest.roots
+            key = key_of(*roots.split(image.source))
+            line = self.table.find([key]).get(key)
+            spans = tuple(span for span in line.spans if span.kind == "video") if line is not None else ()
+            if line is None or not spans:
+                return None
+            places = self._places(replace(line, spans=spans))
+            moments = [_moved(item, source, roots) for item in self.reader.items(*places)]
+            return moments, self.reader.embeddings(*places).astype(np.float32)
+
     def _fails(self, shard: int, row: int, path: str) -> bool:
         """Whether the ledger has a line about the image itself: a line about its sidecar, or about another member of its
         container, is no matter."""

@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from indexer.copies import Copies
-from indexer.pipeline import Preparation, Prepared, prepare_record
+from indexer.pipeline import Preparation, Prepared, SeenFilm, prepare_record
 from indexer.plan import Unit
 from indexer.rows import FACTS, image_item, item_id, moment_items, recognised_item, text_items, with_facts
 from indexer.videos import VideoRead
 from media.errors import MediaError, OwnOutputError
 from media.facts import NO_FACTS, Facts, completed, with_sidecars
-from media.image import DecodedImage
 from media.sidecars import sidecar_facts
 from media.types import CONTAINERS, Passage, Source
-from retrieval.crossmodal.moments import MomentFusion, merge
+from retrieval.crossmodal.moments import FrameSpan, MomentFusion, merge
 from retrieval.store.journal import UnitResult
 from retrieval.store.roots import Roots
 from retrieval.store.source_keys import key_of
@@ -54,13 +53,15 @@ class Embedder(Protocol):
 
 @dataclass(kw_only=True)
 class UnitEncoder:
-    """Encodes units with one model; `decode` is for an image that is read again. `encoded` counts the images and frames that
-    went through the model, `own` the files that were left out since mmsearch wrote them."""
+    """Encodes units with one model. `how` is for an image that is read again, and `fusion` makes one embedding of a moment's
+    frames. `encoded` counts the images and frames that went through the model, `own` the files that were left out since
+    mmsearch wrote them."""
 
     embedder: Embedder
     roots: Roots
     batch_size: int
-    decode: Callable[[bytes, int, str], DecodedImage]
+    how: Preparation
+    fusion: MomentFusion = "mean"
     copies: Copies | None = None
     encoded: int = 0
     own: int = 0
@@ -83,14 +84,16 @@ class UnitEncoder:
             paths = media.get(source.path, set())
             many = source.kind in ("tar", "parquet")
             mark = marks.get(source.path)
+            # A page whose text the PDF holds need not be read.
+            written = pictured if source.kind == "pages" and {*pictured} <= {text.path for text in texts} else {}
             digest = next((ready.sha256 for ready in prepared if ready.record.path == source.path), "")
             lines.append(
                 replace(
                     self.line(source, failures.get(source.path, [])),
                     media=len({path for path in paths if path != source.path}) if many else int(bool(paths)),
                     content=bytes.fromhex(digest) if source.path in paths else b"",
-                    ocr_seen=mark.ocr_seen if mark is not None else 0,
-                    ocr_read=mark.ocr_read if mark is not None else 0,
+                    ocr_seen=mark.ocr_seen if mark is not None else len(written),
+                    ocr_read=mark.ocr_read if mark is not None else len(written),
                 )
             )
         return UnitResult(
@@ -101,7 +104,7 @@ class UnitEncoder:
             last=last,
         )
 
-    def video(self, video: VideoRead, fusion: MomentFusion) -> UnitResult:
+    def video(self, video: VideoRead) -> UnitResult:
         """The result of a video, or of a sound file, that was read: moments, and what is said in it."""
         source = video.source
         facts, wrong = self._video_facts(source, video.ending.facts if video.ending is not None else NO_FACTS)
@@ -114,7 +117,7 @@ class UnitEncoder:
         items: list[Item] = []
         embeddings = [self.none()]
         if video.embeddings and video.ending is not None:
-            moments = merge(video.spans, np.stack(video.embeddings), fusion)
+            moments = merge(video.spans, np.stack(video.embeddings), self.fusion)
             items += moment_items(self.roots, moments, source, (video.ending.width, video.ending.height))
             embeddings += [moment.embedding[None] for moment in moments]
             if video.ending.stopped is not None and video.failure is None:
@@ -211,6 +214,7 @@ class UnitEncoder:
             batch = fresh[start : start + self.batch_size]
             encoded, places = self._pictures([ready.views for ready in batch])
             parts.append(encoded)
+            films: list[tuple[Prepared, SeenFilm]] = []
             for place, ready in enumerate(batch):
                 if place not in places:
                     _fail(failures, ready, _notfinite("it"))
@@ -220,6 +224,31 @@ class UnitEncoder:
                     items.append(with_facts(item, ready.facts))
                     if ready.decoded.missing is not None:
                         _fail(failures, ready, MediaError("decode", ready.decoded.missing))
+                    films += [(ready, ready.film)] if ready.film is not None else []
+            moments, encoded = self._films(films)
+            items += moments
+            parts.append(encoded)
+        return items, np.concatenate(parts)
+
+    def _films(self, films: Sequence[tuple[Prepared, SeenFilm]]) -> tuple[list[Item], Floats]:
+        """The moments of films in photos, with the facts of the photos."""
+        pixels = [frame for _, film in films for frame in film.pixels]
+        spans = [(number, span) for number, (_, film) in enumerate(films) for span in film.spans]
+        encoded = [self.none()]
+        kept: list[tuple[int, FrameSpan]] = []
+        for start in range(0, len(pixels), self.batch_size):
+            embeddings, places = self.frames(pixels[start : start + self.batch_size])
+            encoded.append(embeddings)
+            kept += [spans[start + place] for place in places]
+        of_frames, owners = np.concatenate(encoded), np.array([number for number, _ in kept], np.int64)
+        items: list[Item] = []
+        parts = [self.none()]
+        for number, (ready, film) in enumerate(films):
+            own = [span for owner, span in kept if owner == number]
+            moments = merge(own, of_frames[owners == number], self.fusion) if own else []
+            rows = moment_items(self.roots, moments, ready.record.source, (film.width, film.height))
+            items += [with_facts(row, ready.facts) for row in rows]
+            parts += [moment.embedding[None] for moment in moments]
         return items, np.concatenate(parts)
 
     def _copy(
@@ -229,15 +258,12 @@ class UnitEncoder:
         """An image whose content is in the index: a new row with the old embedding."""
         copy = self.copies.image(ready.sha256) if self.copies is not None else None
         record = ready.record
-        if copy is None:
-            # Another content with the same 64-bit hash: the image is read like any other.
-            how = Preparation(
-                preprocess=self.embedder.preprocess,
-                min_side=self.embedder.spec.image_size,
-                holds=_nothing,
-                decode=self.decode,
-            )
-            reread = prepare_record(record, how)
+        film = self.copies.film(copy[0], record.source) if self.copies is not None and copy is not None else None
+        if copy is None or (ready.holds_film and film is None):
+            # Another content with the same 64-bit hash, or a film that was not looked at: it is read like any other.
+            reread = prepare_record(record, replace(self.how, holds=_nothing))
+            for path, error in reread.wrong[len(ready.wrong) :]:
+                failures.setdefault(record.source.path, []).append((path, error))
             if reread.failure is not None:
                 _fail(failures, reread, reread.failure)
             else:
@@ -252,9 +278,12 @@ class UnitEncoder:
         )
         items.append(with_facts(item, ready.facts))
         parts.append(embedding)
+        if film is not None:
+            items += [with_facts(moment, ready.facts) for moment in film[0]]
+            parts.append(film[1])
         if recognised is not None:
             marks[source.path], texts, embeddings = recognised
-            image = items[-1]
+            image = with_facts(item, ready.facts)
             items += [recognised_item(self.roots, image, text.text or "") for text in texts]
             parts.append(embeddings)
 

@@ -25,6 +25,7 @@ from indexer.places import places_of
 from indexer.progress import Progress
 from indexer.rows import recognised_item
 from media.errors import MediaError
+from media.foreign import page_of
 from media.isolated import ImageDecoder
 from media.reader import ImageReader
 from media.recognition import at_reading_size
@@ -192,6 +193,9 @@ class PictureTexts:
             stat = os.stat(item.source)
             if (stat.st_size, stat.st_mtime_ns) != (source.size, source.mtime_ns):
                 return None
+            page = page_of(item.path) if item.path != item.source else None
+            if page is not None:
+                return at_reading_size(self._decoder.page(*page, _SIDE).rgb)
             decoded = self._decoder.decode(self._files.read(item.path), _SIDE, os.path.basename(item.path))
             return at_reading_size(decoded.rgb)
         except MediaError as error:

@@ -6,9 +6,10 @@ Decoders release Python's lock, so threads are enough. Results come in the order
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -23,13 +24,18 @@ from media.facts import NO_FACTS, Facts, completed, with_sidecars
 from media.image import DecodedImage
 from media.marks import is_marked_image
 from media.metadata import file_facts, image_facts
+from media.motion import film_in
 from media.sidecars import sidecar_facts
-from media.subtitles import read_subtitles
+from media.subtitles import Cue, read_subtitles
 from media.text import caption_lines, decode_text, passages
 from media.types import Passage, Record
+from media.video import Beat, Ending, Frame, SampleConfig
 from media.views import views_of
+from retrieval.crossmodal.moments import FrameSpan
 
 Mark = TypeVar("Mark")
+# Frames of the film in a photo, which lasts some seconds: they wait in memory with the photo.
+_FILM_FRAMES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +44,9 @@ class Prepared:
     document, or the `failure`.
 
     An image whose content the index holds already has neither views nor a decoded image: its embedding is copied. `facts` are
-    those of the image, or of the image that a text is about. `wrong` are sidecars that could not be used, and why.
+    those of the image, or of the image that a text is about. `wrong` says what beside or inside of it could not be used: its
+    sidecars, and the film in a photo. With `holds_film` there is one, and `film` is what was seen of it, where it was looked
+    at.
     """
 
     record: Record
@@ -49,17 +57,33 @@ class Prepared:
     facts: Facts = NO_FACTS
     wrong: tuple[tuple[str, MediaError], ...] = ()
     failure: MediaError | None = None
+    holds_film: bool = False
+    film: SeenFilm | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenFilm:
+    """The film in a photo: its frames, preprocessed `(3, s, s)` each, what they stand for, and its upright size in pixels."""
+
+    pixels: tuple[NDArray[np.float32], ...]
+    spans: tuple[FrameSpan, ...]
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """What the workers need: the model's preprocessing, the side that it wants, whether the index holds a content, and what
-    decodes images (bytes, least side, name of the file)."""
+    """What the workers need: the model's preprocessing, the side that it wants, whether the index holds a content, what
+    decodes images (bytes, least side, name of the file) and pages of a PDF (its path, number, least side), and what samples the
+    film in a photo, `fps` frames a second."""
 
     preprocess: Callable[[Image], NDArray[np.float32]]
     min_side: int
     holds: Callable[[str], bool]
     decode: Callable[[bytes, int, str], DecodedImage]
+    page: Callable[[str, int, int], DecodedImage]
+    sample: Callable[[str, SampleConfig], Iterator[Frame | Cue | Beat | Ending]]
+    fps: float = 1.0
 
 
 def prepare(
@@ -101,6 +125,8 @@ def _prepared(record: Record, how: Preparation) -> Prepared:
         return Prepared(record=record, failure=record.failure)
     if record.texts:
         return Prepared(record=record, texts=record.texts, facts=_facts_of_text(record))
+    if record.page:
+        return _prepared_page(record, how)
     data = record.data if record.data is not None else read_bytes(record.source.path)
     if record.source.kind in ("document", "sidecar", "subtitles"):
         return _prepared_text(record, data)
@@ -109,14 +135,57 @@ def _prepared(record: Record, how: Preparation) -> Prepared:
     digest = hashlib.sha256(data).hexdigest()
     beside, wrong = sidecar_facts(record.source.sidecars)
     facts = completed(with_sidecars(image_facts(data), beside), record.path, record.source.mtime_ns)
+    holds_film, film, stopped = False, None, None
+    try:
+        # The film of a photo in a container is no file that could be played.
+        holds_film = record.data is None and film_in(io.BytesIO(data)) is not None
+    except MediaError as error:
+        wrong.append((record.path, error))
     # A member of a container keeps its bytes: where the copy turns out not to be of use, they are read again.
-    known = Prepared(record=record, sha256=digest, facts=facts, wrong=tuple(wrong))
+    known = Prepared(record=record, sha256=digest, facts=facts, wrong=tuple(wrong), holds_film=holds_film)
     if how.holds(digest):
         return known
     decoded = how.decode(data, how.min_side, os.path.basename(record.path))
-    return replace(
-        known, record=_light(record), decoded=decoded, views=tuple(map(how.preprocess, views_of(decoded.rgb)))
-    )
+    del data
+    if holds_film:
+        try:
+            film, stopped = _seen(record.source.path, how)
+        except MediaError as error:
+            stopped = error.reason
+        if stopped is not None:
+            wrong.append((record.path, MediaError("decode", f"the film inside of it: {stopped}")))
+    views = tuple(map(how.preprocess, views_of(decoded.rgb)))
+    return replace(known, record=_light(record), decoded=decoded, views=views, wrong=tuple(wrong), film=film)
+
+
+def _prepared_page(record: Record, how: Preparation) -> Prepared:
+    beside, wrong = sidecar_facts(record.source.sidecars)
+    facts = completed(beside, record.source.path, record.source.mtime_ns)
+    known = Prepared(record=record, sha256=record.digest, facts=facts, wrong=tuple(wrong))
+    if how.holds(record.digest):
+        return known
+    decoded = how.page(record.source.path, record.page, how.min_side)
+    return replace(known, decoded=decoded, views=tuple(map(how.preprocess, views_of(decoded.rgb))))
+
+
+def _seen(path: str, how: Preparation) -> tuple[SeenFilm, str | None]:
+    """The film in the photo at `path`, and why not all of it was read. Raises `MediaError` for one of which nothing can be
+    shown."""
+    pixels: list[NDArray[np.float32]] = []
+    spans: list[FrameSpan] = []
+    width = height = 0
+    stopped: str | None = None
+    for part in how.sample(path, SampleConfig(fps=how.fps, max_frames=_FILM_FRAMES, min_side=how.min_side)):
+        if isinstance(part, Frame):
+            pixels.append(how.preprocess(part.rgb))
+            spans.append(FrameSpan(start=part.start, end=part.end, shot=part.shot))
+        elif isinstance(part, Ending):
+            width, height = part.width, part.height
+            if len(pixels) >= _FILM_FRAMES:
+                stopped = f"read up to {part.duration:.0f} s: it is long for a film in a photo"
+            elif part.stopped is not None:
+                stopped = f"read up to {part.duration:.0f} s: {part.stopped}"
+    return SeenFilm(pixels=tuple(pixels), spans=tuple(spans), width=width, height=height), stopped
 
 
 def _prepared_text(record: Record, data: bytes) -> Prepared:

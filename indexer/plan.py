@@ -178,7 +178,9 @@ class Plan:
             return False
         if (line.about is not None or source.about is not None) and line.about != self._about(source):
             return False
-        if (line.sidecar or b"") != source.sidecar_state or (config.reread and line.kind in ("image", "video")):
+        if (line.sidecar or b"") != source.sidecar_state or (
+            config.reread and line.kind in ("image", "pages", "video")
+        ):
             return False
         if line.failures is not None and config.retry_failed:
             return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from indexer.videos import VideoFeed, VideoFrame, VideoRead
 from media.containers import expand
 from media.errors import MediaError
 from media.isolated import ImageDecoder
-from media.types import CONTAINERS, Record
-from media.video import SampleConfig, VideoDecoder
+from media.types import CONTAINERS, Record, Source
+from media.video import SampleConfig, VideoDecoder, VideoDecoders
 from retrieval.store.journal import UnitResult
 from retrieval.store.manifest import Manifest
 from retrieval.store.shards import ShardReader
@@ -65,12 +65,23 @@ class Work:
     ) -> None:
         self._units, self._config = units, config
         self._decoder = ImageDecoder(decoding_threads(config), config.max_pixels)
+        self._films = VideoDecoders(decoding_threads(config))
+        copies = Copies(ShardReader(folder, state, touched), SourceTable(folder, state, touched))
         self._encoder = UnitEncoder(
             embedder=embedder,
             roots=state.roots,
             batch_size=config.batch_size,
-            decode=self._decoder.decode,
-            copies=Copies(ShardReader(folder, state, touched), SourceTable(folder, state, touched)),
+            how=Preparation(
+                preprocess=embedder.preprocess,
+                min_side=embedder.spec.image_size,
+                decode=self._decoder.decode,
+                page=self._decoder.page,
+                holds=copies.may_hold_image if state.shards else _never,
+                sample=self._films.sample,
+                fps=config.fps,
+            ),
+            fusion=config.moment_fusion,
+            copies=copies,
         )
         self._frames: list[VideoFrame] = []
 
@@ -85,19 +96,12 @@ class Work:
         return self._encoder.own
 
     def __iter__(self) -> Generator[UnitResult | Step, None, None]:
-        with self._decoder:
+        with self._decoder, self._films:
             yield from self._results()
 
     def _results(self) -> Iterator[UnitResult | Step]:
-        config, embedder, copies = self._config, self._encoder.embedder, self._encoder.copies
-        side = embedder.spec.image_size
-        how = Preparation(
-            preprocess=embedder.preprocess,
-            min_side=side,
-            decode=self._decoder.decode,
-            holds=copies.may_hold_image if copies is not None and copies.table.manifest.shards else _never,
-        )
-        frames = SampleConfig(fps=config.fps, max_frames=config.max_frames, min_side=side, skip_own=True)
+        config, how = self._config, self._encoder.how
+        frames = SampleConfig(fps=config.fps, max_frames=config.max_frames, min_side=how.min_side, skip_own=True)
         gathered: list[Prepared] = []
         with (
             VideoFeed(frames, how.preprocess, config.batch_size, config.recogniser) as videos,
@@ -131,11 +135,14 @@ class Work:
                     if copied is not None:
                         yield copied
                 elif unit.first_slice is not None:
-                    yield from _slices(unit, unit.first_slice, self._encoder.roots.paths)
+                    yield from _slices(unit, unit.first_slice, self._expanded(unit.sources[0]))
                 else:
                     for source in unit.sources:
-                        yield from expand(source, self._encoder.roots.paths)
+                        yield from self._expanded(source)
                     yield _End(unit)
+
+    def _expanded(self, source: Source) -> Iterator[Record]:
+        return expand(source, self._encoder.roots.paths, self._decoder.document)
 
     def _add_video(self, unit: Unit, videos: VideoFeed, tags: VideoDecoder) -> UnitResult | None:
         """Have the video decoded; or its result at once, where the index holds the same content."""
@@ -162,7 +169,7 @@ class Work:
                 yield Step(path=part.video.source.path, files=0)
             return
         self._encode_frames()
-        yield self._encoder.video(part, self._config.moment_fusion)
+        yield self._encoder.video(part)
         yield Step(path=part.source.path)
 
     def _encode_frames(self) -> None:
@@ -179,10 +186,10 @@ def decoding_threads(config: BuildConfig) -> int:
     return config.workers or min(8, os.cpu_count() or 1)
 
 
-def _slices(unit: Unit, first: int, roots: Sequence[str]) -> Iterator[Record | _End]:
-    """The records of a container from slice number `first` on, an end after each slice. Captions stay with their image."""
+def _slices(unit: Unit, first: int, records: Iterator[Record]) -> Iterator[Record | _End]:
+    """The `records` of a container from slice number `first` on, an end after each slice. Captions stay with their image."""
     count, before = 0, None
-    for record in expand(unit.sources[0], roots):
+    for record in records:
         apart = before is None or not record.texts or bool(before.texts) or record.path != before.path
         count, before = count + apart, record
         if count > first * SLICE:

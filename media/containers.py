@@ -6,18 +6,20 @@ roots: what a file says about other files is not trusted.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat as modes
 import tarfile
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from media.errors import MediaError
+from media.pages import Document, read_document
 from media.suffixes import IMAGE_SUFFIXES
-from media.text import caption_lines, caption_rows, caption_texts, decode_text, json_captions
+from media.text import caption_lines, caption_rows, caption_texts, decode_text, json_captions, passages
 from media.types import MEMBER, Passage, Record, Source, below_any
 from media.walk import source_kind
 
@@ -55,11 +57,13 @@ def read_bytes(path: str) -> bytes:
     return data
 
 
-def expand(source: Source, roots: Sequence[str] = ()) -> Iterator[Record]:
+def expand(
+    source: Source, roots: Sequence[str] = (), document: Callable[[str], Document] = read_document
+) -> Iterator[Record]:
     """The records of one source. What cannot be read becomes a record with its `failure`, and so does a container that holds
     nothing, so that it can be remembered and is not read again until it changes.
 
-    A table of captions may name images below `roots` only; without roots, below its own folder.
+    A table of captions may name images below `roots` only; without roots, below its own folder. `document` reads a PDF.
     """
     count = 0
     try:
@@ -67,6 +71,8 @@ def expand(source: Source, roots: Sequence[str] = ()) -> Iterator[Record]:
             records = _tar(source)
         elif source.kind == "parquet":
             records = _parquet(source)
+        elif source.kind == "pages":
+            records = _pages(source, document(source.path))
         elif source.kind == "captions":
             records = _captions(source, roots or (os.path.dirname(source.path),))
         else:
@@ -301,6 +307,30 @@ def _content(content: IO[bytes], member: _Member) -> bytes:
     if len(data) < member.size:
         raise MediaError("read", "the tar ends in the middle of it")
     return data
+
+
+def _pages(source: Source, document: Document) -> Iterator[Record]:
+    """The pages of a PDF, each followed by its text."""
+    content = file_digest(source.path)
+    for number, text in enumerate(document.texts, 1):
+        path = f"{source.path}{MEMBER}{number}"
+        digest = hashlib.sha256(f"{content}\0{number}".encode()).hexdigest()
+        yield Record(path=path, source=source, page=number, digest=digest)
+        texts = tuple(Passage(path, passage, "passage") for passage in passages(decode_text(text.encode())))
+        if texts:
+            yield Record(path=path, source=source, texts=texts)
+    if document.pages > len(document.texts):
+        reason = f"has {document.pages} pages, of which the first {len(document.texts)} are indexed"
+        yield Record(path=source.path, source=source, failure=MediaError("decode", reason))
+
+
+def file_digest(path: str) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises `MediaError`."""
+    try:
+        with open(path, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise MediaError("read", error.strerror or str(error)) from error
 
 
 def image_bytes(image: object) -> bytes:

@@ -21,6 +21,7 @@ from av.stream import Disposition
 from media.encoding import VideoWriter
 from media.errors import MediaError
 from media.marks import COMMENT, MARK
+from media.motion import may_hold_film, open_video
 from media.types import Place
 
 # Containers that take what they gave, and a comment. Anything else goes into Matroska, which takes nearly all.
@@ -63,6 +64,8 @@ def _name(path: str, start: float, end: float, rank: int) -> str:
     """A name that a file system takes, also while the file is being written."""
     stem, suffix = os.path.splitext(os.path.basename(path))
     suffix = suffix.lower() if suffix.lower() in _SAME else ".mkv"
+    # What photos hold is MP4, whatever they are called.
+    suffix = ".mp4" if may_hold_film(path) else suffix
     before, after = f"{rank:02d}-", f"-{start:.1f}-{end:.1f}{suffix}"
     room = _LONGEST_NAME - len(f".{before}{after}.partial")
     short = os.fsencode(stem)[:room]
@@ -97,10 +100,11 @@ class Source:
     """A video opened for reading some of it."""
 
     def __init__(self, path: str) -> None:
-        self.opened = av.open(path, metadata_errors="ignore")
+        self._held = contextlib.ExitStack()
+        self.opened = self._held.enter_context(open_video(path))
         video = [s for s in self.opened.streams.video if not s.disposition & Disposition.attached_pic]
         if not video or video[0].codec_context is None or video[0].time_base is None:
-            self.opened.close()
+            self._held.close()
             raise MediaError("read", "cannot be cut: it holds no video stream that can be decoded")
         self.video = video[0]
         self.video.thread_type = "AUTO"
@@ -112,7 +116,7 @@ class Source:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.opened.close()
+        self._held.close()
 
     def packets(self, start: float, end: float, earlier: float | None, *, sound: bool) -> Iterator[av.Packet[Any]]:
         """Packets, from a key frame before `start` to where none that follows is shown before `end`, by the file's clock."""

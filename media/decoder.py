@@ -1,7 +1,7 @@
 """`python -m media.decoder`: decodes images in a process of its own, so that one that crashes a codec costs itself alone.
 
-A request is a line of JSON on standard input, followed by the encoded bytes; an answer is a line of JSON on standard output,
-followed by RGB bytes, or `{"error"}`.
+A request is a line of JSON on standard input, followed by the encoded bytes, or one that names a PDF and a page of it; an
+answer is a line of JSON on standard output, followed by RGB bytes, or `{"error"}`. A PDF without a page is asked for its texts.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 
 from media.child import bound_memory
 from media.errors import MediaError
-from media.image import decode_image
+from media.image import decode_image, decode_page
+from media.pages import read_document
 
 # Beside what a picture of the largest size takes: libraries, tables, the encoded bytes.
 _BASE_BYTES = 3 * 1024**3
@@ -33,7 +35,15 @@ def main() -> int:
         pixels = b""
         answer: dict[str, object]
         try:
-            decoded = decode_image(data, request["min_side"], name=request["name"], max_pixels=max_pixels)
+            if "document" in request and not request["page"]:
+                answer = asdict(read_document(_path(request)))
+                out.write(json.dumps(answer).encode() + b"\n")
+                out.flush()
+                continue
+            if "document" in request:
+                decoded = decode_page(_path(request), request["page"], request["min_side"])
+            else:
+                decoded = decode_image(data, request["min_side"], name=request["name"], max_pixels=max_pixels)
             answer = {name: value for name, value in vars(decoded).items() if name != "rgb"}
             answer["size"], pixels = decoded.rgb.size, decoded.rgb.tobytes()
         except MediaError as error:
@@ -44,6 +54,10 @@ def main() -> int:
         out.write(pixels)
         out.flush()
     return 0
+
+
+def _path(request: dict[str, str]) -> str:
+    return os.fsdecode(bytes.fromhex(request["document"]))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from media.types import MEMBER
+
 RAW_SUFFIXES = frozenset(
     (".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".raf", ".rw2", ".orf", ".pef", ".srw",
      ".rwl", ".3fr", ".fff", ".iiq", ".kdc", ".dcr", ".mrw", ".erf", ".mef", ".mos", ".x3f")
@@ -36,6 +38,14 @@ _LIBRARIES = (
     _Library("pypdfium2", "pypdfium2", PAGED_SUFFIXES),
 )
 FOREIGN_SUFFIXES = frozenset((".jxl",)) | RAW_SUFFIXES | SVG_SUFFIXES | PAGED_SUFFIXES
+
+
+def page_of(path: str) -> tuple[str, int] | None:
+    """The PDF and the number of the page, from 1, that `file.pdf::number` names; None for what names no page."""
+    file, mark, number = path.rpartition(MEMBER)
+    if not mark or os.path.splitext(file)[1].lower() not in PAGED_SUFFIXES or not number.isascii():
+        return None
+    return (file, int(number)) if number.isdigit() and len(number) < 9 else None
 
 
 def missing_extra(name: str) -> str | None:

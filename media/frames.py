@@ -7,6 +7,8 @@ by Pillow.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -22,7 +24,9 @@ from media.colors import to_rgb
 from media.errors import MediaError, OwnOutputError
 from media.marks import is_marked_container
 from media.metadata import facts_of, opened_facts
-from media.opening import open_image
+from media.motion import open_video
+from media.opening import open_image, reason_of
+from media.salvage import whole_frames
 from media.sampling import SampledView, Sampler, View
 from media.shown import Shown
 from media.subtitles import Cue
@@ -56,11 +60,11 @@ def sample(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | End
     if os.path.splitext(path)[1].lower() in ANIMATED_SUFFIXES:
         yield from _animation(path, config)
         return
-    try:
-        opened = av.open(path, metadata_errors="ignore")
-    except (*_FFMPEG_ERRORS, OSError) as error:
-        raise MediaError("decode", f"not a video that can be opened: {_reason(error)}") from error
-    with opened:
+    with contextlib.ExitStack() as held:
+        try:
+            opened = held.enter_context(open_video(path))
+        except (*_FFMPEG_ERRORS, OSError) as error:
+            raise MediaError("decode", f"not a video that can be opened: {reason_of(error)}") from error
         if config.skip_own and is_marked_container(opened.metadata):
             raise OwnOutputError
         yield from _sampled(opened, _video_stream(opened), config)
@@ -71,7 +75,7 @@ def frame_at(path: str, time: float, min_side: int) -> Image.Image:
     try:
         if os.path.splitext(path)[1].lower() in ANIMATED_SUFFIXES:
             return _animation_at(path, time)
-        with av.open(path, metadata_errors="ignore") as opened:
+        with open_video(path) as opened:
             stream = _video_stream(opened)
             origin = opened.start_time / av.time_base if opened.start_time is not None else 0.0
             if stream.time_base is not None:
@@ -85,11 +89,11 @@ def frame_at(path: str, time: float, min_side: int) -> Image.Image:
                 raise MediaError("decode", f"no frame at {time:.1f} s")
             return Shown(stream, min_side).image(last)
     except (*_FFMPEG_ERRORS, OSError) as error:
-        raise MediaError("decode", f"no frame at {time:.1f} s: {_reason(error)}") from error
+        raise MediaError("decode", f"no frame at {time:.1f} s: {reason_of(error)}") from error
 
 
 def _animation_at(path: str, time: float) -> Image.Image:
-    with open(path, "rb") as content, open_image(content) as opened:
+    with _opened_animation(path) as (opened, _):
         passed = 0.0
         for number in range(getattr(opened, "n_frames", 1)):
             opened.seek(number)
@@ -97,6 +101,16 @@ def _animation_at(path: str, time: float) -> Image.Image:
             if passed > time:
                 break
         return to_rgb(opened)
+
+
+@contextlib.contextmanager
+def _opened_animation(path: str) -> Iterator[tuple[Image.Image, str | None]]:
+    """An animated image, and why it is not all there: of a WebP that ends early, libwebp would give nothing."""
+    with open(path, "rb") as content:
+        whole = whole_frames(content.read()) if path.lower().endswith(".webp") else None
+        content.seek(0)
+        with open_image(io.BytesIO(whole) if whole is not None else content) as opened:
+            yield opened, "the file ends early" if whole is not None else None
 
 
 def _shown_for(image: Image.Image) -> float:
@@ -195,7 +209,7 @@ def _decoded(
         except StopIteration:
             return
         except _FFMPEG_ERRORS as error:
-            raise _Stopped(_reason(error)) from error
+            raise _Stopped(reason_of(error)) from error
         if packet.stream.type == "subtitle":
             yield from _cues(packet, origin)
             continue
@@ -209,7 +223,7 @@ def _decoded(
         except _FFMPEG_ERRORS as error:
             wrong += 1
             if wrong >= _ERRORS_IN_A_ROW:
-                raise _Stopped(f"{wrong} damaged packets in a row: {_reason(error)}") from error
+                raise _Stopped(f"{wrong} damaged packets in a row: {reason_of(error)}") from error
             continue
         for frame in frames:
             if isinstance(frame, av.VideoFrame):
@@ -338,7 +352,7 @@ def _animation(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat |
 
     count = 0
     try:
-        with open(path, "rb") as content, open_image(content) as opened:
+        with _opened_animation(path) as (opened, stopped):
             if opened.width * opened.height > MAX_PIXELS:
                 raise MediaError("decode", f"more than {MAX_PIXELS // 1_000_000} million pixels")
             width, height = opened.size
@@ -358,15 +372,10 @@ def _animation(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat |
     except MediaError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them raise
-        stopped = _reason(error)
+        stopped = reason_of(error)
     for sampled in sampler.finish(time):
         yield frame(sampled)
         count += 1
     if not count:
         raise MediaError("decode", stopped or "no frame of it shows anything")
     yield Ending(width=width, height=height, duration=time, stopped=stopped, facts=facts)
-
-
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())[:200]

@@ -16,8 +16,8 @@ from media.colors import Signal, signal_of, to_srgb, tone_mapped
 from media.drawings import draw, is_drawing
 from media.errors import MediaError
 from media.foreign import RAW_SUFFIXES, missing_extra
-from media.opening import open_image
-from media.pages import first_page
+from media.opening import open_image, reason_of
+from media.pages import page_picture
 from media.raw import develop
 from media.salvage import salvaged
 from media.types import MAX_PIXELS
@@ -57,8 +57,7 @@ def decode_image(data: bytes, min_side: int, *, name: str = "", max_pixels: int 
     except MemoryError as error:
         raise MediaError("decode", "the picture does not fit in memory") from error
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise MediaError("decode", f"damaged image: {reason[:200]}") from error
+        raise MediaError("decode", f"damaged image: {reason_of(error)}") from error
 
 
 def _decoded(data: bytes, min_side: int, name: str, max_pixels: int) -> DecodedImage:
@@ -75,7 +74,7 @@ def _decoded(data: bytes, min_side: int, name: str, max_pixels: int) -> DecodedI
     if data[:1024].lstrip().startswith(b"%PDF-"):
         if missing_extra("x.pdf") is not None:
             raise MediaError("decode", "a PDF needs: pip install pypdfium2")
-        page, (width, height) = first_page(data, min_side)
+        page, (width, height) = page_picture(data, 1, min_side)
         return _facts(_smaller(page, min_side), Image.Exif(), width, height)
     header = _Header(min_side, max_pixels)
     missing = None
@@ -86,6 +85,9 @@ def _decoded(data: bytes, min_side: int, name: str, max_pixels: int) -> DecodedI
             held.enter_context(header.turn())
             frame = _first_opaque(image) if getattr(image, "n_frames", 1) > 1 and image.format == "GIF" else image
             frame.load()
+            if image.format == "PNG":
+                # It may stand behind the pixels.
+                header.exif = _exif(image)
         except (MediaError, MemoryError):
             raise
         except Exception as error:  # What Pillow's plugins raise for a damaged file
@@ -93,6 +95,15 @@ def _decoded(data: bytes, min_side: int, name: str, max_pixels: int) -> DecodedI
         signal = signal_of(data) if header.format in ("HEIF", "AVIF") else None
         rgb = _pixels(frame, header.profile, signal, min_side)
     return _facts(_upright(rgb, header.exif), header.exif, *header.size, missing)
+
+
+def decode_page(path: str, number: int, min_side: int) -> DecodedImage:
+    """Page `number`, from 1, of the PDF at `path`, as `decode_image` gives a picture. Pages have no `dhash`: those of one form
+    or one book look alike, and are no copies. Raises `MediaError`."""
+    if missing_extra(path) is not None:
+        raise MediaError("decode", "a PDF needs: pip install pypdfium2")
+    page, (width, height) = page_picture(path, number, min_side)
+    return DecodedImage(rgb=_smaller(page, min_side), width=width, height=height)
 
 
 class _Header:
@@ -107,10 +118,11 @@ class _Header:
 
     def take(self, image: ImageFile.ImageFile) -> None:
         """Read it; refuse what is too large, and let libjpeg decode at 1/2, 1/4 or 1/8 of the size."""
-        self.format, self.size, self.exif = image.format, image.size, _exif(image)
-        self.profile = image.info.get("icc_profile")
         jpeg = image.format in _JPEG
+        self.format, self.size = image.format, image.size
         _check_size(image.size, (_JPEG_BOUND if jpeg else 1) * self._max_pixels)
+        self.exif = _exif(image)
+        self.profile = image.info.get("icc_profile")
         if jpeg:
             side = self._min_side
             image.draft("RGB" if image.mode in ("RGB", "YCbCr") else image.mode, (side, side))
@@ -122,14 +134,14 @@ class _Header:
 
 
 def _rescued(data: bytes, prepare: Callable[[ImageFile.ImageFile], None], cause: Exception) -> tuple[Image.Image, str]:
-    """The rows of a damaged image that are whole, and a line that says what is missing. Raises `MediaError`, or `cause`."""
+    """The rows of a damaged image that are whole, and a line that says what is missing. Raises `MediaError`."""
     try:
         image, share = salvaged(data, prepare)
     except MediaError:
         raise
     except Exception:
-        raise cause from None
-    reason = " ".join(str(cause).split())[:120]
+        raise MediaError("decode", f"damaged image: {reason_of(cause)}") from cause
+    reason = reason_of(cause)
     lost = f"{1 - share:.0%} of its rows are missing" if round(100 * share) < 100 else "no row is missing"
     return image, f"damaged: {lost} ({reason})"
 
@@ -199,6 +211,9 @@ def _first_opaque(image: Image.Image) -> Image.Image:
 
 def _exif(image: Image.Image) -> Image.Exif:
     try:
+        if image.format == "PNG" and "exif" not in image.info:
+            # Pillow would decode the pixels to look behind them, and remember that there is none.
+            return Image.Image.getexif(image) if "Raw profile type exif" in image.info else Image.Exif()
         return image.getexif()
     except Exception:  # A broken EXIF block must not cost the image.
         return Image.Exif()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import subprocess
 import threading
 from types import TracebackType
+from typing import Any
 
 from PIL import Image
 
@@ -16,6 +18,7 @@ from media.errors import MediaError
 from media.foreign import RAW_SUFFIXES
 from media.image import DecodedImage, decode_image
 from media.opening import format_of
+from media.pages import Document
 from media.types import MAX_PIXELS
 
 # Their decoders are as old as the formats, and fuzzed the most of all.
@@ -46,9 +49,24 @@ class ImageDecoder:
         """`media.image.decode_image`, with a bound in time, too. Raises `MediaError`, also where the decoder crashed."""
         if _is_trusted(data, name):
             return decode_image(data, min_side, name=name, max_pixels=self._max_pixels)
+        answer, rgb = self._asked({"min_side": min_side, "name": name}, data)
+        return DecodedImage(rgb=rgb, **answer)
+
+    def page(self, path: str, number: int, min_side: int) -> DecodedImage:
+        """`media.image.decode_page`, likewise."""
+        document = os.fsencode(path).hex()
+        answer, rgb = self._asked({"document": document, "page": number, "min_side": min_side})
+        return DecodedImage(rgb=rgb, **answer)
+
+    def document(self, path: str) -> Document:
+        """`media.pages.read_document`, likewise."""
+        answer, _ = self._asked({"document": os.fsencode(path).hex(), "page": 0})
+        return Document(pages=answer["pages"], texts=tuple(answer["texts"]))
+
+    def _asked(self, request: dict[str, object], data: bytes = b"") -> tuple[dict[str, Any], Image.Image]:
         child = self._children.get()
         try:
-            return child.decode(data, min_side, name, self._max_pixels)
+            return child.ask({**request, "max_pixels": self._max_pixels}, data)
         finally:
             self._children.put(child)
 
@@ -75,14 +93,14 @@ class _Decoder:
         self._patience = patience
         self._child = Child("media.decoder", one_thread=True)
 
-    def decode(self, data: bytes, min_side: int, name: str, max_pixels: int) -> DecodedImage:
+    def ask(self, request: dict[str, object], data: bytes) -> tuple[dict[str, Any], Image.Image]:
+        """What it answers, and a picture of no size where that is none. Raises `MediaError`."""
         process = self._child.started()
         alarm = threading.Timer(self._patience, process.kill)
         alarm.daemon = True
         alarm.start()
-        request = {"bytes": len(data), "min_side": min_side, "name": name, "max_pixels": max_pixels}
         try:
-            return _asked(process, request, data)
+            return _asked(process, {**request, "bytes": len(data)}, data)
         except (OSError, ValueError, KeyError) as error:
             hung = not alarm.is_alive()
             self.close()
@@ -96,7 +114,9 @@ class _Decoder:
         self._child.close()
 
 
-def _asked(process: subprocess.Popen[bytes], request: dict[str, object], data: bytes) -> DecodedImage:
+def _asked(
+    process: subprocess.Popen[bytes], request: dict[str, object], data: bytes
+) -> tuple[dict[str, Any], Image.Image]:
     """Raises `OSError`, `ValueError` or `KeyError` where the process ended, `MediaError` for what it says."""
     if process.stdin is None or process.stdout is None:
         raise AssertionError("the process was started with pipes")
@@ -106,7 +126,5 @@ def _asked(process: subprocess.Popen[bytes], request: dict[str, object], data: b
     answer = json.loads(process.stdout.readline())
     if "error" in answer:
         raise MediaError(*answer["error"])
-    size = (int(answer["size"][0]), int(answer["size"][1]))
-    rgb = Image.frombytes("RGB", size, process.stdout.read(3 * size[0] * size[1]))
-    del answer["size"]
-    return DecodedImage(rgb=rgb, **answer)
+    width, height = answer.pop("size", (0, 0))
+    return answer, Image.frombytes("RGB", (width, height), process.stdout.read(3 * width * height))

@@ -24,7 +24,8 @@ from media.facts import (
     rated,
     written_date,
 )
-from media.opening import open_image
+from media.opening import open_image, without_pixels
+from media.raw import raw_head
 from media.suffixes import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 MAX_XMP = 8 * 1024 * 1024
 _TIFF_XMP = 700
+_TIFFS, _MOST_TIFF = (b"II*\0", b"MM\0*"), 4 << 20
 _LIST_ITEM = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}li"
 _SPACES = {
     "http://purl.org/dc/elements/1.1/": "dc",
@@ -75,8 +77,20 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 def image_facts(content: bytes | IO[bytes]) -> Facts:
     """What a picture says of itself; nothing of one that cannot be opened. No pixel is decoded."""
     try:
-        with open_image(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
-            return facts_of(image)
+        opened = raw_head(io.BytesIO(content) if isinstance(content, bytes) else content)
+        head = opened.read(4)
+        opened.seek(0)
+        try:
+            with open_image(without_pixels(opened)) as image:
+                return facts_of(image)
+        except SyntaxError:
+            if head not in _TIFFS:
+                return NO_FACTS
+        # Sensors' values are no picture to Pillow, but their directory is as good as any.
+        opened.seek(0)
+        exif = Image.Exif()
+        exif.load(b"Exif\0\0" + opened.read(_MOST_TIFF))
+        return _facts_in(exif)
     except Exception:  # Plugins raise what a damaged file makes them raise; decoding it says what is wrong
         return NO_FACTS
 
@@ -114,7 +128,11 @@ def _part(read: object, image: Image.Image) -> Facts:
 
 
 def _exif_facts(image: Image.Image) -> Facts:
-    exif = image.getexif()
+    # Pillow would decode the pixels of a PNG for it.
+    return _facts_in(Image.Image.getexif(image) if image.format == "PNG" else image.getexif())
+
+
+def _facts_in(exif: Image.Exif) -> Facts:
     inner = exif.get_ifd(ExifTags.IFD.Exif)
     times = (inner.get(ExifTags.Base.DateTimeOriginal), inner.get(ExifTags.Base.DateTimeDigitized))
     taken = next((date for date, _ in map(written_date, (*times, exif.get(ExifTags.Base.DateTime))) if date), None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import struct
 from typing import IO, cast
 
 from PIL import ImageFile
@@ -49,6 +50,7 @@ _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 # The sizes of a bitmap's header, which a DIB file begins with.
 _DIB_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 _HEAD = 512
+_PNG, _MOST_CHUNKS = b"\x89PNG\r\n\x1a\n", 64 * 1024 * 1024
 
 
 def open_image(content: IO[bytes]) -> ImageFile.ImageFile:
@@ -77,6 +79,37 @@ def _eps_preview(content: IO[bytes]) -> IO[bytes]:
     if not place or preview[:2] not in (b"II", b"MM"):
         raise MediaError("decode", "an EPS file without a preview")
     return io.BytesIO(preview)
+
+
+def without_pixels(content: IO[bytes]) -> IO[bytes]:
+    """A PNG whose chunks all stand before its pixels, which are left out: Pillow decodes them to read what stands behind. Any
+    other file as it is."""
+    start = content.read(len(_PNG))
+    content.seek(0)
+    if start != _PNG:
+        return content
+    kept, size, at = [start], 0, len(_PNG)
+    while size < _MOST_CHUNKS:
+        content.seek(at)
+        head = content.read(8)
+        length = int.from_bytes(head[:4], "big")
+        if len(head) < 8 or head[4:] == b"IEND":
+            break
+        if head[4:] not in (b"IDAT", b"fdAT") and length < _MOST_CHUNKS:
+            kept.append(head + content.read(length + 4))
+            size += length
+        at += 12 + length
+    return io.BytesIO(b"".join(kept) + bytes(4) + b"IDAT" + bytes(4))
+
+
+def reason_of(error: BaseException) -> str:
+    """What is wrong with a file, by what a plugin made of it: many run over its end, and say so in their own terms."""
+    own = error.__cause__ if isinstance(error, SyntaxError) and error.__cause__ is not None else error
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    # The last is all that libwebp's wrapper ever says.
+    if isinstance(own, (struct.error, IndexError, EOFError, KeyError, TypeError)) or "decoder object" in text:
+        return "it ends early, or what it says of itself makes no sense"
+    return " ".join(str(text).split())[:150]
 
 
 def format_of(head: bytes) -> str:

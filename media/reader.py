@@ -13,7 +13,8 @@ from PIL.Image import Image
 
 from media.containers import image_bytes, read_bytes, table_columns, table_names, tar_members
 from media.errors import MediaError
-from media.image import decode_image
+from media.foreign import page_of
+from media.image import decode_image, decode_page
 from media.types import MEMBER, Place
 from media.video import Frame, SampleConfig, VideoDecoder
 from media.walk import moving, source_kind
@@ -56,7 +57,10 @@ class ImageReader:
             if source_kind(place.path) not in ("video", "image"):
                 raise MediaError("read", "has no image")
             return frame_at(place.path, (place.start + (place.end or place.start)) / 2, self._min_side)
-        if not self._is_member(place.path) and source_kind(place.path) != "image":
+        page = page_of(place.path)
+        if page is not None and not os.path.isfile(place.path):
+            return decode_page(*page, self._min_side).rgb
+        if not self._is_member(place.path) and source_kind(place.path) not in ("image", "pages"):
             raise MediaError("read", "has no image of its own")
         return decode_image(self.read(place.path), self._min_side, name=place.path).rgb
 

@@ -13,13 +13,15 @@ from media.errors import MediaError
 # A caption describes a picture, and a passage is part of a document; the next three are said in a video or sound file, and the
 # last was recognised in a picture.
 TextKind = Literal["caption", "passage", "subtitle", "chapter", "speech", "ocr"]
-SourceKind = Literal["image", "video", "sound", "document", "sidecar", "subtitles", "captions", "tar", "parquet"]
+SourceKind = Literal[
+    "image", "pages", "video", "sound", "document", "sidecar", "subtitles", "captions", "tar", "parquet"
+]
 MEMBER = "::"
 # A decoded image may take this many pixels, if nobody says otherwise. JPEG is decoded at a fraction of its size, so its own
 # bound is wider.
 MAX_PIXELS = 300_000_000
 # Sources whose records may be many, so that a killed run may leave them half done.
-CONTAINERS: frozenset[SourceKind] = frozenset(("captions", "tar", "parquet"))
+CONTAINERS: frozenset[SourceKind] = frozenset(("captions", "pages", "tar", "parquet"))
 
 
 class Sidecar(NamedTuple):
@@ -66,7 +68,8 @@ class Passage(NamedTuple):
 class Record:
     """One image or text to encode. `data` is there for members of a container and None for a file of its own.
 
-    `texts` holds passages or captions that need no decoding.
+    `texts` holds passages or captions that need no decoding. `page` is the number of a page of a PDF, from 1, and `digest` what
+    tells its content from any other.
     """
 
     path: str
@@ -74,6 +77,8 @@ class Record:
     data: bytes | None = None
     texts: tuple[Passage, ...] = ()
     failure: MediaError | None = None
+    page: int = 0
+    digest: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

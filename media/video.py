@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -172,6 +173,34 @@ class VideoDecoder:
             self.close()
             raise MediaError("decode", f"the video decoder {why}")
         return data
+
+
+class VideoDecoders:
+    """Several decoding processes; any thread may call it, and at most `processes` decode at once. They start when first needed.
+    Use as a context manager."""
+
+    def __init__(self, processes: int, patience: float = PATIENCE_SECONDS) -> None:
+        self._all = [VideoDecoder(patience) for _ in range(max(1, processes))]
+        self._idle: queue.LifoQueue[VideoDecoder] = queue.LifoQueue()
+        for decoder in self._all:
+            self._idle.put(decoder)
+
+    def __enter__(self) -> VideoDecoders:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for decoder in self._all:
+            decoder.close()
+
+    def sample(self, path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | Ending]:
+        """As `VideoDecoder.sample`."""
+        decoder = self._idle.get()
+        try:
+            yield from decoder.sample(path, config)
+        finally:
+            self._idle.put(decoder)
 
 
 def _facts(value: dict[str, Any]) -> Facts:

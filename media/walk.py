@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from media.excludes import MARKS, Excluder, Excludes, Rules
-from media.foreign import missing_extra
+from media.foreign import PAGED_SUFFIXES, missing_extra
 from media.sidecars import SIDECAR_SUFFIXES, SidecarNames
 from media.snapshot import Snapshot, is_placeholder, is_same
 from media.sound import SOUND_SUFFIXES
@@ -129,6 +129,8 @@ def source_kind(name: str) -> SourceKind | None:
     """What a file is, by its name; None for what is not indexed."""
     stem, suffix = os.path.splitext(os.path.basename(name))
     suffix = suffix.lower()
+    if suffix in PAGED_SUFFIXES:
+        return "pages"
     if suffix in IMAGE_SUFFIXES:
         return "image"
     if suffix in VIDEO_SUFFIXES:
@@ -319,7 +321,7 @@ class _Listing:
             self.beside[entry.name] = entry
             if kind is None:
                 return
-        if kind is None or (kind == "image" and view.lacks_extra(entry.name)):
+        if kind is None or (kind in ("image", "pages") and view.lacks_extra(entry.name)):
             view.skip(entry.name)
             return
         if not entry.is_file() and os.path.exists(entry.path):

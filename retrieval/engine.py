@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from media.foreign import page_of
 from retrieval.crossmodal.decoder_models import DecoderModels
 from retrieval.errors import ItemNotFoundError, MediaError, ModelError, QueryError
 from retrieval.models.query_encoder import QueryEncoder
@@ -239,7 +240,13 @@ class Engine:
             places = places[self._state.places.living(places)]
             if groups is not None and len(places) > 1:
                 items = self._state.reader.items(*self._state.places.rows(places))
-                yield CopyGroup(kind=groups.kind_of(number), items=tuple(items))
+                # A photo and the film inside of it are one file.
+                files = {item.path: item for item in reversed(items)}
+                # Of equal documents the first pages stand for all.
+                later = all((page_of(path) or (path, 1))[1] > 1 for path in files)
+                if len(files) > 1 and not later:
+                    kept = tuple(item for item in items if files[item.path] is item)
+                    yield CopyGroup(kind=groups.kind_of(number), items=kept)
 
     def embeddings(self, kinds: Sequence[Kind]) -> NDArray[np.float16]:
         """Every living embedding of some kinds, `(n, d) float16`, unit rows, in index order: for measurements."""

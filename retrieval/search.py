@@ -278,4 +278,5 @@ def _with_copies(hit: Hit, items: Sequence[Item]) -> Hit:
     no picture is among them: then it is opened at the moment that was found."""
     picture = next((item for item in items if item.kind == "image"), None)
     shown = hit if picture is None else replace(hit, item=picture, moments=())
-    return replace(shown, copies=tuple(item.path for item in items if item.path != shown.item.path))
+    # A photo and the film inside of it are one file.
+    return replace(shown, copies=tuple(dict.fromkeys(item.path for item in items if item.path != shown.item.path)))

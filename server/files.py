@@ -10,9 +10,9 @@ from fastapi import FastAPI, Query, Request, Response
 from media.names import valid_text
 from retrieval.cancellation import Cancellation
 from retrieval.errors import MediaError
-from server.http import FOR_EVER, REVALIDATE, bytes_response, etag, file_response, not_modified
+from server.http import FOR_EVER, REVALIDATE, bytes_response, etag, file_response, film_response, not_modified
 from server.lanes import Lane
-from server.media import Files, has_image, media_type, next_size, version
+from server.media import Files, has_image, is_page, media_type, next_size, version
 from server.openapi import FILE, binary
 from server.service import SearchService
 
@@ -32,7 +32,8 @@ def add_files(app: FastAPI, service: SearchService, files: Files, *, reads: Lane
     @app.get("/media/{identity}", response_class=Response, responses=FILE, summary="The file of an item, by ranges")
     async def media(request: Request, identity: str) -> Response:
         item = await service.item(identity, request)
-        kind, inline = media_type(item.path)
+        path = item.source if is_page(item) else item.path
+        kind, inline = media_type(path)
         headers = {"Cache-Control": REVALIDATE, "Content-Security-Policy": _ALONE}
 
         def answer(_: Cancellation) -> Response:
@@ -40,8 +41,11 @@ def add_files(app: FastAPI, service: SearchService, files: Files, *, reads: Lane
             content = files.content(item)
             if content is not None:
                 return bytes_response(request, content, kind, headers)
+            film = files.film(item)
             try:
-                return file_response(request, place, kind, headers, valid_text(Path(item.path).name), inline=inline)
+                if film is not None:
+                    return film_response(request, place, film, headers)
+                return file_response(request, place, kind, headers, valid_text(Path(path).name), inline=inline)
             except OSError as error:
                 raise MediaError("read", "the file is gone") from error
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from email.utils import formatdate, parsedate_to_datetime
 
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from media.motion import Film
 
 FOR_EVER = "private, max-age=31536000, immutable"
 REVALIDATE = "private, no-cache"
+_PIECE = 64 * 1024
 _RANGE = re.compile(r"\s*(\d*)\s*-\s*(\d*)\s*")
 
 
@@ -67,11 +70,7 @@ def file_response(
 ) -> Response:
     """A file or the range of it that is asked for. Raises `OSError` where it is gone."""
     stat = os.stat(file)
-    headers = {
-        **headers,
-        "ETag": etag(file, stat.st_mtime_ns, stat.st_size, stat.st_ino),
-        "Last-Modified": formatdate(stat.st_mtime, usegmt=True),
-    }
+    headers = {**headers, **_validators(file, stat)}
     same = not_modified(request, headers)
     if same is not None:
         return same
@@ -90,6 +89,40 @@ def file_response(
         stat_result=stat,
         content_disposition_type="inline" if inline else "attachment",
     )
+
+
+def film_response(request: Request, file: str, film: Film, headers: dict[str, str]) -> Response:
+    """The film inside of a photo, or the range of it that is asked for, as it is read from the photo's file. Raises `OSError`
+    where that is gone."""
+    headers = {**headers, **_validators(file, os.stat(file)), "Accept-Ranges": "bytes"}
+    same = not_modified(request, headers)
+    if same is not None:
+        return same
+    try:
+        start, stop = _wanted(request, film.size, headers) or (0, film.size)
+    except ValueError as error:
+        return _unsatisfiable(film.size, error)
+    part = stop - start < film.size
+    if part:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{film.size}"
+    headers["Content-Length"] = str(stop - start)
+    pieces = () if request.scope.get("mmsearch.head") else _pieces(file, film.start + start, stop - start)
+    return StreamingResponse(pieces, 206 if part else 200, headers, "video/mp4")
+
+
+def _pieces(file: str, start: int, size: int) -> Iterator[bytes]:
+    with open(file, "rb") as opened:
+        opened.seek(start)
+        while size > 0 and (piece := opened.read(min(_PIECE, size))):
+            size -= len(piece)
+            yield piece
+
+
+def _validators(file: str, stat: os.stat_result) -> dict[str, str]:
+    return {
+        "ETag": etag(file, stat.st_mtime_ns, stat.st_size, stat.st_ino),
+        "Last-Modified": formatdate(stat.st_mtime, usegmt=True),
+    }
 
 
 def bytes_response(request: Request, content: bytes, kind: str, headers: dict[str, str]) -> Response:

@@ -20,6 +20,8 @@ from pathlib import Path
 from PIL.Image import Image
 
 from media.child import module_command, module_environment
+from media.foreign import page_of
+from media.motion import Film, film_of, may_hold_film
 from media.names import printable
 from media.reader import ImageReader
 from media.types import MEMBER, below, below_any
@@ -86,7 +88,11 @@ class Files:
     def content(self, item: Item) -> bytes | None:
         """The bytes of a member of a container; None for a file of its own. Raises `MediaError`."""
         self.place(item)
-        return self._images.read(item.path) if MEMBER in item.path else None
+        return self._images.read(item.path) if MEMBER in item.path and not is_page(item) else None
+
+    def film(self, item: Item) -> Film | None:
+        """Where the film of a moment lies in the file of its photo; None for any other item. Raises `MediaError`."""
+        return film_of(self.place(item)) if is_film_in_photo(item) else None
 
     def image(self, item: Item) -> Image:
         """The item's image, the middle of a moment, or what a text is about. Raises `MediaError`."""
@@ -162,7 +168,17 @@ def has_image(item: Item) -> bool:
     if item.start is not None:
         return kind == "video" or (kind == "image" and item.path != item.source)
     # A row of a table has a name of any form.
-    return kind == "image" or (bool(mark) and kind is None and source_kind(container) == "parquet")
+    return kind == "image" or is_page(item) or (bool(mark) and kind is None and source_kind(container) == "parquet")
+
+
+def is_page(item: Item) -> bool:
+    """Whether an item is a page of a PDF, or about one."""
+    return item.path != item.source and page_of(item.path) is not None
+
+
+def is_film_in_photo(item: Item) -> bool:
+    """Whether an item is a moment of the film inside of a photo."""
+    return item.kind == "video" and may_hold_film(item.path)
 
 
 def next_size(size: int) -> int:

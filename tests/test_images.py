@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, JpegImagePlugin
+from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
 from pillow_heif import register_heif_opener
 
 from media import image as module
@@ -232,3 +232,36 @@ def test_a_photo_with_a_second_view_is_decoded_at_a_fraction_of_its_size(monkeyp
     decoded = decode_image(out.getvalue(), 200)
     assert (decoded.width, decoded.height, drafts) == (1600, 1200, [(200, 200)])
     assert min(decoded.rgb.size) < 1200
+
+
+def chunks_of(png: bytes) -> list[tuple[bytes, bytes]]:
+    found, at = [], 8
+    while at < len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4], "big")
+        found.append((png[at + 4 : at + 8], png[at:end]))
+        at = end
+    return found
+
+
+def test_what_a_png_says_behind_its_pixels_is_read_without_decoding_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow decodes a PNG, however large, to look for EXIF behind the pixels: facts cost as much as the picture."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Model] = 6, "Acme 1"
+    whole = encoded(picture(3, 60, 40), "PNG", exif=exif)
+    chunks = chunks_of(whole)
+    late = [raw for kind, raw in chunks if kind == b"eXIf"]
+    pixels = [raw for kind, raw in chunks if kind not in (b"eXIf", b"IEND")]
+    for png in (whole, whole[:8] + b"".join((*pixels, *late, chunks[-1][1]))):
+        decoded = decode_image(png, 40)
+        assert (decoded.width, decoded.height, decoded.rgb.size) == (40, 60, (40, 60))
+        with monkeypatch.context() as bare:
+            bare.setattr(PngImagePlugin.PngImageFile, "load", lambda _: pytest.fail("pixels were decoded"))
+            assert image_facts(png).camera == "Acme 1"
+
+
+def test_a_png_that_is_too_large_is_refused_before_its_pixels_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = encoded(Image.new("L", (3000, 3000)), "PNG")
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda _: pytest.fail("pixels were decoded"))
+    with pytest.raises(MediaError, match="million pixels"):
+        decode_image(bomb, 32, max_pixels=1_000_000)
+    assert image_facts(bomb).words == ()

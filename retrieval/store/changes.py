@@ -124,7 +124,9 @@ def spans_of(
                     continue
                 line = part.lines[place]
                 if line.content:
-                    contents[kind].append((position - first, hash_of(line.content)))
+                    # The film in a photo is of the photo's file, whose content images have in hexadecimal.
+                    content = line.content.hex() if line.kind == "image" else line.content
+                    contents[kind].append((position - first, hash_of(content)))
                 spans.setdefault(line.key, []).append(RowSpan(kind=kind, start=position, count=count))
                 position += count
     return spans, contents

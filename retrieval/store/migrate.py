@@ -208,6 +208,9 @@ def _line(name: str, source: _Source, roots: Roots, half_read: set[str]) -> Sour
         kind = "sidecar"
     if any(span.kind == "video" for span in source.spans):
         kind = "video"
+    if kind == "pages":
+        # It has the first page alone: the next run reads it again.
+        kind = "image"
     members = {path for path in source.media if path != name}
     return SourceLine(
         key=key_of(*roots.split(name)),

@@ -50,7 +50,7 @@ def _unread(table: pa.Table, reading: Reading) -> Iterator[UnreadSource]:
     kinds = table.column("kind")
     # Of a file that is one image, any mark says all.
     plain = pc.and_(pc.equal(kinds, "image"), pc.equal(pc.coalesce(table.column(mark), 0), 0))
-    many = pc.or_(pc.equal(kinds, "tar"), pc.equal(kinds, "parquet"))
+    many = pc.is_in(kinds, pa.array(["tar", "parquet", "pages"]))
     wanted = pc.and_(pc.or_(plain, many), pc.equal(table.column("slices"), 0))
     for line in table.filter(wanted).to_pylist():
         places = _places(line["spans"] or b"")

@@ -38,8 +38,18 @@ export function clock(seconds) {
 /** @param {{start: number | null, end: number | null}} stretch */
 export const times = ({ start, end }) => (start === null ? "" : `${clock(start)}–${clock(end ?? start)}`);
 
-/** The name of a file without its folders. @param {{path: string}} item */
-export const nameOf = (item) => item.path.split(/[\\/]/).pop() || item.path;
+/** A page of a PDF, as the server names it: the file, and the number of the page. */
+const PAGE = /(\.(?:pdf|ai))::(\d+)$/i;
+
+/** The name of a file without its folders, and its page. @param {{path: string}} item */
+export const nameOf = (item) => (item.path.split(/[\\/]/).pop() || item.path).replace(PAGE, "$1, page $2");
+
+/** The part of a file that an item is, for the end of an address. @param {{path: string, start: number | null}} item */
+export const partOf = (item) => {
+  if (item.start !== null) return `#t=${item.start}`;
+  const page = PAGE.exec(item.path);
+  return page ? `#page=${page[2]}` : "";
+};
 
 /** Whether a click is to be followed as the browser does, in a tab or window of its own. @param {MouseEvent} event */
 export const opensElsewhere = (event) => event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey;

@@ -1,7 +1,7 @@
 // @ts-check
 /** One item, large: its picture, video or text, what is known of it, and what can be done with it. */
 
-import { byId, el, nameOf, times } from "./dom.js";
+import { byId, el, nameOf, partOf, times } from "./dom.js";
 import { relevanceOf, smallThumb } from "./grid.js";
 import { showImage } from "./images.js";
 import { play } from "./player.js";
@@ -72,7 +72,7 @@ export class Viewer {
     this.#line.hidden = true;
     this.#line.replaceChildren();
     byId("position", HTMLElement).textContent = position;
-    byId("open", HTMLAnchorElement).href = hit.start === null ? hit.media_url : `${hit.media_url}#t=${hit.start}`;
+    byId("open", HTMLAnchorElement).href = hit.media_url + partOf(hit);
     byId("describe", HTMLElement).hidden = hit.kind === "text";
     this.#why.hidden = hit.kind === "text" || !this.#words;
     this.#still(hit, signal);
