@@ -26,9 +26,20 @@ def keep(page: Page, name: str) -> None:
         page.screenshot(path=str(Path(SHOTS) / name))
 
 
-def test_the_page_is_small_and_asks_for_nothing_from_elsewhere() -> None:
+def test_the_page_is_small_as_it_travels(tab: Tab) -> None:
+    page = tab.open()
+    expect(page.locator("#holds")).to_contain_text("pictures")
+    sizes = page.evaluate(
+        """[...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+            .filter((one) => one.entryType === "navigation" || one.name.includes("/page/"))
+            .map((one) => one.encodedBodySize)"""
+    )
+    assert len(sizes) == 1 + len(load_page().files) and min(sizes) > 0
+    assert sum(sizes) < LARGEST_PAGE
+
+
+def test_the_page_asks_for_nothing_from_elsewhere() -> None:
     page = load_page()
-    assert len(page.document) + sum(len(file.content) for file in page.files.values()) < LARGEST_PAGE
     text = page.document + b"".join(file.content for file in page.files.values())
     assert b"http://" not in text and b"https://" not in text and b"innerHTML" not in text
 
