@@ -19,7 +19,7 @@ PLAIN = {"astronaut": 0, "cat": 1, "coffee": 2, "rocket": 3, "horse": 4, "coins"
 
 
 def write_shelf(folder: Path) -> None:
-    """Six photos of one day in Paris, one of another year in Rome, a large one of two halves without a date, films and texts."""
+    """Six photos of one day in Paris, one of another year in Rome, a large one of two halves, films and texts."""
     for number, (name, seed) in enumerate(PLAIN.items()):
         _photo(folder / "trip" / "paris" / f"{name}.jpg", seed, f"2023:12:25 1{number}:00:00", 48.8584, 2.2945)
     _photo(folder / "trip" / "rome" / "moon.jpg", 6, "2022:06:14 10:00:00", 41.9029, 12.4534)
@@ -32,7 +32,13 @@ def write_shelf(folder: Path) -> None:
     film(folder / "films" / "talk.mp4", (10, 11, 12, 13), 2, shown, draw=scene)
     lines = [f"{n}\n{_stamp(a)} --> {_stamp(b)}\n{text}\n" for n, (a, b, text) in enumerate(CUES, 1)]
     (folder / "films" / "talk.srt").write_text("\n".join(lines))
-    film(folder / "films" / "old.avi", (14, 15), 2, VideoFormat(width=320, height=240, rate=20, codec="mpeg4", options={}), draw=scene)
+    film(
+        folder / "films" / "old.avi",
+        (14, 15),
+        2,
+        VideoFormat(width=320, height=240, rate=20, codec="mpeg4", options={}),
+        draw=scene,
+    )
     (folder / "notes.txt").write_text("A note about boats in the evening.\n")
 
 

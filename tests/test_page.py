@@ -196,7 +196,9 @@ def test_a_slow_search_and_a_server_that_is_gone(tab: Tab) -> None:
     gone = "That did not work: the server does not answer; is it still running?"
     expect(page.locator("#said")).to_have_text(gone)
     # At once, and not when the next look is due.
-    expect(page.locator("#holds")).to_have_text("The server does not answer. This page tries again by itself.", timeout=2000)
+    expect(page.locator("#holds")).to_have_text(
+        "The server does not answer. This page tries again by itself.", timeout=2000
+    )
     page.unroute("**/api/*")
     page.route("**/api/status", lambda route: route.abort())
     page.get_by_role("button", name="Try again").click()

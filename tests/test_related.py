@@ -51,10 +51,16 @@ def test_a_video_has_its_moments_and_its_subtitles_in_the_order_of_time(web: htt
 def test_a_picture_has_its_caption_and_a_document_itself_alone(web: httpx.Client) -> None:
     held = file_of(web, first(web, text="name:cat.jpg", kind="image"))
     assert (held["kind"], held["place"], held["folder"]) == ("image", "trip/paris/cat.jpg", "trip/paris")
-    assert [(one["text_kind"], one["text"]) for one in held["texts"]] == [("caption", "the tired animal of our neighbours")]
+    assert [(one["text_kind"], one["text"]) for one in held["texts"]] == [
+        ("caption", "the tired animal of our neighbours")
+    ]
     assert held["moments"] == []
     note = file_of(web, first(web, text="boats in the evening", kind="text"))
-    assert (note["kind"], note["place"], [one["text_kind"] for one in note["texts"]]) == ("text", "notes.txt", ["passage"])
+    assert (note["kind"], note["place"], [one["text_kind"] for one in note["texts"]]) == (
+        "text",
+        "notes.txt",
+        ["passage"],
+    )
     assert web.get("/api/items/nope/file").status_code == 404
 
 
