@@ -26,7 +26,7 @@ export function showChips(state, remove) {
 function chip(state, part, remove) {
   const name = texts.chips[part];
   const image = el("img", { alt: name, title: name, src: part === "picture" ? `/upload/${state.picture}` : `/thumb/${state[part]}?size=128` });
-  image.addEventListener("error", () => image.replaceWith(el("span", { textContent: name })), { once: true });
+  image.addEventListener("error", () => image.replaceWith(el("span", { textContent: texts.gone(name) })), { once: true });
   const button = el("button", { type: "button", textContent: "✕" });
   button.setAttribute("aria-label", texts.without(name));
   button.addEventListener("click", remove);

@@ -4,6 +4,7 @@
 import { format } from "./address.js";
 import { el, nameOf, opensElsewhere, times } from "./dom.js";
 import { showImage } from "./images.js";
+import { textTile } from "./passage.js";
 import { texts } from "./texts.js";
 
 /** @typedef {import("./address.js").State} State */
@@ -110,7 +111,7 @@ export class Grid {
     const copies = hit.copies?.length ? texts.copies(hit.copies.length) : "";
     const tile = el("a", { className: "tile", href: format({ ...state, item: hit.id }), draggable: true, tabIndex: number === this.#current ? 0 : -1 });
     tile.setAttribute("aria-label", [hit.kind === "text" ? hit.text ?? name : name, when, copies, texts.relevance(relevanceOf(hit))].filter(Boolean).join(", "));
-    if (hit.kind === "text") tile.append(el("span", { className: "text", dir: "auto", textContent: hit.text ?? "" }));
+    if (hit.kind === "text") tile.append(textTile(hit, relevanceOf(hit), signal));
     else {
       const image = el("img", { alt: "", loading: "lazy", decoding: "async", draggable: false });
       showImage(image, smallThumb(hit), signal, (why) => image.replaceWith(

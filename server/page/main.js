@@ -1,7 +1,7 @@
 // @ts-check
 /** The page put together: the address says what is shown, and every act goes through it. */
 
-import { Address, asks, sameSearch } from "./address.js";
+import { Address, asks, NOTHING, sameSearch } from "./address.js";
 import { Answers } from "./ask.js";
 import { showChips } from "./chips.js";
 import { byId } from "./dom.js";
@@ -20,28 +20,44 @@ const pictures = new Pictures(), sending = new Owner(), opening = new Owner();
 let ready = texts.ready;
 let notice = "";
 let slow = 0;
+/** The last of the results that was open. */
+let opened = "";
+/** What shall have the focus as soon as it is among the results. */
+let awaited = "";
+/** @type {import("./requests.js").Hit | null} Of a strip, on its way to be shown. */
+let passing = null;
 /** @type {AbortSignal | null} Of a picture that is being sent. */
 let transfer = null;
 
 const results = new Results(showResults);
 const address = new Address(changed, () => ({ count: results.hits.length, top: Math.round(scrollY) }));
 const grid = new Grid(byId("grid", HTMLElement), (number) => openAt(number), () => results.more());
-const answers = new Answers((item) => address.open(item));
+const answers = new Answers({ open: (item) => address.open(item), search: (text) => address.go({ text }), changed: showAround });
+/** What is leafed through. */
+const leaves = () => (address.state.ask ? answers.evidence : results.hits);
 const viewer = new Viewer({
   move: (step) => {
-    const at = results.hits.findIndex((hit) => hit.id === address.state.item);
+    const at = leaves().findIndex((hit) => hit.id === address.state.item);
     if (at < 0) return;
-    openAt(Math.max(0, Math.min(results.hits.length - 1, at + step)));
+    openAt(Math.max(0, Math.min(leaves().length - 1, at + step)));
     if (at + 5 > results.hits.length) results.more();
   },
   closed: () => {
+    // Where the way led over other items, the first of them is what was left.
+    const last = viewer.hit?.id ?? "", left = leaves().some((hit) => hit.id === last) ? last : opened;
     address.close();
-    const at = results.hits.findIndex((hit) => hit.id === viewer.hit?.id);
-    if (at < 0 && !asks(address.state)) words.focus();
+    const at = leaves().findIndex((hit) => hit.id === left);
+    // Results that are still on their way have it later.
+    awaited = at < 0 ? left : "";
+    if (address.state.ask) answers.focus(Math.max(0, at));
+    else if (at < 0 && !asks(address.state)) words.focus();
     else grid.focus(Math.max(0, at));
   },
   like: (id) => address.go({ like: id, unlike: "", picture: "" }),
   unlike: (id) => address.go({ unlike: id }),
+  open: (hit) => { passing = hit; address.open(hit.id, true); },
+  search: (text) => address.go({ ...NOTHING, text }),
+  part: (id, region) => address.go({ like: id, unlike: "", picture: "", region }),
 });
 
 // ---- what the address says, shown ----
@@ -51,20 +67,28 @@ function changed(before, anew) {
   const state = address.state;
   // A picture that is being sent is given up for other words or pictures, not for another kind of results.
   if (anew || !sameSearch({ ...before, kind: state.kind, rerank: state.rerank }, state)) sending.renew();
-  if (anew || !sameSearch(before, state)) search();
+  if (anew || !sameSearch(before, state)) search(anew);
   if (state.item) open(state.item);
   else { opening.renew(); viewer.close(); }
 }
 
-function search() {
+/** @param {boolean} [anew] */
+function search(anew = false) {
   const state = address.state, place = address.entry.place;
   answers.clear();
   grid.clear();
-  words.value = state.text;
+  words.value = state.ask || state.text;
   for (const input of kinds.querySelectorAll("input")) input.checked = input.value === state.kind;
-  document.title = texts.title(state.text);
+  document.title = texts.title(state.ask || state.text);
   showSwitch();
   showChips(state, (part) => address.go({ [part]: "" }));
+  if (state.ask) {
+    results.clear();
+    clearTimeout(slow);
+    tell("");
+    answers.ask(state.ask, anew);
+    return;
+  }
   if (!asks(state)) {
     results.clear();
     showResults();
@@ -74,7 +98,12 @@ function search() {
   results.search(state, place?.count).then(async () => {
     if (!sameSearch(state, address.state)) return;
     if (results.error?.status === 404 && state.picture) await restore(state.picture);
-    else if (place) scrollTo({ top: place.top, behavior: "instant" });
+    else if (place) {
+      scrollTo({ top: place.top, behavior: "instant" });
+      const at = results.hits.findIndex((hit) => hit.id === awaited);
+      if (at >= 0 && !viewer.open) grid.focus(at);
+    }
+    awaited = "";
   });
 }
 
@@ -87,6 +116,7 @@ async function restore(picture) {
 }
 
 function showResults() {
+  if (address.state.ask) return;
   const { hits, answer, error, loading } = results;
   clearTimeout(slow);
   again.hidden = true;
@@ -108,8 +138,7 @@ function showResults() {
     tell([texts.found(hits.length, Boolean(answer.next), answer.more), texts.milliseconds(answer.milliseconds), answer.model,
       answer.truncated ? texts.truncated : "", notice].filter(Boolean).join(" · "));
   }
-  const at = hits.findIndex((hit) => hit.id === address.state.item);
-  if (at >= 0 && viewer.open) showPosition(at);
+  showAround();
   grid.fill();
 }
 
@@ -131,24 +160,33 @@ function showSwitch() {
 
 /** @param {number} number */
 function openAt(number) {
-  const hit = results.hits[number];
+  const hit = leaves()[number];
   if (hit) address.open(hit.id);
 }
 
-/** @param {number} at */
-function showPosition(at) {
-  byId("position", HTMLElement).textContent = texts.position(at + 1, results.hits.length) + (results.next ? "+" : "");
+/** Where an item is among what is leafed through. @param {string} id */
+function around(id) {
+  const all = leaves(), at = all.findIndex((hit) => hit.id === id);
+  const position = at < 0 ? "" : texts.position(at + 1, all.length) + (results.next ? "+" : "");
+  return { position, before: all[at - 1] ?? null, after: at < 0 ? null : all[at + 1] ?? null };
+}
+
+/** Results have come while an item is open. */
+function showAround() {
+  if (viewer.open && viewer.hit) viewer.place(around(viewer.hit.id));
 }
 
 /** @param {string} id */
 function open(id) {
-  const signal = opening.renew(), at = results.hits.findIndex((hit) => hit.id === id), hit = results.hits[at];
+  const signal = opening.renew(), listed = leaves().find((hit) => hit.id === id), words = address.state.ask || address.state.text;
   if (viewer.open && viewer.hit?.id === id) return;
+  if (listed) opened = id;
+  const hit = listed ?? (passing?.id === id ? passing : null);
   if (hit) {
-    viewer.show(hit, address.state.text, texts.position(at + 1, results.hits.length) + (results.next ? "+" : ""));
+    viewer.show(hit, words, around(id));
     return;
   }
-  owned(signal, async () => viewer.show(await call(`/api/items/${id}`, signal), address.state.text, ""), (error) => {
+  owned(signal, async () => viewer.show(await call(`/api/items/${id}`, signal), words, around(id)), (error) => {
     address.close();
     notice = error.message;
     tell(texts.failed(error.message), !results.hits.length);
@@ -190,11 +228,12 @@ rerank.addEventListener("change", () => go({ rerank: rerank.checked }));
 byId("ask", HTMLButtonElement).addEventListener("click", () => {
   const question = words.value.trim();
   if (question.length > MOST) tell(texts.tooLong(MOST));
-  else if (question) answers.ask(question);
+  else if (question) address.go({ ...NOTHING, ask: question });
   else { tell(texts.askFirst); words.focus(); }
 });
 again.addEventListener("click", () => {
-  if (results.error?.status === 409) search();
+  if (address.state.ask) answers.again();
+  else if (results.error?.status === 409) search();
   else results.again();
   words.focus({ preventScroll: true });
 });
@@ -228,7 +267,10 @@ followStatus((empty) => {
   if (text === ready) return;
   ready = text;
   if (!asks(address.state)) showResults();
+}, () => {
+  // What failed while the server was away is tried again.
+  if (!again.hidden) again.click();
 });
 search();
 if (address.state.item) open(address.state.item);
-else if (!asks(address.state)) words.focus();
+else if (!asks(address.state) && !address.state.ask) words.focus();

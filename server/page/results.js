@@ -58,6 +58,7 @@ export class Results {
     if (state.like) request.image_id = state.like;
     if (state.unlike) request.unlike_id = state.unlike;
     if (state.picture) request.picture = state.picture;
+    if (state.region && (state.like || state.picture)) request.region = state.region;
     if (state.rerank && reranks(state)) request.rerank = true;
     this.#request = request;
     await this.#load(Math.min(LARGEST, Math.max(PAGE, count)), null);
