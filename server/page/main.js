@@ -3,7 +3,7 @@
 
 import { Address, asks, sameSearch } from "./address.js";
 import { Answers } from "./ask.js";
-import { showChips } from "./chips.js";
+import { Box } from "./chips.js";
 import { byId } from "./dom.js";
 import { Grid } from "./grid.js";
 import { hearPictures, Pictures } from "./pictures.js";
@@ -14,7 +14,7 @@ import { texts } from "./texts.js";
 import { Viewer } from "./viewer.js";
 
 const MOST = 2000, SLOW = 700;
-const words = byId("words", HTMLInputElement), said = byId("said", HTMLElement), again = byId("again", HTMLButtonElement);
+const box = new Box((change) => go(change)), words = box.words, said = byId("said", HTMLElement), again = byId("again", HTMLButtonElement);
 const rerank = byId("rerank", HTMLInputElement), kinds = byId("kinds", HTMLElement);
 const pictures = new Pictures(), sending = new Owner(), opening = new Owner();
 let ready = texts.ready;
@@ -60,11 +60,10 @@ function search() {
   const state = address.state, place = address.entry.place;
   answers.clear();
   grid.clear();
-  words.value = state.text;
+  box.show(state);
   for (const input of kinds.querySelectorAll("input")) input.checked = input.value === state.kind;
   document.title = texts.title(state.text);
   showSwitch();
-  showChips(state, (part) => address.go({ [part]: "" }));
   if (!asks(state)) {
     results.clear();
     showResults();
@@ -159,7 +158,7 @@ function open(id) {
 
 /** @param {Partial<import("./address.js").State>} change @param {boolean} [refining] */
 function go(change, refining = false) {
-  const text = words.value;
+  const text = box.line;
   if (text.length > MOST) { tell(texts.tooLong(MOST)); words.focus(); return; }
   address.go({ text, ...change }, refining);
 }
@@ -188,7 +187,7 @@ kinds.addEventListener("change", (event) => {
 });
 rerank.addEventListener("change", () => go({ rerank: rerank.checked }));
 byId("ask", HTMLButtonElement).addEventListener("click", () => {
-  const question = words.value.trim();
+  const question = box.line.trim();
   if (question.length > MOST) tell(texts.tooLong(MOST));
   else if (question) answers.ask(question);
   else { tell(texts.askFirst); words.focus(); }
