@@ -2,18 +2,21 @@
 /** The search is in the address, and each entry of the history remembers where its grid was. */
 
 /**
- * `like`, `unlike` and `item` are ids of the index, `picture` is the hash of an uploaded picture; all of them may be empty.
- * @typedef {{text: string, kind: string, like: string, unlike: string, picture: string, rerank: boolean, item: string}} State
+ * `like`, `unlike` and `item` are ids of the index, `picture` is the hash of an uploaded picture; all of them may be empty, and so
+ * may `sort`, an order by date, and `view`, a page other than the search.
+ * @typedef {{text: string, kind: string, like: string, unlike: string, picture: string, rerank: boolean, sort: string, view: string,
+ *   item: string}} State
  * @typedef {{count: number, top: number}} Place
  * @typedef {{opened?: boolean, refining?: boolean, place?: Place}} Entry
  */
 
 const KINDS = ["", "image", "video", "text"];
+const SORTS = ["", "newest", "oldest"], VIEWS = ["", "duplicates"];
 const ID = /^[\w-]{0,64}$/;
 const HASH = /^[0-9a-f]{64}$/;
 
 /** @type {State} */
-export const NOTHING = { text: "", kind: "", like: "", unlike: "", picture: "", rerank: false, item: "" };
+export const NOTHING = { text: "", kind: "", like: "", unlike: "", picture: "", rerank: false, sort: "", view: "", item: "" };
 
 /**
  * What an address says; what makes no sense in it counts as absent.
@@ -23,14 +26,17 @@ export const NOTHING = { text: "", kind: "", like: "", unlike: "", picture: "", 
 export function parse(query) {
   const values = new URLSearchParams(query);
   const id = (/** @type {string} */ name) => (ID.test(values.get(name) || "") ? values.get(name) || "" : "");
-  const kind = values.get("kind") || "", picture = values.get("picture") || "";
+  const one = (/** @type {string} */ name, /** @type {string[]} */ of) => of.find((value) => value === values.get(name)) ?? "";
+  const picture = values.get("picture") || "";
   return {
     text: values.get("q") || "",
-    kind: KINDS.includes(kind) ? kind : "",
+    kind: one("kind", KINDS),
     like: id("like"),
     unlike: id("unlike"),
     picture: HASH.test(picture) ? picture : "",
     rerank: values.get("rerank") === "1",
+    sort: one("sort", SORTS),
+    view: one("view", VIEWS),
     item: id("item"),
   };
 }
@@ -39,7 +45,7 @@ export function parse(query) {
 export function format(state) {
   const values = new URLSearchParams();
   if (state.text) values.set("q", state.text);
-  for (const name of /** @type {const} */ (["kind", "like", "unlike", "picture"])) if (state[name]) values.set(name, state[name]);
+  for (const name of /** @type {const} */ (["kind", "like", "unlike", "picture", "sort", "view"])) if (state[name]) values.set(name, state[name]);
   if (state.rerank) values.set("rerank", "1");
   if (state.item) values.set("item", state.item);
   return values.size ? `/?${values}` : "/";

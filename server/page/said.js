@@ -35,5 +35,6 @@ export const said = {
   failed: (/** @type {string} */ why) => `That did not work: ${why}`,
   sameKind: /** @type {Record<string, string>} */ ({ same: "The same file", near: "Nearly the same", stack: "One shot" }),
   noDuplicates: "There are no copies.", duplicates: "Copies, the best first. Nothing is deleted here.",
+  bytes: (/** @type {number} */ size) => size < 1e6 ? `${Math.max(1, Math.round(size / 1000))} kB` : `${(size / 1e6).toFixed(1)} MB`,
   month: (/** @type {string} */ month) => new Date(`${month}-15`).toLocaleDateString("en", { year: "numeric", month: "short" }),
 };
