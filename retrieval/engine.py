@@ -240,14 +240,18 @@ class Engine:
         return read_failures(self.folder, self.manifest)
 
     def duplicates(self, start: int = 0) -> Iterator[CopyGroup]:
-        """The groups of copies of two items and more, in index order, from the group of number `start` on."""
+        """The groups of copies of two items and more, in index order, from the one of number `start` on."""
         groups = self._state.copies
-        for number in range(start, 0 if groups is None else len(groups)):
+        for number in range(0 if groups is None else len(groups)):
             places = groups.members_of(number) if groups is not None else np.empty(0, np.int64)
             places = places[self._state.places.living(places)]
-            if groups is not None and len(places) > 1:
+            if groups is None or len(places) < 2:
+                continue
+            if start > 0:
+                start -= 1
+            else:
                 items = self._state.reader.items(*self._state.places.rows(places))
-                yield CopyGroup(number=number, kind=groups.kind_of(number), items=tuple(items))
+                yield CopyGroup(kind=groups.kind_of(number), items=tuple(items))
 
     def copies(self, identity: str) -> list[Item]:
         """An item and all its living copies, the best first; itself alone where it has none. Raises `ItemNotFoundError`."""

@@ -358,9 +358,8 @@ class Hit:
 class CopyGroup:
     """Items that are copies of one another, best first: `same` in content, `near` in looks, or a `stack`, which belongs
     together by name or time (a raw file beside its photo, an edit, the film of a Live Photo, a burst). A film is its first
-    moment. `number` counts from 0 in index order, those whose files are gone among them."""
+    moment."""
 
-    number: int
     kind: Literal["same", "near", "stack"]
     items: tuple[Item, ...]
 

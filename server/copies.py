@@ -68,5 +68,5 @@ def add_copies(app: FastAPI, service: SearchService) -> None:
                 DuplicatesModel(kind=group.kind, items=[item_model(item) for item in group.items])
                 for group in groups[:_GROUPS]
             ],
-            next=f"{now}.{groups[_GROUPS].number:x}" if len(groups) > _GROUPS else None,
+            next=f"{now}.{start + _GROUPS:x}" if len(groups) > _GROUPS else None,
         )

@@ -8,34 +8,17 @@ from pathlib import Path
 
 import httpx
 import pytest
-from PIL import Image
 
 from retrieval.engine import Engine
 from retrieval.errors import QueryError
 from retrieval.filter import Filter
 from retrieval.models.encoder import Encoder
 from retrieval.types import Query
-from tests.conftest import build, picture, write_photos
+from tests.albums import photo
+from tests.conftest import build, write_photos
 from tests.servers import serving
 
 PLACES = [(48.8584, 2.2945), (48.8600, 2.2950), (52.5163, 13.3777), (-33.8568, 151.2153)]
-
-
-def degrees(value: float) -> tuple[float, float, float]:
-    whole = abs(value)
-    return float(int(whole)), float(int(whole * 60) % 60), whole * 3600 % 60
-
-
-def photo(file: Path, seed: int, day: int, place: tuple[float, float] | None, quality: int = 92) -> None:
-    """A photo of a day in January 2024."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    exif = Image.Exif()
-    exif.get_ifd(0x8769)[0x9003] = f"2024:01:{day:02} 12:00:00"
-    if place is not None:
-        facts = exif.get_ifd(0x8825)
-        facts[1], facts[2] = "N" if place[0] > 0 else "S", degrees(place[0])
-        facts[3], facts[4] = "E" if place[1] > 0 else "W", degrees(place[1])
-    picture(seed, 320, 240).save(file, exif=exif, quality=quality)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +26,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, mini: Encoder) -> Path:
     """Twenty-four photos of as many days, newest last; of the first, three copies in all."""
     folder = tmp_path_factory.mktemp("lists")
     for number in range(24):
-        photo(folder / f"p{number:02}.jpg", 200 + number, 1 + number, PLACES[number % 5] if number % 5 < 4 else None)
+        photo(
+            folder / f"p{number:02}.jpg",
+            200 + number,
+            f"2024-01-{1 + number:02}",
+            PLACES[number % 5] if number % 5 < 4 else None,
+        )
     shutil.copyfile(folder / "p00.jpg", folder / "same.jpg")
-    photo(folder / "worse.jpg", 200, 1, PLACES[0], quality=60)
+    photo(folder / "worse.jpg", 200, "2024-01-01", PLACES[0], quality=60)
     build(folder, mini)
     return folder
 

@@ -64,8 +64,14 @@ def check(page: Page, lines: list[str]) -> None:
             assert isinstance(bare, Query), (text, rest)
             # No filter is left among the words, and no words went with the filters.
             phrases = wanted.filter.phrases
-            assert bare.filter == Query.parse("").filter if not phrases else bare.filter.phrases == phrases, (text, rest)
-            assert (bare.terms, bare.text, bare.negatives) == (wanted.terms, wanted.text, wanted.negatives), (text, rest)
+            assert bare.filter == Query.parse("").filter if not phrases else bare.filter.phrases == phrases, (
+                text,
+                rest,
+            )
+            assert (bare.terms, bare.text, bare.negatives) == (wanted.terms, wanted.text, wanted.negatives), (
+                text,
+                rest,
+            )
 
 
 def test_the_page_reads_a_line_as_the_server_does(blank: Page) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 _TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
 POLICY = (
-    "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; script-src 'self'; style-src 'self'; "
+    "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob: data:; media-src 'self'; connect-src 'self'; require-trusted-types-for 'script'; "
     "trusted-types 'none'"
 )

@@ -2,7 +2,7 @@
 /** Results that are selected, and what can be done with all of them. */
 
 import { byId, el, nameOf } from "./dom.js";
-import { call, owned, Owner, patiently } from "./requests.js";
+import { call, fetchBlob, owned, Owner, patiently } from "./requests.js";
 import { said } from "./said.js";
 
 /** @typedef {import("./requests.js").Hit} Hit */
@@ -32,6 +32,8 @@ export class Selection {
     on("select-none", () => this.clear());
     on("copy-paths", () => this.#copy());
     on("describe-all", () => this.#describe());
+    on("save-zip", () => this.#archive());
+    for (const form of ["csv", "json", "html"]) on(`save-${form}`, () => this.#save(form));
     on("cancel", () => this.#end(said.selected(this.#chosen.size)));
   }
 
@@ -85,6 +87,28 @@ export class Selection {
     } catch (error) {
       this.#count.textContent = said.failed(error instanceof Error ? error.message : String(error));
     }
+  }
+
+  /** The files themselves may be more than a script can hold: the browser saves them as they come. */
+  #archive() {
+    const form = el("form", { method: "post", action: "/api/selection/zip", target: "_blank", hidden: true },
+      ...[...this.#chosen.keys()].map((id) => el("input", { type: "hidden", name: "ids", value: id })));
+    document.body.append(form);
+    form.submit();
+    form.remove();
+  }
+
+  /** @param {string} form what comes back, by its suffix */
+  #save(form) {
+    const signal = this.#owner.renew(), ids = [...this.#chosen.keys()];
+    this.#count.textContent = said.saving;
+    owned(signal, async () => {
+      const blob = await fetchBlob(`/api/selection/${form}`, signal, { ids });
+      const link = el("a", { href: URL.createObjectURL(blob), download: `selection.${form}` });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+      this.#count.textContent = said.selected(ids.length);
+    }, (error) => { this.#count.textContent = said.failed(error.message); });
   }
 
   /** Describe one after the other; what is there stays when it is called off. */

@@ -39,6 +39,7 @@ export class Stack {
     tell(texts.searching);
     this.#box.setAttribute("aria-label", texts.copies(hit.copies?.length ?? 0));
     at.closest("li")?.append(this.#box);
+    this.#place();
     owned(signal, async () => {
       /** @type {{items: Hit[]}} */
       const { items } = await call(`/api/items/${hit.id}/copies`, signal);
@@ -53,9 +54,16 @@ export class Stack {
         });
         return el("li", {}, link);
       }));
+      this.#place();
       this.#box.querySelector("a")?.focus({ preventScroll: true });
       this.#box.scrollIntoView({ block: "nearest" });
     }, (error) => tell(texts.failed(error.message)));
+  }
+
+  /** As far to the right as the window has room. */
+  #place() {
+    const left = this.#box.parentElement?.getBoundingClientRect().left ?? 0;
+    this.#box.style.left = `${Math.max(8 - left, Math.min(0, document.documentElement.clientWidth - 8 - left - this.#box.offsetWidth))}px`;
   }
 
   /** @param {boolean} [back] whether the focus goes back to the tile */
