@@ -217,7 +217,8 @@ class MadeUpServer:
         return {
             "hits": [made_up_hit(name, number) for number in range(first, last)],
             "next": f"s.{last:x}" if last < self.total else None,
-            "more": last < self.total, "total": self.total if lists else None, "truncated": False, "picture": body.get("picture"), "milliseconds": 1.0,
+            "more": last < self.total, "total": self.total if lists else None,
+            "truncated": False, "picture": body.get("picture"), "milliseconds": 1.0,
             "model": "made-up",
         }  # fmt: skip
 

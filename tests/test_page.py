@@ -47,7 +47,7 @@ def test_words_show_the_right_picture_first(tab: Tab) -> None:
     assert query_of(page) == {"q": "a cat"} and page.title() == "a cat – mmsearch"
     assert page.evaluate("document.documentElement.scrollWidth") <= 1200
     rows = page.evaluate(
-        "[...document.querySelectorAll('#grid > li')].map((one) => one.getBoundingClientRect()).map(({ top, right }) => [top, right])"
+        "[...document.querySelectorAll('#grid > li')].map((one) => one.getBoundingClientRect()).map((at) => [at.top, at.right])"
     )
     ends: dict[int, int] = {}
     for top, right in rows:

@@ -167,7 +167,8 @@ def in_view(page: Page) -> int:
         page.evaluate(
             """() => {
                 const head = document.querySelector("header").getBoundingClientRect().bottom;
-                const one = [...document.querySelectorAll("#grid > li:has(a)")].find((item) => item.getBoundingClientRect().bottom > head + 1);
+                const all = [...document.querySelectorAll("#grid > li:has(a)")];
+                const one = all.find((item) => item.getBoundingClientRect().bottom > head + 1);
                 return one ? Number(one.dataset.number) : -1;
             }"""
         )
@@ -187,7 +188,8 @@ def test_a_hundred_thousand_results_are_as_high_as_all_and_few_of_them_there(
         assert height > 900 * 100
         page.evaluate("scrollTo(0, document.documentElement.scrollHeight / 2)")
         page.wait_for_function(
-            "() => [...document.querySelectorAll('#grid > li a')].some((one) => /^all-(4[89]|5[012])/.test(one.getAttribute('aria-label')))"
+            "() => [...document.querySelectorAll('#grid > li a')]"
+            ".some((one) => /^all-(4[89]|5[012])/.test(one.getAttribute('aria-label')))"
         )
         assert len(numbers(page)) < 250
         assert server.asked.count("/api/search") < 12, "what nobody sees is not asked for"
@@ -337,7 +339,7 @@ def test_a_film_plays_its_moment_under_the_mouse_unless_motion_is_reduced(browse
             assert video.count() == count
             if count:
                 page.wait_for_function(
-                    "() => !document.querySelector('#grid video').paused && document.querySelector('#grid video').currentTime > 0"
+                    "() => { const one = document.querySelector('#grid video'); return !one.paused && one.currentTime > 0; }"
                 )
                 assert video.evaluate("(one) => one.muted")
                 page.mouse.move(5, 5)
