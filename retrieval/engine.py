@@ -277,6 +277,22 @@ class Engine:
         shard, row = self._place(identity)
         return self._state.reader.items(np.array([shard]), np.array([row]))[0]
 
+    def same_file(self, identity: str) -> list[Item]:
+        """What the index holds of the media file of an item: the image or the moments, and the texts about it, in the order of
+        time; the item itself is among them. Raises `ItemNotFoundError`."""
+        shard, row = self._place(identity)
+        itself = self._state.reader.items(np.array([shard]), np.array([row]))[0]
+        words = self._state.lexicon.shards.get(shard)
+        key = 0 if words is None else int(words.about[row])
+        if not key:
+            return [itself]
+        shards, rows = self._state.lexicon.about(key)
+        alive = self._state.places.living(self._state.places.places(shards, rows))
+        items = self._state.reader.items(shards[alive], rows[alive])
+        # A hash only says where to look.
+        same = [item for item in items if item.path == itself.path]
+        return sorted(same, key=lambda item: -1.0 if item.start is None else item.start)
+
     def captioner_name(self, *, offline: bool = False) -> tuple[str, str | None]:
         """The model that re-ranks and captions by default, and a line that says which where it is not the index's own. With
         `offline`, none is fetched for it."""

@@ -27,6 +27,7 @@ from server.metrics import Metrics
 from server.openapi import complete
 from server.page import load_page
 from server.reading import add_reading
+from server.related import add_related
 from server.searching import add_searching
 from server.service import SearchService
 from server.uploads import Uploads
@@ -97,6 +98,7 @@ def create_app(config: ServeConfig) -> FastAPI:
     add_searching(app, service, uploads, config.deepest)
     add_copies(app, service)
     add_reading(app, service, files)
+    add_related(app, service)
     add_files(app, service, files, reads=reads, makes=makes, previews=previews)
     add_about(app, service, watcher, load_page(), access)
     complete(app, cookie=f"mmsearch_{config.port}", token=access is not None)

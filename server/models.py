@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from media.types import TextKind
 from retrieval.types import Kind, Match, Sort
 
 MOST = 200
@@ -154,6 +155,54 @@ class SearchResponse(BaseModel):
     notes: list[str]
     milliseconds: float
     model: str
+
+
+class FileMoment(BaseModel):
+    """A moment of a video file, in seconds. `thumb_url` takes `?size=N`."""
+
+    id: str
+    start: float
+    end: float
+    thumb_url: str
+
+
+class FileText(BaseModel):
+    """A text about a file: `text_kind` is caption, passage, subtitle, chapter, speech or ocr, null where that is not known;
+    `start` and `end` are seconds of a video."""
+
+    id: str
+    text_kind: TextKind | None
+    start: float | None
+    end: float | None
+    text: str
+
+
+class FileResponse(BaseModel):
+    """What the index holds of the file of an item: `place` is its path below the indexed folder, `folder` that of the folder it
+    is in. `moments` and `texts` are in the order of time."""
+
+    kind: Kind
+    place: str
+    folder: str
+    moments: list[FileMoment]
+    texts: list[FileText]
+
+
+class WordMap(BaseModel):
+    """A word, and how much of it rests on each part of the picture: `relevance` are rows from the top, 0 to 1, the most of the
+    word 1."""
+
+    word: str
+    relevance: list[list[float]]
+
+
+class WordMapsResponse(BaseModel):
+    """Which parts of a picture words rest on. `whole` is that of all words together, `words` are those that say something, and
+    `region` the part of the picture that the model sees, as left, top, width, height in fractions of its sides."""
+
+    region: tuple[float, float, float, float]
+    whole: list[list[float]]
+    words: list[WordMap]
 
 
 class FacetsResponse(BaseModel):

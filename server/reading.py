@@ -5,15 +5,26 @@ from __future__ import annotations
 import io
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import FastAPI, Query, Request, Response
+from numpy.typing import NDArray
 
 from media.names import base64_name, valid_text
 from retrieval.crossmodal.answer import Evidence, compose
 from retrieval.errors import MediaError, QueryError
 from retrieval.types import Item
+from retrieval.types import Query as SearchQuery
 from server.http import REVALIDATE, etag, not_modified
 from server.media import Files, version
-from server.models import AskRequest, AskResponse, DescribeRequest, DescribeResponse, EvidenceModel
+from server.models import (
+    AskRequest,
+    AskResponse,
+    DescribeRequest,
+    DescribeResponse,
+    EvidenceModel,
+    WordMap,
+    WordMapsResponse,
+)
 from server.openapi import ERRORS, binary
 from server.searching import media_url, thumb_url
 from server.service import SearchService
@@ -72,6 +83,48 @@ def add_reading(app: FastAPI, service: SearchService, files: Files) -> None:
             "explain", lambda engine: _explained(engine.captioner(service.captioner), files, item, text), request
         )
         return Response(drawn, media_type="image/png", headers=headers)
+
+    @app.get(
+        "/api/explain/words", response_model=WordMapsResponse, responses=ERRORS,
+        summary="The same as numbers, for each word that says something",
+    )  # fmt: skip
+    async def word_maps(
+        request: Request,
+        id: Annotated[str, Query(max_length=64)],
+        text: Annotated[str, Query(min_length=1, max_length=2000)],
+    ) -> WordMapsResponse:
+        item = await service.item(id, request)
+        line = SearchQuery.parse(text)
+        words = line.words or " ".join(line.filter.phrases)
+        if item.kind == "text" or not words:
+            raise QueryError("give the id of a picture or a moment, and words")
+        files.place(item)
+        return await service.read(
+            "explain", lambda engine: _word_maps(engine.captioner(service.captioner), files, item, words), request
+        )
+
+
+def _word_maps(loaded: Any, files: Files, item: Item, text: str) -> WordMapsResponse:
+    from retrieval.crossmodal.explain import explain, view_of
+    from retrieval.ranking.stop_words import STOP_WORDS
+
+    rgb = files.image(item)
+    maps = explain(loaded, rgb, text)
+    every = list(zip(maps.words, maps.relevance, strict=True))
+    said = [(word, grid) for word, grid in every if word.casefold().strip(".,;:!?'\"") not in STOP_WORDS] or every
+    left, top, right, bottom = view_of(rgb, loaded.spec.resize_mode)
+    width, height = rgb.size
+    return WordMapsResponse(
+        region=(left / width, top / height, (right - left) / width, (bottom - top) / height),
+        whole=_levels(np.mean([grid for _, grid in said], axis=0)),
+        words=[WordMap(word=word, relevance=_levels(grid)) for word, grid in said],
+    )
+
+
+def _levels(grid: NDArray[np.float32]) -> list[list[float]]:
+    """A map with its most as 1."""
+    most = float(grid.max())
+    return [[round(float(cell) / most, 3) if most > 0 else 0.0 for cell in row] for row in grid]
 
 
 def _explained(loaded: Any, files: Files, item: Item, text: str) -> bytes:

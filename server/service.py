@@ -29,6 +29,7 @@ from retrieval.engine import Engine
 from retrieval.errors import IndexNotFoundError, MmsearchError
 from retrieval.store.facets import Facets
 from retrieval.store.manifest import read_manifest
+from retrieval.store.roots import Roots
 from retrieval.types import Filter, Hit, Item, Query
 from server.lanes import Busy, Lane
 from server.metrics import Metrics
@@ -216,6 +217,10 @@ class SearchService:
         if state == state_name(stamped):
             self._remember(stamped, [item])
         return item
+
+    async def same_file(self, identity: str, request: Request | None = None) -> tuple[list[Item], Roots]:
+        """As `Engine.same_file`, with the folders that the index is of."""
+        return await self._lookups.run(lambda engine, _: (engine.same_file(identity), engine.manifest.roots), request)
 
     async def facets(self, wanted: Filter, request: Request | None = None) -> Facets:
         """As `Engine.facets`."""

@@ -185,11 +185,12 @@ class MadeUpServer:
         elif url.path == "/api/upload":
             # The name of a picture is a hash, here of its length.
             route.fulfill(json={"picture": f"{len(route.request.post_data_buffer or b''):064x}"})
+        elif url.path.startswith("/api/items/") and name == "file":
+            identity = url.path.split("/")[-2]
+            route.fulfill(json={"kind": "image", "place": f"{identity}.jpg", "folder": "", "moments": [], "texts": []})
         elif url.path.startswith("/api/items/"):
             prefix, _, number = name.rpartition("-")
             route.fulfill(json={**made_up_hit(prefix, int(number)), "size": 1, "camera": f"camera of {name}", **FACTS})
-        elif url.path == "/api/explain":
-            route.fulfill(body=png(1), content_type="image/png")
         elif url.path == "/api/facets":
             months = {
                 f"{year}-{month:02}": self.total // 48 for year in range(2024, 2020, -1) for month in range(12, 0, -1)
@@ -198,6 +199,9 @@ class MadeUpServer:
             route.fulfill(json={**names, "months": months})
         elif url.path == "/api/points":
             route.fulfill(json={"points": []})
+        elif url.path == "/api/explain/words":
+            maps = [{"word": word, "relevance": [[0, 1], [0.5, 0]]} for word in ("sea", "shore")]
+            route.fulfill(json={"region": [0, 0, 1, 1], "whole": [[1, 0], [0, 0.5]], "words": maps})
         elif url.path == "/api/status":
             route.fulfill(json={"items": 9, "images": 9, "videos": 0, "texts": 0, "watch": None})
         else:

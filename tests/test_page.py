@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
 from pathlib import Path
@@ -28,11 +27,22 @@ def keep(page: Page, name: str) -> None:
         page.screenshot(path=str(Path(SHOTS) / name))
 
 
-def test_the_page_is_small_and_asks_for_nothing_from_elsewhere() -> None:
+def test_the_page_is_small_as_it_travels(tab: Tab) -> None:
+    page = tab.open()
+    expect(page.locator("#holds")).to_contain_text("pictures")
+    sizes = page.evaluate(
+        """[...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+            .filter((one) => one.entryType === "navigation" || one.name.includes("/page/"))
+            .map((one) => one.encodedBodySize)"""
+    )
+    parts = [file for file in load_page().files.values() if not file.media_type.startswith("image/")]
+    assert len(sizes) == 1 + len(parts) and min(sizes) > 0
+    assert sum(sizes) < LARGEST_PAGE
+
+
+def test_the_page_asks_for_nothing_from_elsewhere() -> None:
     page = load_page()
     parts = [file.content for file in page.files.values() if not file.media_type.startswith("image/")]
-    # As it comes over the network, pictures left out.
-    assert sum(len(gzip.compress(part, 6)) for part in (page.document, *parts)) < LARGEST_PAGE
     text = page.document + b"".join(parts)
     assert b"http://" not in text and b"https://" not in text and b"innerHTML" not in text
     outline = page.files["world.svg"].content
@@ -127,10 +137,10 @@ def test_the_viewer_describes_explains_and_finds_more(tab: Tab) -> None:
     expect(page.locator("#caption")).to_have_text(re.compile(r"^\w+ .+\.$"))
     keep(page, "viewer.png")
     page.get_by_role("button", name="Why it matched").click()
-    expect(page.locator("#stage img.why")).to_be_visible()
+    expect(page.locator("#stage .heat")).to_be_visible()
     keep(page, "why.png")
     page.get_by_role("button", name="Back to the picture").click()
-    expect(page.locator("#stage img.why")).to_have_count(0)
+    expect(page.locator("#stage .heat")).to_have_count(0)
     expect(page.locator("#stage img")).to_have_count(1)
     page.get_by_role("button", name="More like this").click()
     expect(page.locator(".chip")).to_have_count(1)
@@ -185,13 +195,28 @@ def test_a_slow_search_and_a_server_that_is_gone(tab: Tab) -> None:
     held.pop().continue_()
     expect(page.locator("#said")).to_contain_text("found")
     page.unroute("**/api/search")
-    page.route("**/api/search", lambda route: route.abort())
+    page.route("**/api/*", lambda route: route.abort())
     page.locator("#words").fill("a dog")
     page.keyboard.press("Enter")
-    expect(page.locator("#said")).to_have_text("That did not work: the server does not answer")
-    page.unroute("**/api/search")
+    gone = "That did not work: the server does not answer; is it still running?"
+    expect(page.locator("#said")).to_have_text(gone)
+    # At once, and not when the next look is due.
+    expect(page.locator("#holds")).to_have_text(
+        "The server does not answer. This page tries again by itself.", timeout=2000
+    )
+    page.unroute("**/api/*")
+    page.route("**/api/status", lambda route: route.abort())
     page.get_by_role("button", name="Try again").click()
     expect(page.locator("#said")).to_contain_text("found")
+    page.route("**/api/search", lambda route: route.abort())
+    page.locator("#words").fill("a cat")
+    page.keyboard.press("Enter")
+    expect(page.locator("#said")).to_have_text(gone)
+    page.unroute("**/api/search")
+    page.unroute("**/api/status")
+    # Nobody presses anything.
+    expect(page.locator("#said")).to_contain_text("found")
+    expect(page.locator("#holds")).to_contain_text("pictures")
     tab.wrong.clear()
 
 

@@ -43,7 +43,7 @@ def test_a_caption_never_comes_under_another_picture(browser: Browser, address: 
 
 def test_why_it_matched_never_takes_the_place_of_another_picture(browser: Browser, address: str) -> None:
     with tab_of(browser, address) as tab:
-        server = MadeUpServer(tab.page, total=20, hold=lambda path: path == "/api/explain")
+        server = MadeUpServer(tab.page, total=20, hold=lambda path: path == "/api/explain/words")
         page = tab.open("/?q=sea")
         tiles(page).first.click()
         page.get_by_role("button", name="Why it matched").click()
@@ -52,7 +52,7 @@ def test_why_it_matched_never_takes_the_place_of_another_picture(browser: Browse
         expect(page.locator("#name")).to_have_text("sea-1.jpg")
         server.release()
         page.wait_for_timeout(500)
-        assert page.locator("#stage img.why").count() == 0
+        assert page.locator("#stage .heat").count() == 0
         expect(page.locator("#stage img")).to_have_attribute("src", re.compile("sea-1/"))
         page.get_by_role("button", name="Why it matched").click()
         wait_held(page, server)
@@ -274,7 +274,9 @@ def check(page: Page, done: list[str]) -> None:
             links: [...document.querySelectorAll("#grid a.tile")].map((one) => new URLSearchParams(one.search).get("item")),
             open: document.querySelector("#viewer").open, name: document.querySelector("#name").textContent,
             caption: document.querySelector("#caption").textContent, facts: document.querySelector("#facts").textContent,
-            images: [...document.querySelectorAll("#stage img:not(.why)")].map((one) => one.getAttribute("src")),
+            images: [...document.querySelectorAll("#stage img")].map((one) => one.getAttribute("src")),
+            strips: [...document.querySelectorAll("#strips ul a")].map((one) => new URLSearchParams(one.search).get("item")),
+            asked: document.querySelector("#answer h2")?.textContent ?? "", answer: document.querySelector("#answer").textContent,
             kind: document.querySelector("[name=kind]:checked").value,
         })"""
     )
@@ -285,10 +287,15 @@ def check(page: Page, done: list[str]) -> None:
     name = re.sub(r"[^\w]", "_", "_".join(parts).strip("_"))[:40]
     assert set(seen["tiles"]) <= {name}, where
     assert len(set(seen["links"])) == len(seen["links"]), where
-    assert seen["title"] == (f"{query['q']} – mmsearch" if query.get("q") else "mmsearch"), where
+    line = query.get("ask") or query.get("q")
+    assert seen["title"] == (f"{line} – mmsearch" if line else "mmsearch"), where
+    assert seen["asked"] == query.get("ask", "") and not (seen["asked"] and seen["tiles"]), where
+    assert "answer to" not in seen["answer"] or f"answer to {query['ask']}" in seen["answer"], where
     if seen["open"]:
         shown = seen["name"].removesuffix(".jpg")
-        assert f"/photos/{shown}.jpg" in seen["facts"], where
+        assert f"{shown}.jpg" in seen["facts"] and "/photos" not in seen["facts"], where
         assert "camera of" not in seen["facts"] or f"camera of {shown}" in seen["facts"], where
         assert "caption of" not in seen["caption"] or seen["caption"] == f"caption of {shown}", where
         assert all(f"/{shown}/" in src for src in seen["images"]), where
+        near = {re.sub(r"\W", "_", shown)[:40], "on_2023_12_25_near_48_8584_2_2945_2km"}
+        assert {item.rpartition("-")[0] for item in seen["strips"]} <= near, where

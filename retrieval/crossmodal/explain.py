@@ -144,7 +144,7 @@ def draw(image: Image, explanation: Explanation, resize_mode: str, width: int = 
     from PIL import Image as pillow
     from PIL import ImageDraw, ImageFont
 
-    view = _model_view(image, resize_mode)
+    view = image.crop(view_of(image, resize_mode))
     height = max(1, round(view.height * width / view.width))
     view = view.resize((width, height), pillow.Resampling.BICUBIC)
     panels = [("all words", explanation.whole), *zip(explanation.words, explanation.relevance, strict=True)]
@@ -161,12 +161,13 @@ def draw(image: Image, explanation: Explanation, resize_mode: str, width: int = 
     return sheet
 
 
-def _model_view(image: Image, resize_mode: str) -> Image:
+def view_of(image: Image, resize_mode: str) -> tuple[int, int, int, int]:
+    """The part of an image that a model sees, in pixels: left, top, right, bottom."""
     if resize_mode != "shortest":
-        return image
+        return 0, 0, image.width, image.height
     edge = min(image.size)
     left, top = (image.width - edge) // 2, (image.height - edge) // 2
-    return image.crop((left, top, left + edge, top + edge))
+    return left, top, left + edge, top + edge
 
 
 def _heat(view: Image, grid: NDArray[np.float32]) -> Image:

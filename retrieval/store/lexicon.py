@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from retrieval.store.manifest import Manifest
 from retrieval.store.words_file import ShardWords
 
@@ -63,6 +66,15 @@ class Lexicon:
         """Where the terms that begin with `prefix` occur, of each shard the first few hundred."""
         found = {number: words.prefix_range(prefix) for number, words in self.shards.items()}
         return self._ranges({number: (a, min(b, a + _MOST_COMPLETIONS)) for number, (a, b) in found.items()})
+
+    def about(self, key: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The shards and rows, tombstones included, of everything about the media file of a `media_key`, in index order."""
+        shards, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for number, words in self.shards.items():
+            low, high = words.about_range(np.array([key], np.uint64))
+            rows.append(np.sort(words.by_media[low[0] : high[0]].astype(np.int64)))
+            shards.append(np.full(len(rows[-1]), number, np.int64))
+        return np.concatenate(shards), np.concatenate(rows)
 
     def _ranges(self, found: dict[int, tuple[int, int]]) -> TermRanges:
         return TermRanges(

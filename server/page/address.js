@@ -2,21 +2,24 @@
 /** The search is in the address, and each entry of the history remembers where its grid was. */
 
 /**
- * `like`, `unlike` and `item` are ids of the index, `picture` is the hash of an uploaded picture; all of them may be empty, and so
- * may `sort`, an order by date, and `view`, a page other than the search.
- * @typedef {{text: string, kind: string, like: string, unlike: string, picture: string, rerank: boolean, sort: string, view: string,
+ * `like`, `unlike` and `item` are ids of the index, `picture` is the hash of an uploaded picture, `region` the part that is meant of
+ * what results shall be like, `ask` a question, which is a view of its own, `sort` an order by date, and `view` a page other than the
+ * search; all of them may be empty. `opened` counts the steps of the history since the first item was opened.
+ * @typedef {{text: string, kind: string, like: string, unlike: string, picture: string, region: string, rerank: boolean, ask: string,
+ *   sort: string, view: string,
  *   item: string}} State
  * @typedef {{count: number, top: number}} Place
- * @typedef {{opened?: boolean, refining?: boolean, place?: Place}} Entry
+ * @typedef {{opened?: number, refining?: boolean, place?: Place}} Entry
  */
 
 const KINDS = ["", "image", "video", "text"];
 const SORTS = ["", "newest", "oldest"], VIEWS = ["", "duplicates"];
 const ID = /^[\w-]{0,64}$/;
 const HASH = /^[0-9a-f]{64}$/;
+const REGION = /^(0|1|0?\.\d{1,6}|1\.0{1,6})(,(0|1|0?\.\d{1,6}|1\.0{1,6})){3}$/;
 
 /** @type {State} */
-export const NOTHING = { text: "", kind: "", like: "", unlike: "", picture: "", rerank: false, sort: "", view: "", item: "" };
+export const NOTHING = { text: "", kind: "", like: "", unlike: "", picture: "", region: "", rerank: false, ask: "", sort: "", view: "", item: "" };
 
 /**
  * What an address says; what makes no sense in it counts as absent.
@@ -27,16 +30,18 @@ export function parse(query) {
   const values = new URLSearchParams(query);
   const id = (/** @type {string} */ name) => (ID.test(values.get(name) || "") ? values.get(name) || "" : "");
   const one = (/** @type {string} */ name, /** @type {string[]} */ of) => of.find((value) => value === values.get(name)) ?? "";
-  const picture = values.get("picture") || "";
+  const picture = values.get("picture") || "", region = values.get("region") || "";
   return {
     text: values.get("q") || "",
     kind: one("kind", KINDS),
     like: id("like"),
     unlike: id("unlike"),
     picture: HASH.test(picture) ? picture : "",
+    region: REGION.test(region) ? region : "",
     rerank: values.get("rerank") === "1",
     sort: one("sort", SORTS),
     view: one("view", VIEWS),
+    ask: values.get("ask") || "",
     item: id("item"),
   };
 }
@@ -44,8 +49,10 @@ export function parse(query) {
 /** The address of a state. @param {State} state */
 export function format(state) {
   const values = new URLSearchParams();
+  if (state.ask) values.set("ask", state.ask);
   if (state.text) values.set("q", state.text);
   for (const name of /** @type {const} */ (["kind", "like", "unlike", "picture", "sort", "view"])) if (state[name]) values.set(name, state[name]);
+  if (state.region && (state.like || state.picture)) values.set("region", state.region);
   if (state.rerank) values.set("rerank", "1");
   if (state.item) values.set("item", state.item);
   return values.size ? `/?${values}` : "/";
@@ -95,7 +102,9 @@ export class Address {
    */
   go(change, refining = false) {
     if (this.#leaving) { this.#later.push(() => this.go(change, refining)); return; }
-    const next = { ...this.state, item: "", ...change };
+    // A part is one of a picture, and goes with it; and whoever searches asks no more.
+    const apart = "like" in change || "picture" in change ? { region: "" } : {};
+    const next = { ...this.state, item: "", ask: "", ...apart, ...change };
     if (format(next) === format(this.state)) { this.#take(next, true); return; }
     this.remember();
     if (refining && this.entry.refining) history.replaceState({ refining }, "", format(next));
@@ -103,14 +112,21 @@ export class Address {
     this.#take(next);
   }
 
-  /** Open an item; the next one takes its place in the history. @param {string} item */
-  open(item) {
-    if (this.#leaving) { this.#later.push(() => this.open(item)); return; }
+  /**
+   * Open an item; the next one takes its place in the history, unless the way back shall lead over this one.
+   * @param {string} item
+   * @param {boolean} [further]
+   */
+  open(item, further = false) {
+    if (this.#leaving) { this.#later.push(() => this.open(item, further)); return; }
     const next = { ...this.state, item };
-    if (this.state.item) history.replaceState(this.entry, "", format(next));
+    if (item === this.state.item) return;
+    if (this.state.item && !further) history.replaceState(this.entry, "", format(next));
     else {
+      // An address that was opened from outside has nothing of ours before it.
+      const steps = this.state.item && !this.entry.opened ? 0 : (this.entry.opened ?? 0) + 1;
       this.remember();
-      history.pushState({ opened: true, place: this.entry.place }, "", format(next));
+      history.pushState({ opened: steps, place: this.entry.place }, "", format(next));
     }
     this.#take(next);
   }
@@ -125,13 +141,13 @@ export class Address {
       this.#closeHere();
       for (const act of this.#later.splice(0)) act();
     }, PATIENCE);
-    history.back();
+    history.go(-this.entry.opened);
   }
 
   /** Close the item without a step back. */
   #closeHere() {
     const next = { ...this.state, item: "" };
-    history.replaceState({ ...this.entry, opened: false }, "", format(next));
+    history.replaceState({ ...this.entry, opened: 0 }, "", format(next));
     this.#take(next);
   }
 

@@ -40,7 +40,8 @@ export class Box {
   /** Show a search. @param {State} state */
   show(state) {
     this.#state = state;
-    const { filters, rest } = split(state.text);
+    // A question is asked as it is.
+    const { filters, rest } = state.ask ? { filters: [], rest: state.ask } : split(state.text);
     this.filters = filters;
     this.words.value = rest;
     this.#chips();
@@ -109,6 +110,6 @@ function mark(what, remove) {
 function pictureChip(state, part, remove) {
   const name = texts.chips[part];
   const image = el("img", { alt: name, title: name, src: part === "picture" ? `/upload/${state.picture}` : `/thumb/${state[part]}?size=128` });
-  image.addEventListener("error", () => image.replaceWith(el("span", { textContent: name })), { once: true });
+  image.addEventListener("error", () => image.replaceWith(el("span", { textContent: texts.gone(name) })), { once: true });
   return el("span", { className: `chip ${part}` }, image, mark(name, remove));
 }

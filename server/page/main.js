@@ -1,7 +1,7 @@
 // @ts-check
 /** The page put together: the address says what is shown, and every act goes through it. */
 
-import { Address, asks, format, parse, sameSearch } from "./address.js";
+import { Address, asks, format, NOTHING, parse, sameSearch } from "./address.js";
 import { Answers } from "./ask.js";
 import { Box } from "./chips.js";
 import { Completion } from "./completion.js";
@@ -31,6 +31,10 @@ let notice = "";
 let slow = 0;
 /** The result that is opened as soon as it has come. */
 let awaited = -1;
+/** The last of the results that was open. */
+let opened = "";
+/** @type {import("./requests.js").Hit | null} Of a strip, on its way to be shown. */
+let passing = null;
 /** @type {AbortSignal | null} Of a picture that is being sent. */
 let transfer = null;
 
@@ -49,23 +53,31 @@ const scrubber = new Scrubber(grid, () => results.hits);
 const facets = new Facets((change) => address.go(change));
 const start = new Start(() => facets.every(), (state) => address.go(state));
 new Completion(box, () => facets.every(), (kept) => address.go(parse(kept.slice(1))));
-const answers = new Answers((item) => address.open(item));
+const answers = new Answers({ open: (item) => address.open(item), search: (text) => address.go({ text }), changed: showAround });
+/** What is leafed through. @returns {(import("./requests.js").Hit | undefined)[]} */
+const leaves = () => (address.state.ask ? answers.evidence : results.hits);
 const viewer = new Viewer({
   move: (step) => {
-    const at = results.hits.findIndex((hit) => hit?.id === address.state.item);
+    const at = leaves().findIndex((hit) => hit?.id === address.state.item);
     if (at < 0) return;
-    openAt(Math.max(0, Math.min(results.hits.length - 1, at + step)));
+    openAt(Math.max(0, Math.min(leaves().length - 1, at + step)));
     if (results.lists) results.need(at - 3, at + 4);
     else if (at + 5 > results.hits.length) results.more();
   },
   closed: () => {
+    // Where the way led over other items, the first of them is what was left.
+    const last = viewer.hit?.id ?? "", left = leaves().some((hit) => hit?.id === last) ? last : opened;
     address.close();
-    const at = results.hits.findIndex((hit) => hit?.id === viewer.hit?.id);
-    if (at < 0 && !asks(address.state)) words.focus();
+    const at = leaves().findIndex((hit) => hit?.id === left);
+    if (address.state.ask) answers.focus(Math.max(0, at));
+    else if (at < 0 && !asks(address.state)) words.focus();
     else grid.focus(Math.max(0, at));
   },
   like: (id) => address.go({ like: id, unlike: "", picture: "" }),
   unlike: (id) => address.go({ unlike: id }),
+  open: (hit) => { passing = hit; address.open(hit.id, true); },
+  search: (text) => address.go({ ...NOTHING, text }),
+  part: (id, region) => address.go({ like: id, unlike: "", picture: "", region }),
 });
 
 // ---- what the address says, shown ----
@@ -75,27 +87,36 @@ function changed(before, anew) {
   const state = address.state;
   // A picture that is being sent is given up for other words or pictures, not for another kind of results.
   if (anew || !sameSearch({ ...before, kind: state.kind, rerank: state.rerank }, state)) sending.renew();
-  if (anew || !sameSearch(before, state)) search();
+  if (anew || !sameSearch(before, state)) search(anew);
   if (state.item) open(state.item);
   else { opening.renew(); viewer.close(); }
 }
 
-function search() {
+/** @param {boolean} [anew] */
+function search(anew = false) {
   const state = address.state, place = address.entry.place;
   answers.clear();
   grid.clear();
   stack.close();
   selection.clear();
-  byId("main", HTMLElement).dataset.view = state.view;
+  byId("main", HTMLElement).dataset.view = state.ask ? "ask" : state.view;
   box.show(state);
   byId("sort", HTMLSelectElement).value = state.sort;
   for (const input of kinds.querySelectorAll("input")) input.checked = input.value === state.kind;
-  document.title = texts.title(state.text);
+  document.title = texts.title(state.ask || state.text);
   showSwitch();
   facets.show(state);
   start.show(idle(state));
   if (!state.view && asks(state)) searches.remember(format(state));
   showKept();
+  if (state.ask) {
+    results.clear();
+    clearTimeout(slow);
+    scrubber.show(0, state, () => facets.every());
+    tell("");
+    answers.ask(state.ask, anew);
+    return;
+  }
   if (state.view) {
     results.clear();
     showResults();
@@ -119,6 +140,7 @@ async function restore(picture) {
 }
 
 function showResults() {
+  if (address.state.ask) return;
   const { hits, answer, error, loading } = results;
   clearTimeout(slow);
   again.hidden = true;
@@ -143,8 +165,7 @@ function showResults() {
     tell([results.lists ? wording.listed(hits.length, address.state.sort === "oldest") : texts.found(hits.length, Boolean(answer.next), answer.more), texts.milliseconds(answer.milliseconds), answer.model,
       answer.truncated ? texts.truncated : "", notice].filter(Boolean).join(" · "));
   }
-  const at = hits.findIndex((hit) => hit?.id === address.state.item);
-  if (at >= 0 && viewer.open) showPosition(at);
+  showAround();
   if (awaited >= 0 && hits[awaited]) openAt(awaited);
   grid.fill();
 }
@@ -158,7 +179,7 @@ function tell(text, large = false) {
 /** Whether a star is there to keep this search, and is on. */
 function showKept() {
   const keep = byId("keep", HTMLButtonElement), on = searches.isSaved(format(address.state));
-  keep.hidden = idle(address.state) || Boolean(address.state.view || address.state.picture);
+  keep.hidden = idle(address.state) || Boolean(address.state.view || address.state.ask || address.state.picture);
   keep.setAttribute("aria-pressed", String(on));
   keep.textContent = on ? "★" : "☆";
   keep.title = on ? wording.unsave : wording.save;
@@ -167,7 +188,7 @@ function showKept() {
 
 /** Whether nothing is searched for and nothing chosen. @param {import("./address.js").State} state */
 function idle(state) {
-  return !asks(state) && !state.kind && !state.sort && !state.view;
+  return !asks(state) && !state.ask && !state.kind && !state.sort && !state.view;
 }
 
 /** What a switch says holds for this search, or it is out. */
@@ -182,26 +203,35 @@ function showSwitch() {
 
 /** @param {number} number */
 function openAt(number) {
-  const hit = results.hits[number];
+  const hit = leaves()[number];
   awaited = hit ? -1 : number;
   if (hit) address.open(hit.id);
   else results.need(number, number + 1);
 }
 
-/** @param {number} at */
-function showPosition(at) {
-  byId("position", HTMLElement).textContent = texts.position(at + 1, results.hits.length) + (results.next ? "+" : "");
+/** Where an item is among what is leafed through. @param {string} id */
+function around(id) {
+  const all = leaves(), at = all.findIndex((hit) => hit?.id === id);
+  const position = at < 0 ? "" : texts.position(at + 1, all.length) + (results.next ? "+" : "");
+  return { position, before: all[at - 1] ?? null, after: at < 0 ? null : all[at + 1] ?? null };
+}
+
+/** Results have come while an item is open. */
+function showAround() {
+  if (viewer.open && viewer.hit) viewer.place(around(viewer.hit.id));
 }
 
 /** @param {string} id */
 function open(id) {
-  const signal = opening.renew(), at = results.hits.findIndex((hit) => hit?.id === id), hit = results.hits[at];
+  const signal = opening.renew(), listed = leaves().find((hit) => hit?.id === id), words = address.state.ask || address.state.text;
   if (viewer.open && viewer.hit?.id === id) return;
+  if (listed) opened = id;
+  const hit = listed ?? (passing?.id === id ? passing : null);
   if (hit) {
-    viewer.show(hit, address.state.text, texts.position(at + 1, results.hits.length) + (results.next ? "+" : ""));
+    viewer.show(hit, words, around(id));
     return;
   }
-  owned(signal, async () => viewer.show(await call(`/api/items/${id}`, signal), address.state.text, ""), (error) => {
+  owned(signal, async () => viewer.show(await call(`/api/items/${id}`, signal), words, around(id)), (error) => {
     address.close();
     notice = error.message;
     tell(texts.failed(error.message), !results.hits.length);
@@ -247,11 +277,12 @@ byId("keep", HTMLButtonElement).addEventListener("click", () => { searches.toggl
 byId("ask", HTMLButtonElement).addEventListener("click", () => {
   const question = box.line.trim();
   if (question.length > MOST) tell(texts.tooLong(MOST));
-  else if (question) answers.ask(question);
+  else if (question) address.go({ ...NOTHING, ask: question });
   else { tell(texts.askFirst); words.focus(); }
 });
 again.addEventListener("click", () => {
-  if (results.error?.status === 409) search();
+  if (address.state.ask) answers.again();
+  else if (results.error?.status === 409) search();
   else results.again();
   words.focus({ preventScroll: true });
 });
@@ -294,8 +325,11 @@ followStatus((empty) => {
   if (text === ready) return;
   ready = text;
   if (!asks(address.state)) showResults();
+}, () => {
+  // What failed while the server was away is tried again.
+  if (!again.hidden) again.click();
 });
 searches.take();
 search();
 if (address.state.item) open(address.state.item);
-else if (!asks(address.state)) words.focus();
+else if (!asks(address.state) && !address.state.ask) words.focus();

@@ -22,6 +22,8 @@ export class WorldMap {
   #choose;
   #box = el("div", { className: "map" });
   #svg = document.createElementNS(SVG, "svg");
+  /** @type {Element | null} */
+  #path = null;
   /** @type {Point[]} */
   #points = [];
 
@@ -31,13 +33,14 @@ export class WorldMap {
     this.#svg.setAttribute("aria-hidden", "true");
     const path = document.createElementNS(SVG, "path");
     this.#svg.append(path);
-    land().then((data) => path.setAttribute("d", data), () => {});
+    this.#path = path;
     new ResizeObserver(() => this.place()).observe(this.#box);
   }
 
   /** @param {Point[]} points @param {boolean} narrowed whether it is a part of the world already */
   show(points, narrowed) {
     this.#points = points;
+    land().then((data) => this.#path?.setAttribute("d", data), () => { outline = null; });
     const whole = el("button", { type: "button", className: "more", textContent: said.world, hidden: !narrowed });
     whole.addEventListener("click", () => this.#choose(""));
     return el("div", {}, this.#box, whole);

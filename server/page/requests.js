@@ -5,6 +5,9 @@ import { texts } from "./texts.js";
 
 /**
  * @typedef {{start: number, end: number, score: number}} Moment
+ * @typedef {{id: string, start: number, end: number, thumb_url: string}} FileMoment
+ * @typedef {{kind: "image" | "video" | "text", place: string, folder: string, moments: FileMoment[],
+ *   texts: {id: string, text_kind: string | null, start: number | null, end: number | null, text: string}[]}} HeldFile
  * @typedef {{id: string, kind: "image" | "video" | "text", path: string, start: number | null, end: number | null,
  *   text: string | null, width: number | null, height: number | null, taken_at?: string | null, camera?: string | null,
  *   latitude?: number | null, longitude?: number | null, place?: string | null, rating?: number | null, words?: string | null,
@@ -13,6 +16,9 @@ import { texts } from "./texts.js";
  * @typedef {{hits: Hit[], next: string | null, more: boolean, truncated: boolean, picture: string | null,
  *   milliseconds: number, model: string}} SearchAnswer
  */
+
+/** The event that tells that the server did not answer. */
+export const UNREACHED = "mmsearch-unreached";
 
 /** What the server said, or that it said nothing (`status` 0). `wait` are the seconds after which it wants to be asked again. */
 export class ApiError extends Error {
@@ -95,6 +101,7 @@ async function send(path, signal, body) {
     reply = await fetch(path, options);
   } catch (error) {
     signal.throwIfAborted();
+    dispatchEvent(new Event(UNREACHED));
     throw new ApiError(texts.noServer, 0);
   }
   signal.throwIfAborted();

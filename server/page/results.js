@@ -67,6 +67,7 @@ export class Results {
     if (state.like) request.image_id = state.like;
     if (state.unlike) request.unlike_id = state.unlike;
     if (state.picture) request.picture = state.picture;
+    if (state.region && (state.like || state.picture)) request.region = state.region;
     if (state.rerank && reranks(state)) request.rerank = true;
     if (state.sort || !asks(state)) request.sort = state.sort || "newest";
     this.#request = request;

@@ -1,16 +1,27 @@
 // @ts-check
-/** The foot of the page: what the index holds, and what happens to it. */
+/** The foot of the page: what the index holds, what happens to it, and whether the server is there. */
 
 import { byId } from "./dom.js";
-import { call, Owner } from "./requests.js";
+import { call, Owner, UNREACHED } from "./requests.js";
 import { texts } from "./texts.js";
 
-const IDLE = 15_000, WATCHED = 2000, BUSY = 700;
+const IDLE = 15_000, WATCHED = 2000, BUSY = 700, AWAY = 3000;
 
-/** Look at the server again and again. @param {(empty: boolean) => void} heard */
-export function followStatus(heard) {
+/**
+ * Look at the server again and again.
+ * @param {(empty: boolean) => void} heard
+ * @param {() => void} back told when it answers after it did not
+ */
+export function followStatus(heard, back) {
   const holds = byId("holds", HTMLElement), doing = byId("doing", HTMLElement), work = byId("work", HTMLProgressElement);
   const owner = new Owner();
+  let away = false, next = 0;
+  const lost = () => {
+    away = true;
+    work.hidden = true;
+    set(holds, texts.noStatus);
+    set(doing, "");
+  };
   const look = async () => {
     let wait = IDLE;
     try {
@@ -25,12 +36,22 @@ export function followStatus(heard) {
         if (busy) { work.max = Math.max(1, now.watch.total); work.value = now.watch.done; }
         if (now.watch) wait = busy ? BUSY : WATCHED;
         set(doing, now.watch?.error ? texts.indexingStopped(now.watch.error) : busy ? texts.indexing(now.watch.done, now.watch.total) : "");
+        if (away) { away = false; back(); }
       }
     } catch {
-      set(holds, texts.noStatus);
+      lost();
+      wait = AWAY;
     }
-    setTimeout(look, wait);
+    clearTimeout(next);
+    next = setTimeout(look, wait);
   };
+  // What the foot of the page counts is not there any more, as soon as anything says so.
+  addEventListener(UNREACHED, () => {
+    if (away) return;
+    lost();
+    clearTimeout(next);
+    next = setTimeout(look, AWAY);
+  });
   look();
 }
 

@@ -4,6 +4,7 @@
 import { format } from "./address.js";
 import { el, nameOf, times } from "./dom.js";
 import { showImage } from "./images.js";
+import { textTile } from "./passage.js";
 import { said } from "./said.js";
 import { texts } from "./texts.js";
 
@@ -27,7 +28,7 @@ export function tileOf(hit, state, signal) {
   const name = nameOf(hit), when = hit.kind === "video" ? times(hit) : "", count = hit.copies?.length ?? 0, word = relevanceOf(hit);
   const tile = el("a", { className: "tile", href: format({ ...state, item: hit.id }), draggable: true, tabIndex: -1 });
   tile.setAttribute("aria-label", [hit.kind === "text" ? hit.text ?? name : name, when, count ? texts.copies(count) : "", texts.relevance(word)].filter(Boolean).join(", "));
-  if (hit.kind === "text") tile.append(el("span", { className: "text", dir: "auto", textContent: hit.text ?? "" }));
+  if (hit.kind === "text") tile.append(textTile(hit, word, signal));
   else {
     const image = el("img", { alt: "", decoding: "async", draggable: false });
     image.addEventListener("load", () => image.classList.add("here"), { once: true });
