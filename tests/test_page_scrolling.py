@@ -26,6 +26,8 @@ def scroll_to_the_end(page: Page, total: int) -> set[str]:
     while len(names) < total and rest < 100:
         page.mouse.wheel(0, 500)
         page.wait_for_timeout(60)
+        # However busy this machine is: what is seen after two frames is what a person sees.
+        page.evaluate("new Promise((seen) => requestAnimationFrame(() => requestAnimationFrame(seen)))")
         before = len(names)
         names.update(tiles(page).evaluate_all(LABELS))
         rest = rest + 1 if len(names) == before else 0
@@ -305,7 +307,9 @@ def test_the_strip_of_dates_leads_to_a_year(browser: Browser, address: str, widt
         page.keyboard.press("PageDown")
         expect(strip).to_have_attribute("aria-valuetext", "Dec 2023")
         page.wait_for_timeout(300)
-        assert 0 <= in_view(page) - 25_000 < 40
+        assert abs(in_view(page) - 25_000) < 40
+        page.keyboard.press("ArrowDown")
+        expect(strip).to_have_attribute("aria-valuetext", "Nov 2023")
 
 
 def test_a_result_that_has_not_come_opens_when_it_has(browser: Browser, address: str) -> None:

@@ -135,7 +135,8 @@ def test_tables_and_sheets_are_saved_and_the_files_come_as_one(browser: Browser,
             headers = {"Content-Disposition": f'attachment; filename="selection.{name}"'}
             route.fulfill(body=f"made up {name}", headers=headers, content_type="application/octet-stream")
 
-        tab.page.context.route("**/api/selection/*", answer)
+        for where in (tab.page, tab.page.context):
+            where.route("**/api/selection/*", answer)
         page = tab.open("/?q=sea")
         for number in (0, 2):
             tiles(page).nth(number).hover()

@@ -24,7 +24,7 @@ export class Box {
   /** @param {(change: Partial<State>) => void} go what a person takes away is searched without at once */
   constructor(go) {
     this.#go = go;
-    this.words.addEventListener("input", () => this.#take(true));
+    this.words.addEventListener("input", () => this.#take());
     this.words.addEventListener("keydown", (event) => {
       const at = this.words.selectionEnd;
       if (event.key === "Backspace" && at === 0 && this.filters.length) {
@@ -65,9 +65,9 @@ export class Box {
     this.words.dispatchEvent(new Event("input"));
   }
 
-  /** Make chips of the filters that are complete. @param {boolean} typing */
-  #take(typing) {
-    const { filters, rest } = split(this.words.value, typing);
+  /** Make chips of the filters that are complete. */
+  #take() {
+    const { filters, rest } = split(this.words.value, this.words.selectionEnd ?? 0);
     if (!filters.length) return;
     const tail = this.words.value.length - (this.words.selectionEnd ?? 0);
     this.words.value = rest;

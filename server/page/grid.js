@@ -65,6 +65,18 @@ export class Grid {
     return [rows[0]?.first ?? 0, last ? last.first + last.lefts.length : 0];
   }
 
+  /** The last result of the first row that the head of the page leaves to be seen. */
+  get seen() {
+    const top = this.#top + this.#room + 1, row = this.#layout.between(top, top + innerHeight)[0];
+    return row ? row.first + row.lefts.length - 1 : 0;
+  }
+
+  /** How much of the window's top is not free. */
+  get #room() {
+    const head = document.querySelector("header");
+    return (head && getComputedStyle(head).position === "sticky" ? head.offsetHeight : 0) + 8;
+  }
+
   /** Take all tiles away. */
   clear() {
     this.#hits = [];
@@ -110,8 +122,7 @@ export class Grid {
   scrollTo(number, atTop = false) {
     const row = this.#layout.rowOf(number);
     if (!row) return;
-    const head = document.querySelector("header"), fixed = head && getComputedStyle(head).position === "sticky" ? head.offsetHeight : 0;
-    const top = this.#top, room = fixed + 8;
+    const top = this.#top, room = this.#room;
     if (atTop || row.top < top + room) scrollTo({ top: scrollY + row.top - top - room, behavior: "instant" });
     else if (row.top + row.height > top + innerHeight - 8) scrollTo({ top: scrollY + row.top + row.height - top - innerHeight + 16, behavior: "instant" });
     this.#draw();

@@ -75,13 +75,14 @@ export const write = ({ name, value }) =>
   `${name}:${(value[0] ?? "") in QUOTES || SPACE.test(value) ? `"${value.replace(/[\\"]/g, "\\$&")}"` : value}`;
 
 /**
- * The filters of a line that are complete, and all else. While it is typed, the last one is complete only when a space follows.
+ * The filters of a line that are complete, and all else. While it is typed, the one that the cursor is in is not.
  * @param {string} line
- * @param {boolean} [typing]
+ * @param {number} [cursor]
  * @returns {{filters: Filter[], rest: string}}
  */
-export function split(line, typing = false) {
-  const found = findFilters(line).filter(({ value, end, open }) => value && !(typing && (open || end === line.length)));
+export function split(line, cursor = -1) {
+  const typing = cursor >= 0;
+  const found = findFilters(line).filter(({ value, start, end, open }) => value && !(typing && (open || (start <= cursor && cursor <= end))));
   if (!found.length) return { filters: [], rest: line };
   let rest = "", at = 0;
   for (const { start, end } of found) { rest += line.slice(at, start); at = end + 1; }
@@ -90,7 +91,7 @@ export function split(line, typing = false) {
 }
 
 /** The line of filters and other words. @param {Filter[]} filters @param {string} rest */
-export const join = (filters, rest) => [...filters.map(write), rest].filter(Boolean).join(" ");
+export const join = (filters, rest) => (filters.length ? [...filters.map(write), rest.replace(EDGES, "")].filter(Boolean).join(" ") : rest);
 
 /**
  * The line with some filters of these names in place of those that it has.

@@ -83,8 +83,8 @@ export class Scrubber {
   /** Say which month is in view. */
   #follow() {
     if (this.#box.hidden || !this.#months.length) return;
-    const [first = 0] = this.#grid.view, part = first / Math.max(1, this.#grid.length);
-    const taken = this.#hits()[first]?.taken_at?.slice(0, 7), at = this.#months.findIndex(({ month }) => month === taken);
+    const { seen } = this.#grid, part = seen / Math.max(1, this.#grid.length);
+    const taken = this.#hits()[seen]?.taken_at?.slice(0, 7), at = this.#months.findIndex(({ month }) => month === taken);
     this.#say(at >= 0 ? at : this.#months.findLastIndex(({ from }) => from <= part), part);
   }
 
