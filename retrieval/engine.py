@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from retrieval.crossmodal.decoder import Caption
     from retrieval.models.loading import LoadedModel
     from retrieval.store.facets import Facets
+    from retrieval.store.points import Point
     from retrieval.store.sources import Failure
 
 
@@ -205,6 +206,13 @@ class Engine:
             texts = state.selections.select(replace(wanted, kinds=("text",))).count
         return replace(facets, kinds={**facets.kinds, "text": texts}) if texts else facets
 
+    def points(self, wanted: Filter) -> list[Point]:
+        """Where the items that pass `wanted` were taken, as clusters, the largest first. Raises `QueryError`."""
+        from retrieval.store.points import count_points
+
+        selection = self._state.selections.select(wanted)
+        return count_points(self.manifest, self._state.facts, selection, self._state.videos.numbers)
+
     def status(self) -> dict[str, object]:
         """The contract's status object."""
         manifest = self.manifest
@@ -232,13 +240,17 @@ class Engine:
 
         return read_failures(self.folder, self.manifest)
 
-    def duplicates(self) -> Iterator[CopyGroup]:
-        """The groups of copies of two items and more, in index order."""
+    def duplicates(self, start: int = 0) -> Iterator[CopyGroup]:
+        """The groups of copies of two items and more, in index order, from the one of number `start` on."""
         groups = self._state.copies
         for number in range(0 if groups is None else len(groups)):
             places = groups.members_of(number) if groups is not None else np.empty(0, np.int64)
             places = places[self._state.places.living(places)]
-            if groups is not None and len(places) > 1:
+            if groups is None or len(places) < 2:
+                continue
+            if start > 0:
+                start -= 1
+            else:
                 items = self._state.reader.items(*self._state.places.rows(places))
                 # A photo and the film inside of it are one file.
                 files = {item.path: item for item in reversed(items)}
@@ -247,6 +259,17 @@ class Engine:
                 if len(files) > 1 and not later:
                     kept = tuple(item for item in items if files[item.path] is item)
                     yield CopyGroup(kind=groups.kind_of(number), items=kept)
+
+    def copies(self, identity: str) -> list[Item]:
+        """An item and all its living copies, the best first; itself alone where it has none. Raises `ItemNotFoundError`."""
+        shard, row = self._place(identity)
+        places = self._state.places.places(np.array([shard]), np.array([row]))
+        groups = self._state.copies
+        group = int(groups.groups_of(places)[0]) if groups is not None else -1
+        if groups is not None and group >= 0:
+            places = groups.members_of(group)
+            places = places[self._state.places.living(places)]
+        return self._state.reader.items(*self._state.places.rows(places))
 
     def embeddings(self, kinds: Sequence[Kind]) -> NDArray[np.float16]:
         """Every living embedding of some kinds, `(n, d) float16`, unit rows, in index order: for measurements."""

@@ -188,8 +188,8 @@ def date_keys(state: IndexState, shards: NDArray[np.int64], rows: NDArray[np.int
 
 
 def listed(state: IndexState, query: Query) -> Answer:
-    """What passes the filter of a query that looks for nothing, by date, ties in index order; a video once, with its first
-    moments. Scores are 0."""
+    """What passes the filter of a query that looks for nothing, by date, ties in index order, from `query.skip` on; a video
+    once, with its first moments. Scores are 0."""
     selection = select(state, query)
     sort: Sort = "oldest" if query.sort == "oldest" else "newest"
     chosen = [selection.rows(shard) for shard in range(len(selection.sizes))]
@@ -199,11 +199,12 @@ def listed(state: IndexState, query: Query) -> Answer:
     keys = hit_keys(state, query, kinds).keys(shards, rows)[0]
     firsts = np.sort(np.unique(keys, return_index=True)[1]) if (keys >= 0).any() else np.arange(len(keys))
     dates = date_keys(state, shards[firsts], rows[firsts], sort)
-    if len(dates) > query.k:
+    total, end = len(dates), query.skip + query.k
+    if total > end:
         # Those at the last date that is wanted stay together, for the order among them.
-        near = dates <= np.partition(dates, query.k - 1)[query.k - 1]
+        near = dates <= np.partition(dates, end - 1)[end - 1]
         firsts, dates = firsts[near], dates[near]
-    best = firsts[np.argsort(dates, kind="stable")][: query.k]
+    best = firsts[np.argsort(dates, kind="stable")][query.skip : end]
     members = np.flatnonzero(np.isin(keys, keys[best]))
     groups_in_order = [members[group] for group in collapse(keys[members])]
     group_of_first = {int(group[0]): group for group in groups_in_order}
@@ -213,7 +214,16 @@ def listed(state: IndexState, query: Query) -> Answer:
     every = Matched(
         Candidates(zeros, shards, rows, keys), np.zeros(len(keys), np.bool_), np.full(len(keys), -1, np.int64), None
     )
-    return Answer(hits=read_hits(state, every, zeros, nothing.astype(np.float32), nothing, groups, selection))
+    hits = read_hits(state, every, zeros, nothing.astype(np.float32), nothing, groups, selection)
+    return Answer(hits=tuple(_ranked(hit, query.skip) for hit in hits), total=total)
+
+
+def _ranked(hit: Hit, skipped: int) -> Hit:
+    """A hit whose rank counts those that were skipped, too."""
+    if not skipped:
+        return hit
+    moments = tuple(replace(moment, rank=moment.rank + skipped) for moment in hit.moments)
+    return replace(hit, rank=hit.rank + skipped, moments=moments)
 
 
 def never_rising(scores: NDArray[np.float32], groups: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:

@@ -197,8 +197,8 @@ class Query:
     `str` gives the line that makes it.
 
     `filter` says what may be found, and `kind` is short for a filter of one kind. A query of nothing but these lists what
-    passes, newest first. `sort` by date orders the best hundred hits so, then the next three hundred, and so on. `terms` are
-    words with weights. `region` is the part of the images, or of the item `like`, that is meant.
+    passes, newest first, all but the first `skip`. `sort` by date orders the best hundred hits so, then the next three hundred,
+    and so on. `terms` are words with weights. `region` is the part of the images, or of the item `like`, that is meant.
     With `rerank`, what was found is ordered again by a model that looks at words and pixels together. `min_relevance`, in 0..1,
     leaves out what is less likely to be relevant. With `group`, a video counts once, by its best moment. Copies of a picture
     count once, unless `copies` asks for each.
@@ -222,6 +222,7 @@ class Query:
     filter: Filter = EVERYTHING
     sort: Sort = "relevance"
     k: int = 10
+    skip: int = 0
     rerank: Rerank | None = None
     min_relevance: float | None = None
     group: bool = True
@@ -266,6 +267,10 @@ class Query:
             raise QueryError(f"unknown match {self.match!r}; use {', '.join(MATCHES)}")
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise QueryError(f"k must be a whole number of at least 1, not {self.k!r}")
+        if isinstance(self.skip, bool) or not isinstance(self.skip, int) or self.skip < 0:
+            raise QueryError(f"skip must be a whole number of at least 0, not {self.skip!r}")
+        if self.skip and not self.lists:
+            raise QueryError("only a list, a query of nothing but filters, can skip its first hits")
         if self.min_relevance is not None and not 0 <= self.min_relevance <= 1:
             raise QueryError(f"min_relevance must be in 0..1, not {self.min_relevance:g}")
 
@@ -370,6 +375,7 @@ class Answer:
     Of a search that re-ranks, `seen` candidates were read; `unreadable` are those whose image is gone or damaged, each with the
     reason; `out_of_time` says that the budget left some unread, and `text_cut` that the text is longer than the reranker reads.
     Of `unindexed` rows the words were not looked at, because an older version wrote them; `mmsearch index` makes up for it.
+    `total` is how many hits a list has in all; None for a search, which ranks everything.
     """
 
     hits: tuple[Hit, ...]
@@ -379,6 +385,7 @@ class Answer:
     out_of_time: bool = False
     text_cut: bool = False
     notes: tuple[str, ...] = ()
+    total: int | None = None
 
 
 def check_region(region: Region) -> None:

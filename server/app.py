@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from retrieval.models.weights import cache_dir
 from server.about import add_about
 from server.access import Access
+from server.copies import add_copies
 from server.errors import add_errors
 from server.files import add_files
 from server.guard import Guard, Patience
@@ -95,6 +96,7 @@ def create_app(config: ServeConfig) -> FastAPI:
     )
     add_errors(app)
     add_searching(app, service, uploads, config.deepest)
+    add_copies(app, service)
     add_reading(app, service, files)
     add_related(app, service)
     add_files(app, service, files, reads=reads, makes=makes, previews=previews)

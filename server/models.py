@@ -10,6 +10,7 @@ from media.types import TextKind
 from retrieval.types import Kind, Match, Sort
 
 MOST = 200
+DEEPEST_LIST = 100_000_000
 Text = Annotated[str, Field(max_length=2000)]
 Name = Annotated[str, Field(max_length=400)]
 
@@ -44,9 +45,9 @@ class SearchRequest(Narrowed):
     left,top,width,height in fractions of its sides.
 
     `picture` names an image that was uploaded before, by the hash that the answer to that search gave. `cursor` is the `next`
-    of the page before, of the same search. `match` says what `text` is matched by: meaning, words, or auto, both joined; with
-    `prefix` its last word may be the beginning of a longer word. Copies of a picture are one hit, unless `copies` asks for
-    each.
+    of the page before, of the same search; with `offset`, the page begins after so many hits instead. `match` says what `text`
+    is matched by: meaning, words, or auto, both joined; with `prefix` its last word may be the beginning of a longer word.
+    Copies of a picture are one hit, unless `copies` asks for each.
     """
 
     picture: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
@@ -62,6 +63,7 @@ class SearchRequest(Narrowed):
     prefix: bool = False
     min_relevance: Annotated[float, Field(ge=0, le=1)] | None = None
     cursor: Annotated[str, Field(max_length=64)] | None = None
+    offset: Annotated[int, Field(ge=0, le=DEEPEST_LIST)] | None = None
 
 
 class SearchForm(SearchRequest):
@@ -138,6 +140,7 @@ class HitModel(BaseModel):
 class SearchResponse(BaseModel):
     """Hits, best first; `next` is the cursor of the page after this one, null at the end.
 
+    `total` is how many hits a list, a search by filters alone, has in all; null for others, which rank everything.
     `more` says whether there are others, which beyond the last page a narrower search brings; `truncated` whether the model
     read only the beginning of the words; `picture` names the uploaded image, to be asked for again without sending it. `notes`
     are sentences about the query for whoever typed it.
@@ -146,6 +149,7 @@ class SearchResponse(BaseModel):
     hits: list[HitModel]
     next: str | None
     more: bool
+    total: int | None
     truncated: bool
     picture: str | None
     notes: list[str]
@@ -211,6 +215,40 @@ class FacetsResponse(BaseModel):
     cameras: dict[str, int]
     places: dict[str, int]
     kinds: dict[str, int]
+
+
+class PointModel(BaseModel):
+    """How many items were taken about a place, in degrees."""
+
+    latitude: float
+    longitude: float
+    count: int
+
+
+class PointsResponse(BaseModel):
+    """Where items were taken, the places with most first. How near are one depends on the area that all are in."""
+
+    points: list[PointModel]
+
+
+class CopiesResponse(BaseModel):
+    """An item and all its copies, the best first; the item alone where it has none."""
+
+    items: list[ItemModel]
+
+
+class DuplicatesModel(BaseModel):
+    """A group of copies, the best first: of the same bytes, nearly the same, or a stack such as RAW beside JPEG."""
+
+    kind: str
+    items: list[ItemModel]
+
+
+class DuplicatesResponse(BaseModel):
+    """Groups of copies in index order; `next` is the cursor of the groups after these, null at the end."""
+
+    groups: list[DuplicatesModel]
+    next: str | None
 
 
 class UploadForm(Strict):

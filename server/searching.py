@@ -21,6 +21,7 @@ from server.errors import first_finding
 from server.http import FOR_EVER, etag, not_modified
 from server.media import version
 from server.models import (
+    DEEPEST_LIST,
     FacetsResponse,
     HitModel,
     ItemModel,
@@ -58,15 +59,19 @@ def add_searching(app: FastAPI, service: SearchService, uploads: Uploads, deepes
         finally:
             if form is not None:
                 await form.close()
-        state, offset = _cursor(asked.cursor, deepest)
+        state, offset = read_cursor(asked.cursor)
+        offset = offset if asked.offset is None else asked.offset
         query = _query(asked, (uploads.image(upload),) if upload is not None else (), offset, service.captioner)
+        if not query.lists and offset > deepest:
+            raise HTTPException(422, f"a search leads {deepest:,} hits deep at most; narrow it to see others")
         result = await service.search(query, request, state)
-        end = offset + asked.k
-        more = len(result.hits) > end
+        end, first = offset + asked.k, offset - query.skip
+        more = len(result.hits) > first + asked.k
         return SearchResponse(
-            hits=[hit_model(hit) for hit in result.hits[offset:end]],
-            next=f"{result.state}.{end:x}" if more and end + asked.k <= deepest else None,
+            hits=[hit_model(hit) for hit in result.hits[first : first + asked.k]],
+            next=f"{result.state}.{end:x}" if more and (query.lists or end + asked.k <= deepest) else None,
             more=more,
+            total=result.total,
             truncated=result.truncated,
             picture=upload,
             notes=list(result.notes),
@@ -80,7 +85,7 @@ def add_searching(app: FastAPI, service: SearchService, uploads: Uploads, deepes
     )  # fmt: skip
     async def facets(request: Request, asked: Annotated[Narrowed, Parameter()]) -> FacetsResponse:
         line = Query.parse(asked.text or "")
-        wanted = asked_filter(replace(line, kind=asked.kind, filter=_narrow(line.filter, asked)))
+        wanted = asked_filter(replace(line, kind=asked.kind, filter=narrow(line.filter, asked)))
         return FacetsResponse.model_validate(vars(await service.facets(wanted, request)))
 
     @app.post(
@@ -172,8 +177,8 @@ def _from_form(form: FormData) -> tuple[SearchRequest, UploadFile | None]:
         raise HTTPException(422, first_finding(error.errors())) from error
 
 
-def _cursor(cursor: str | None, deepest: int) -> tuple[str | None, int]:
-    """The state of the index that a cursor is of, and where its page begins."""
+def read_cursor(cursor: str | None) -> tuple[str | None, int]:
+    """The state of the index that a cursor is of, and where its page begins. Raises `HTTPException` (422)."""
     if cursor is None:
         return None, 0
     state, _, place = cursor.partition(".")
@@ -181,7 +186,7 @@ def _cursor(cursor: str | None, deepest: int) -> tuple[str | None, int]:
         offset = int(place, 16)
     except ValueError as error:
         raise HTTPException(422, "cursor: not one that this server gave") from error
-    if not 0 < offset <= deepest:
+    if not 0 < offset <= DEEPEST_LIST:
         raise HTTPException(422, "cursor: not one that this server gave")
     return state, offset
 
@@ -199,7 +204,7 @@ def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reranke
         unlike=(asked.unlike_id,) if asked.unlike_id else (),
         region=region,
         kind=asked.kind,
-        filter=_narrow(line.filter, asked),
+        filter=narrow(line.filter, asked),
         sort=asked.sort,
         # One more than is wanted tells whether there is a next page.
         k=offset + asked.k + 1,
@@ -211,10 +216,11 @@ def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reranke
     )
     if query.words is None and not asked.image_id and not images and not query.lists:
         raise QueryError("give some words, an image_id, an image or a filter")
-    return query
+    # A list can begin anywhere; a search has to rank what comes before.
+    return replace(query, skip=offset, k=asked.k + 1) if query.lists else query
 
 
-def _narrow(wanted: Filter, asked: Narrowed) -> Filter:
+def narrow(wanted: Filter, asked: Narrowed) -> Filter:
     """A filter with what the fields of a request say beside the line. Raises `QueryError`."""
     fields = [("after", asked.after), ("before", asked.before), ("camera", asked.camera), ("near", asked.near)]
     fields += [("in", folder) for folder in asked.folders]

@@ -47,13 +47,14 @@ class ResultsChanged(MmsearchError):
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
     """The hits of a search, the state of the index that they are of and its model, whether that read less than all the words,
-    and notes on the query."""
+    notes on the query, and how many hits there are in all, None where everything is ranked."""
 
     hits: list[Hit]
     state: str
     model: str
     truncated: bool
     notes: tuple[str, ...]
+    total: int | None
 
 
 class _Stoppable:
@@ -170,7 +171,12 @@ class SearchService:
             answer = engine.answer(query)
             cut = query.words is not None and not engine.reads_whole(query.words)
             result = SearchResult(
-                hits=list(answer.hits), state=now, model=engine.model.name, truncated=cut, notes=answer.notes
+                hits=list(answer.hits),
+                state=now,
+                model=engine.model.name,
+                truncated=cut,
+                notes=answer.notes,
+                total=answer.total,
             )
             return result, stamp(self.folder)
 
@@ -220,6 +226,11 @@ class SearchService:
         """As `Engine.facets`."""
         with self.metrics.stage("facets"):
             return await self._lookups.run(lambda engine, _: engine.facets(wanted), request)
+
+    async def look(self, stage: str, work: Callable[[Engine, str], Result], request: Request | None = None) -> Result:
+        """Have something short looked up, with the name of the state that it is of."""
+        with self.metrics.stage(stage):
+            return await self._lookups.run(work, request)
 
     async def read(self, stage: str, work: Callable[[Engine], Result], request: Request | None = None) -> Result:
         """Have something longer done, on the reading lane."""

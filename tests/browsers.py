@@ -191,6 +191,14 @@ class MadeUpServer:
         elif url.path.startswith("/api/items/"):
             prefix, _, number = name.rpartition("-")
             route.fulfill(json={**made_up_hit(prefix, int(number)), "size": 1, "camera": f"camera of {name}", **FACTS})
+        elif url.path == "/api/facets":
+            months = {
+                f"{year}-{month:02}": self.total // 48 for year in range(2024, 2020, -1) for month in range(12, 0, -1)
+            }
+            names: dict[str, dict[str, int]] = {name: {} for name in ("years", "folders", "cameras", "places", "kinds")}
+            route.fulfill(json={**names, "months": months})
+        elif url.path == "/api/points":
+            route.fulfill(json={"points": []})
         elif url.path == "/api/explain/words":
             maps = [{"word": word, "relevance": [[0, 1], [0.5, 0]]} for word in ("sea", "shore")]
             route.fulfill(json={"region": [0, 0, 1, 1], "whole": [[1, 0], [0, 0.5]], "words": maps})
@@ -205,11 +213,16 @@ class MadeUpServer:
         ).strip("_")
         name = re.sub(r"[^\w]", "_", name)[:40] or "nothing"
         first = int(str(body.get("cursor") or "s.0").rpartition(".")[2], 16)
+        first = body.get("offset", first)
+        # A line of nothing but a folder is a list.
+        lists = str(body.get("text") or "").startswith("in:")
+        name = name.removeprefix("in_") if lists else name
         last = min(self.total, first + int(body["k"]))
         return {
             "hits": [made_up_hit(name, number) for number in range(first, last)],
             "next": f"s.{last:x}" if last < self.total else None,
-            "more": last < self.total, "truncated": False, "picture": body.get("picture"), "milliseconds": 1.0,
+            "more": last < self.total, "total": self.total if lists else None,
+            "truncated": False, "picture": body.get("picture"), "milliseconds": 1.0,
             "model": "made-up",
         }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The page: one document, one style and modules in JavaScript, served as they are under a prefix that their content names."""
+"""The page: one document, styles, a map and JavaScript modules, served as they are under a prefix that their content names."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _HERE = Path(__file__).parent
-_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
+_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
 POLICY = (
-    "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; script-src 'self'; style-src 'self'; "
+    "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob: data:; media-src 'self'; connect-src 'self'; require-trusted-types-for 'script'; "
     "trusted-types 'none'"
 )
@@ -25,7 +25,7 @@ class PageFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """`version` is a hash of everything; `files` are the style and the modules by their names."""
+    """`version` is a hash of everything; `files` are the styles, pictures and modules by their names."""
 
     version: str
     document: bytes

@@ -3,21 +3,23 @@
 
 /**
  * `like`, `unlike` and `item` are ids of the index, `picture` is the hash of an uploaded picture, `region` the part that is meant of
- * what results shall be like, and `ask` a question, which is a view of its own; all of them may be empty. `opened` counts the steps
- * of the history since the first item was opened.
+ * what results shall be like, `ask` a question, which is a view of its own, `sort` an order by date, and `view` a page other than the
+ * search; all of them may be empty. `opened` counts the steps of the history since the first item was opened.
  * @typedef {{text: string, kind: string, like: string, unlike: string, picture: string, region: string, rerank: boolean, ask: string,
+ *   sort: string, view: string,
  *   item: string}} State
  * @typedef {{count: number, top: number}} Place
  * @typedef {{opened?: number, refining?: boolean, place?: Place}} Entry
  */
 
 const KINDS = ["", "image", "video", "text"];
+const SORTS = ["", "newest", "oldest"], VIEWS = ["", "duplicates"];
 const ID = /^[\w-]{0,64}$/;
 const HASH = /^[0-9a-f]{64}$/;
 const REGION = /^(0|1|0?\.\d{1,6}|1\.0{1,6})(,(0|1|0?\.\d{1,6}|1\.0{1,6})){3}$/;
 
 /** @type {State} */
-export const NOTHING = { text: "", kind: "", like: "", unlike: "", picture: "", region: "", rerank: false, ask: "", item: "" };
+export const NOTHING = { text: "", kind: "", like: "", unlike: "", picture: "", region: "", rerank: false, ask: "", sort: "", view: "", item: "" };
 
 /**
  * What an address says; what makes no sense in it counts as absent.
@@ -27,15 +29,18 @@ export const NOTHING = { text: "", kind: "", like: "", unlike: "", picture: "", 
 export function parse(query) {
   const values = new URLSearchParams(query);
   const id = (/** @type {string} */ name) => (ID.test(values.get(name) || "") ? values.get(name) || "" : "");
-  const kind = values.get("kind") || "", picture = values.get("picture") || "", region = values.get("region") || "";
+  const one = (/** @type {string} */ name, /** @type {string[]} */ of) => of.find((value) => value === values.get(name)) ?? "";
+  const picture = values.get("picture") || "", region = values.get("region") || "";
   return {
     text: values.get("q") || "",
-    kind: KINDS.includes(kind) ? kind : "",
+    kind: one("kind", KINDS),
     like: id("like"),
     unlike: id("unlike"),
     picture: HASH.test(picture) ? picture : "",
     region: REGION.test(region) ? region : "",
     rerank: values.get("rerank") === "1",
+    sort: one("sort", SORTS),
+    view: one("view", VIEWS),
     ask: values.get("ask") || "",
     item: id("item"),
   };
@@ -46,7 +51,7 @@ export function format(state) {
   const values = new URLSearchParams();
   if (state.ask) values.set("ask", state.ask);
   if (state.text) values.set("q", state.text);
-  for (const name of /** @type {const} */ (["kind", "like", "unlike", "picture"])) if (state[name]) values.set(name, state[name]);
+  for (const name of /** @type {const} */ (["kind", "like", "unlike", "picture", "sort", "view"])) if (state[name]) values.set(name, state[name]);
   if (state.region && (state.like || state.picture)) values.set("region", state.region);
   if (state.rerank) values.set("rerank", "1");
   if (state.item) values.set("item", state.item);

@@ -1,200 +1,306 @@
 // @ts-check
-/** A justified grid: every row as wide as the page. It is one stop of the tab key, and arrows move inside it. */
+/** The grid: as high as all results, of which only those in view are there. It is one stop of the tab key, and arrows move inside it. */
 
-import { format } from "./address.js";
-import { el, nameOf, opensElsewhere, times } from "./dom.js";
-import { showImage } from "./images.js";
-import { textTile } from "./passage.js";
-import { texts } from "./texts.js";
+import { el, opensElsewhere } from "./dom.js";
+import { Layout } from "./layout.js";
+import { checkOf, stackOf, tileOf } from "./tile.js";
+
+export { RESULT, relevanceOf, smallThumb } from "./tile.js";
 
 /** @typedef {import("./address.js").State} State */
 /** @typedef {import("./requests.js").Hit} Hit */
 
-export const RESULT = "application/x-mmsearch-item";
-const GAP = 6, HEIGHT = 190, LOW = 120, NARROW = 720, THUMB = 384;
+const HEIGHT = 190, LOW = 120, NARROW = 720, BLOCK = 100, AHEAD = 900, PRINTED = 500;
 
-/** @param {Hit} hit */
-export const smallThumb = (hit) => `${hit.thumb_url}?size=${THUMB}`;
-/** How likely a hit is relevant, in words; nothing where that is not known. A hit that meaning alone would call unlikely was
- * raised by its words. @param {Hit} hit */
-export const relevanceOf = ({ relevance, matched_words: words }) => {
-  const word = (typeof relevance === "number" && texts.relevances.find(([least]) => relevance >= least)?.[1]) || "";
-  return words?.length && (!word || word === texts.relevances.at(-1)?.[1]) ? texts.byWords : word;
-};
+/**
+ * What the grid asks for: `open` a result; `need` the results from one to another; `check` one, up to it with `range`; open the `stack`
+ * of its copies at an element; `checked` says which are selected.
+ * @typedef {{open: (number: number) => void, need: (first: number, last: number) => void, check: (number: number, range: boolean) => void,
+ *   checked: (id: string) => boolean, stack: (hit: Hit, at: HTMLElement) => void}} Asks
+ */
 
 export class Grid {
-  /** @type {HTMLAnchorElement[]} */
-  #tiles = [];
-  /** @type {{first: number, middles: number[]}[]} */
-  #rows = [];
+  /** @type {(Hit | undefined)[]} */
+  #hits = [];
+  /** @type {Map<number, HTMLLIElement>} What is there, by the number of its result. */
+  #shown = new Map();
+  #layout = new Layout();
+  /** @type {number[]} How many results of each block were known when it was laid out. */
+  #known = [];
   #current = 0;
+  /** The result that shall have the focus once it is there. */
+  #awaited = -1;
+  /** @type {State | null} */
+  #state = null;
+  /** @type {AbortSignal | null} */
+  #signal = null;
   #list;
-  #open;
-  #wants;
+  #asks;
   #frame = 0;
-  #focuses = false;
+  #resting = 0;
 
-  /**
-   * @param {HTMLElement} list
-   * @param {(number: number) => void} open
-   * @param {() => void} wants called whenever the end of the grid comes near
-   */
-  constructor(list, open, wants) {
+  /** @param {HTMLElement} list @param {Asks} asks */
+  constructor(list, asks) {
     this.#list = list;
-    this.#open = open;
-    this.#wants = wants;
+    this.#asks = asks;
     list.addEventListener("keydown", (event) => this.#key(event));
     list.addEventListener("focusin", (event) => {
-      const number = this.#tiles.findIndex((tile) => tile === event.target);
-      if (number >= 0) this.#hold(number);
+      const number = this.#numberOf(event.target);
+      if (number >= 0 && event.target instanceof HTMLAnchorElement) this.#hold(number);
     });
-    addEventListener("scroll", () => this.fill(), { passive: true });
-    new ResizeObserver(() => {
-      cancelAnimationFrame(this.#frame);
-      this.#frame = requestAnimationFrame(() => { this.#lay(); this.fill(); });
-    }).observe(list);
-    addEventListener("resize", () => this.fill());
+    list.addEventListener("click", (event) => this.#click(event));
+    addEventListener("scroll", () => this.#soon(), { passive: true });
+    new ResizeObserver(() => this.#soon(true)).observe(list);
+    addEventListener("resize", () => this.#soon(true));
+    addEventListener("beforeprint", () => this.#render(0, Infinity));
+    addEventListener("afterprint", () => this.#draw());
   }
 
-  get length() { return this.#tiles.length; }
+  get length() { return this.#hits.length; }
+
+  /** The results in view, the first and the one after the last. */
+  get view() {
+    const top = this.#top, rows = this.#layout.between(top, top + innerHeight);
+    const last = rows.at(-1);
+    return [rows[0]?.first ?? 0, last ? last.first + last.lefts.length : 0];
+  }
+
+  /** The last result of the first row that the head of the page leaves to be seen. */
+  get seen() {
+    const top = this.#top + this.#room + 1, row = this.#layout.between(top, top + innerHeight)[0];
+    return row ? row.first + row.lefts.length - 1 : 0;
+  }
+
+  /** How much of the window's top is not free. */
+  get #room() {
+    const head = document.querySelector("header");
+    return (head && getComputedStyle(head).position === "sticky" ? head.offsetHeight : 0) + 8;
+  }
 
   /** Take all tiles away. */
   clear() {
-    this.#tiles = [];
-    this.#rows = [];
+    this.#hits = [];
+    this.#shown.clear();
+    this.#known = [];
+    this.#layout = new Layout();
     this.#current = 0;
     this.#list.replaceChildren();
+    this.#list.style.height = "";
   }
 
   /**
-   * Show these hits, whose first ones are shown already.
-   * @param {Hit[]} hits
+   * Show these results, of which those that were there before are the same.
+   * @param {(Hit | undefined)[]} hits
    * @param {State} state
    * @param {AbortSignal} signal
    */
   show(hits, state, signal) {
-    const before = this.#tiles.length;
-    for (const hit of hits.slice(before)) this.#add(hit, state, signal);
     this.#hits = hits;
+    this.#state = state;
+    this.#signal = signal;
     this.#lay();
-    if (this.#focuses && this.#tiles.length) {
-      this.#focuses = false;
-      // Unless somebody went elsewhere meanwhile.
-      if (document.activeElement === this.#list || document.activeElement === document.body) this.focus(0);
-    }
+    this.#draw();
   }
 
-  /** Ask for more while the end is within a window's height of what is seen. */
+  /** Ask for what is missing in view, and behind it. */
   fill() {
-    if (this.#tiles.length && this.#list.getBoundingClientRect().bottom < 2 * innerHeight + 200) this.#wants();
+    clearTimeout(this.#resting);
+    const [first = 0, last = 0] = this.view, ahead = 2 * (last - first) + 20;
+    if (this.#hits.length) this.#asks.need(first - ahead / 2, Math.max(last + ahead, 1));
   }
 
-  /** Focus a tile, or what will be the first one as soon as it is there. @param {number} number */
+  /** Focus a tile, or what will be there as soon as it is. @param {number} number */
   focus(number) {
-    const tile = this.#tiles[number];
-    this.#focuses = !tile;
-    if (tile) { tile.focus({ preventScroll: true }); tile.scrollIntoView({ block: "nearest" }); }
-    else this.#list.focus({ preventScroll: true });
+    const tile = this.#tile(number);
+    this.#awaited = tile ? -1 : number;
+    if (tile) { tile.focus({ preventScroll: true }); return; }
+    this.#list.focus({ preventScroll: true });
+    if (number < this.#hits.length) this.scrollTo(number);
   }
 
-  /** The address of every tile is one of the current search. @param {State} state */
-  readdress(state) {
-    this.#tiles.forEach((tile, number) => { tile.href = format({ ...state, item: this.#hits[number]?.id ?? "" }); });
+  /** Bring a result into view. @param {number} number @param {boolean} [atTop] */
+  scrollTo(number, atTop = false) {
+    const row = this.#layout.rowOf(number);
+    if (!row) return;
+    const top = this.#top, room = this.#room;
+    if (atTop || row.top < top + room) scrollTo({ top: scrollY + row.top - top - room, behavior: "instant" });
+    else if (row.top + row.height > top + innerHeight - 8) scrollTo({ top: scrollY + row.top + row.height - top - innerHeight + 16, behavior: "instant" });
+    this.#draw();
   }
 
-  /** @type {Hit[]} */
-  #hits = [];
-
-  /** @param {Hit} hit @param {State} state @param {AbortSignal} signal */
-  #add(hit, state, signal) {
-    const number = this.#tiles.length, name = nameOf(hit), when = hit.kind === "video" ? times(hit) : "";
-    const copies = hit.copies?.length ? texts.copies(hit.copies.length) : "";
-    const tile = el("a", { className: "tile", href: format({ ...state, item: hit.id }), draggable: true, tabIndex: number === this.#current ? 0 : -1 });
-    tile.setAttribute("aria-label", [hit.kind === "text" ? hit.text ?? name : name, when, copies, texts.relevance(relevanceOf(hit))].filter(Boolean).join(", "));
-    if (hit.kind === "text") tile.append(textTile(hit, relevanceOf(hit), signal));
-    else {
-      const image = el("img", { alt: "", loading: "lazy", decoding: "async", draggable: false });
-      showImage(image, smallThumb(hit), signal, (why) => image.replaceWith(
-        el("span", { className: "gone", dir: "auto", textContent: why ? texts.refused(name, why) : texts.unseen(name) })));
-      tile.append(image, el("span", { className: "label" }, el("span", { textContent: [when, copies && `+${hit.copies?.length}`].filter(Boolean).join(" ") }), el("span", { textContent: relevanceOf(hit) })));
+  /** Show anew which are selected. */
+  mark() {
+    for (const [number, item] of this.#shown) {
+      const hit = this.#hits[number], on = Boolean(hit && this.#asks.checked(hit.id));
+      item.classList.toggle("on", on);
+      item.querySelector(".check")?.setAttribute("aria-pressed", String(on));
     }
-    // Seen on paper, where nothing can be opened.
-    tile.append(el("span", { className: "name", dir: "auto", textContent: name }));
-    tile.addEventListener("click", (event) => {
-      if (opensElsewhere(event)) return;
-      event.preventDefault();
-      this.#open(number);
+  }
+
+  /** How far the window's top is below that of the grid. */
+  get #top() { return -this.#list.getBoundingClientRect().top; }
+
+  /** @param {boolean} [lay] */
+  #soon(lay = false) {
+    if (lay) this.#known.length = 0;
+    cancelAnimationFrame(this.#frame);
+    this.#frame = requestAnimationFrame(() => {
+      if (!this.#known.length) this.#lay();
+      this.#draw();
+      // What only flies past is not asked for.
+      clearTimeout(this.#resting);
+      this.#resting = setTimeout(() => this.fill(), 60);
     });
-    tile.addEventListener("dragstart", (event) => event.dataTransfer?.setData(RESULT, hit.id));
-    this.#tiles.push(tile);
-    this.#list.append(el("li", {}, tile));
   }
 
   #lay() {
-    const width = this.#list.clientWidth, goal = innerWidth < NARROW ? LOW : HEIGHT;
-    /** @type {[HTMLElement, number][]} */
-    let row = [];
-    let sum = 0, first = 0;
-    this.#rows = [];
-    const place = (/** @type {number} */ height) => {
-      let left = 0;
-      const middles = row.map(([item, ratio]) => {
-        const wide = Math.floor(ratio * height);
-        item.style.width = `${wide}px`;
-        item.style.height = `${Math.round(height)}px`;
-        left += wide + GAP;
-        return left - wide / 2;
-      });
-      this.#rows.push({ first, middles });
-      first += row.length;
-      row = [];
-      sum = 0;
-    };
-    const free = () => width - GAP * (row.length - 1) - row.length;
-    this.#tiles.forEach((tile, number) => {
-      const hit = this.#hits[number], item = tile.parentElement;
-      if (!hit || !item) return;
-      const ratio = hit.kind === "text" ? 1.6 : Math.min(2.6, Math.max(0.5, (hit.width || 4) / (hit.height || 3)));
-      row.push([item, ratio]);
-      sum += ratio;
-      if (free() / sum <= goal) place(free() / sum);
+    const width = this.#list.clientWidth, goal = innerWidth < NARROW ? LOW : HEIGHT, top = this.#top;
+    const before = top > 0 ? this.#layout.between(top, top + innerHeight)[0] : undefined;
+    const known = Array.from({ length: Math.ceil(this.#hits.length / BLOCK) }, (_, block) => {
+      let count = 0;
+      for (let at = block * BLOCK; at < Math.min(this.#hits.length, (block + 1) * BLOCK); at += 1) if (this.#hits[at]) count += 1;
+      return count;
     });
-    if (row.length) place(Math.min(goal, free() / sum));
+    this.#layout.lay(this.#hits.length, width, goal, (number) => ratioOf(this.#hits[number]), (block) => known[block] === this.#known[block]);
+    this.#known = known;
+    this.#list.style.height = this.#hits.length ? `${this.#layout.height}px` : "";
+    // What is looked at stays where it is.
+    const after = before && this.#layout.rowOf(before.first);
+    if (before && after && after.top !== before.top) scrollBy({ top: after.top - before.top, behavior: "instant" });
+  }
+
+  #draw() {
+    const top = this.#top;
+    this.#render(top - AHEAD, top + innerHeight + AHEAD);
+  }
+
+  /** @param {number} from @param {number} to */
+  #render(from, to) {
+    if (!this.#state || !this.#signal) return;
+    const kept = new Set(), rows = this.#layout.between(from, to);
+    const current = this.#layout.rowOf(this.#current);
+    if (current && !rows.some((row) => row.first === current.first)) rows.push({ ...current });
+    let printed = 0;
+    for (const row of rows) {
+      for (let at = 0; at < row.lefts.length && printed < (to === Infinity ? PRINTED : Infinity); at += 1) {
+        const number = row.first + at, hit = this.#hits[number];
+        if (row === rows.at(-1) && row.first === current?.first && row.top < from - HEIGHT && number !== this.#current) continue;
+        kept.add(number);
+        printed += 1;
+        let item = this.#shown.get(number);
+        if (!item || (hit && item.dataset.id !== hit.id)) {
+          const made = this.#item(number, hit, this.#state, this.#signal);
+          if (item) item.replaceWith(made);
+          this.#shown.set(number, item = made);
+        }
+        const style = item.style;
+        style.transform = `translate(${row.lefts[at]}px, ${row.top}px)`;
+        style.width = `${row.widths[at]}px`;
+        style.height = `${row.height}px`;
+      }
+    }
+    for (const [number, item] of this.#shown) {
+      if (kept.has(number)) continue;
+      item.remove();
+      this.#shown.delete(number);
+    }
+    // In the order of the results, for those who hear them.
+    let next = this.#list.firstElementChild;
+    for (const number of [...kept].sort((a, b) => a - b)) {
+      const item = this.#shown.get(number);
+      if (!item) continue;
+      if (item === next) next = next.nextElementSibling;
+      else this.#list.insertBefore(item, next);
+    }
+    const held = this.#tile(this.#current) ?? this.#list.querySelector("a.tile");
+    if (held instanceof HTMLAnchorElement) held.tabIndex = 0;
+    const awaited = this.#tile(this.#awaited);
+    if (awaited) {
+      this.#awaited = -1;
+      // Unless somebody went elsewhere meanwhile.
+      if ([this.#list, document.body].includes(/** @type {HTMLElement} */ (document.activeElement))) awaited.focus({ preventScroll: true });
+    }
+  }
+
+  /** @param {number} number @param {Hit | undefined} hit @param {State} state @param {AbortSignal} signal */
+  #item(number, hit, state, signal) {
+    const item = el("li");
+    item.setAttribute("aria-setsize", String(this.#hits.length));
+    item.setAttribute("aria-posinset", String(number + 1));
+    item.dataset.number = String(number);
+    if (!hit) return item;
+    item.dataset.id = hit.id;
+    const on = this.#asks.checked(hit.id);
+    item.classList.toggle("on", on);
+    item.append(tileOf(hit, state, signal), checkOf(hit, on), ...stackOf(hit));
+    return item;
+  }
+
+  /** @param {number} number */
+  #tile(number) { return this.#shown.get(number)?.querySelector("a") ?? null; }
+
+  /** @param {EventTarget | null} target */
+  #numberOf(target) {
+    const item = target instanceof Element ? target.closest("li") : null;
+    return item?.dataset.number && item.parentElement === this.#list ? Number(item.dataset.number) : -1;
+  }
+
+  /** @param {MouseEvent} event */
+  #click(event) {
+    const number = this.#numberOf(event.target), hit = this.#hits[number];
+    if (!hit || !(event.target instanceof Element)) return;
+    const button = event.target.closest("button");
+    if (button?.className === "check" || (event.shiftKey && !button)) {
+      event.preventDefault();
+      this.#hold(number);
+      this.#asks.check(number, event.shiftKey);
+    } else if (button?.className === "stack") this.#asks.stack(hit, button);
+    else if (!button && event.target.closest("a.tile") && !opensElsewhere(event)) {
+      event.preventDefault();
+      this.#asks.open(number);
+    }
   }
 
   /** The tile that the tab key comes to. @param {number} number */
   #hold(number) {
-    const before = this.#tiles[this.#current], now = this.#tiles[number];
-    if (before) before.tabIndex = -1;
-    if (now) now.tabIndex = 0;
+    for (const tile of this.#list.querySelectorAll("a[tabindex='0']")) if (tile instanceof HTMLElement) tile.tabIndex = -1;
     this.#current = number;
+    const now = this.#tile(number);
+    if (now) now.tabIndex = 0;
   }
 
   /** @param {KeyboardEvent} event */
   #key(event) {
-    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || !(event.target instanceof HTMLAnchorElement)) return;
-    const to = this.#target(event.key);
+    const number = this.#numberOf(event.target), hit = this.#hits[number];
+    if (event.altKey || event.ctrlKey || event.metaKey || !hit || !(event.target instanceof HTMLAnchorElement)) return;
+    if (event.key === " ") { event.preventDefault(); this.#asks.check(number, event.shiftKey); return; }
+    if (event.shiftKey) return;
+    const stack = this.#shown.get(number)?.querySelector(".stack");
+    if (event.key === "c" && stack instanceof HTMLElement) { event.preventDefault(); this.#asks.stack(hit, stack); return; }
+    const to = this.#target(event.key, number);
     if (to === null) return;
     event.preventDefault();
-    const tile = this.#tiles[Math.max(0, Math.min(this.#tiles.length - 1, to))];
-    tile?.focus({ preventScroll: true });
-    tile?.scrollIntoView({ block: "nearest" });
-    if (to + 10 > this.#tiles.length) this.#wants();
+    const next = Math.max(0, Math.min(this.#hits.length - 1, to));
+    this.#current = next;
+    this.scrollTo(next);
+    this.focus(next);
+    this.fill();
   }
 
-  /** Where a key leads from the current tile; null for one that is not of the grid. @param {string} key */
-  #target(key) {
-    const at = this.#current;
+  /** Where a key leads from a tile; null for one that is not of the grid. @param {string} key @param {number} at */
+  #target(key, at) {
     if (key === "ArrowRight") return at + 1;
     if (key === "ArrowLeft") return at - 1;
     if (key === "Home") return 0;
-    if (key === "End") return this.#tiles.length - 1;
-    if (key !== "ArrowDown" && key !== "ArrowUp") return null;
-    const here = this.#rows.findIndex((row) => at < row.first + row.middles.length);
-    const row = this.#rows[here], other = this.#rows[here + (key === "ArrowDown" ? 1 : -1)];
-    if (!row || !other) return at;
-    const middle = row.middles[at - row.first] ?? 0;
-    const away = other.middles.map((value) => Math.abs(value - middle));
-    return other.first + away.indexOf(Math.min(...away));
+    if (key === "End") return this.#hits.length - 1;
+    if (key === "ArrowDown" || key === "ArrowUp") return this.#layout.beside(at, key === "ArrowDown" ? 1 : -1);
+    const page = key === "PageDown" ? 1 : key === "PageUp" ? -1 : 0;
+    if (!page) return null;
+    const row = this.#layout.rowOf(at), goal = (row?.top ?? 0) + page * (innerHeight - 200);
+    const other = this.#layout.between(goal, goal + 1)[0] ?? this.#layout.between(goal - HEIGHT, goal + HEIGHT)[0];
+    return other ? other.first : page > 0 ? this.#hits.length - 1 : 0;
   }
 }
+
+/** Width by height; what is not known yet counts as a usual photo. @param {Hit | undefined} hit */
+const ratioOf = (hit) => hit?.kind === "text" ? 1.6 : Math.min(2.6, Math.max(0.5, (hit?.width || 4) / (hit?.height || 3)));

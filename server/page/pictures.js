@@ -105,7 +105,7 @@ export function hearPictures(take, like, refuse) {
     if (!carries(event, "Files")) return;
     event.preventDefault();
     // In a dialog all else is out of reach, the overlay as well.
-    (document.querySelector("dialog[open]") ?? document.body).append(overlay);
+    (document.querySelector("dialog:modal") ?? document.body).append(overlay);
     overlay.hidden = false;
   });
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) overlay.hidden = true; });

@@ -72,9 +72,10 @@ export async function call(path, signal, body) {
  * The answer as a file. Throws as `call` does.
  * @param {string} path
  * @param {AbortSignal} signal
+ * @param {object} [body]
  */
-export async function fetchBlob(path, signal) {
-  const reply = await send(path, signal);
+export async function fetchBlob(path, signal, body) {
+  const reply = await send(path, signal, body);
   try {
     return await reply.blob();
   } catch (error) {
