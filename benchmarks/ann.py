@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from benchmarks.metrics import Floats, unit
 from retrieval.engine import Engine
 from retrieval.errors import QueryError
+from retrieval.store.inverted import write_ivf
 from retrieval.store.manifest import Manifest, ShardEntry, VectorEntry, VectorPolicy
 from retrieval.store.roots import Roots
 from retrieval.store.selection import Selection
-from retrieval.store.vector_files import LEAST_IVF, write_flat, write_ivf
+from retrieval.store.vector_files import LEAST_IVF, write_flat
 from retrieval.store.vector_index import LEAST_ASKED, VectorIndex
 from retrieval.types import Kind, ModelSpec, Query
 

@@ -13,12 +13,13 @@ from retrieval.ranking.collapse import HitKeys, Videos
 from retrieval.store.copy_groups import CopyGroups
 from retrieval.store.embeddings import StoredEmbeddings
 from retrieval.store.facts import Facts
+from retrieval.store.gpu import gpu_count
 from retrieval.store.lexicon import Lexicon
 from retrieval.store.manifest import Manifest
 from retrieval.store.row_places import RowPlaces
 from retrieval.store.selection import Selections
 from retrieval.store.shards import ShardReader
-from retrieval.store.vector_index import VectorIndex, gpu_count
+from retrieval.store.vector_index import VectorIndex
 from retrieval.types import Kind
 
 
