@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from retrieval.errors import FormatError
+from retrieval.ranking.collapse import HitKeys, grouped_candidates
 from retrieval.store import vector_files as vec
 from retrieval.store import vector_index
 from retrieval.store.manifest import Manifest, VectorPolicy, VectorType, read_manifest, with_tombstones
+from retrieval.store.row_places import RowPlaces
 from retrieval.store.selection import Selection, living
-from retrieval.store.vector_index import VectorIndex
+from retrieval.store.vector_index import VectorIndex, falling
 from retrieval.store.writer import IndexWriter
 from tests.stores import DIM, clustered, clustered_index, items, make_index, remove_rows, result, spec, unit_rows
 
@@ -189,6 +191,36 @@ def test_an_inverted_file_whose_lists_are_all_visited_equals_brute_force(
     best = flatten(state, shards, rows)
     assert np.array_equal(scores, np.einsum("ij,j->i", library.rows[best], direction))
     assert flatten(state, shards, rows) == brute_force(library.rows, direction, k, np.concatenate(masks))
+
+
+@given(case=cases, k=st.integers(1, 100), more=st.integers(0, 300), query=st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_hits_of_a_search_for_fewer_begin_those_of_one_for_more(
+    library: Library, case: tuple[int, float, float], k: int, more: int, query: int
+) -> None:
+    """Over the rounds of a grouped search, and the tiers of compressed codes, of which few are candidates here."""
+    state, _, selection = library.selection(*case)
+    direction = clustered(1, query)[0]
+    keys = HitKeys(None, None, RowPlaces(state))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vector_index, "EXACT_ROWS", 0)
+        patch.setattr(vector_index, "CANDIDATES_PER_ROW", 1)
+        index = VectorIndex(library.folder, state)
+        few, many = (grouped_candidates(index, keys, direction, size, selection) for size in (k, k + more))
+    for column in ("scores", "shards", "rows"):
+        first = getattr(few, column)[:k]
+        assert np.array_equal(first, getattr(many, column)[: len(first)])
+    assert (np.diff(many.scores) <= 0).all() and len(many) >= min(k + more, selection.count)
+    assert len(np.unique(many.shards << 32 | many.rows)) == len(many)
+
+
+def test_rows_that_codes_hid_follow_those_that_were_found() -> None:
+    scores = np.array([0.9, 0.5, 0.4], np.float32)
+    fallen = falling(scores, np.array([3, 9, 1]), 0.5, 7)
+    assert 0.5 - 1e-6 < fallen[1] < fallen[0] < 0.5 and fallen[2] == scores[2]
+    # A tie keeps its score where it stands after by its place, and not where it stands before.
+    assert np.array_equal(falling(scores[1:], np.array([9, 1]), 0.5, 7), scores[1:])
+    assert falling(scores[1:], np.array([6, 1]), 0.5, 7)[0] < 0.5
 
 
 def test_what_is_left_of_a_selection_is_searched_like_the_whole(library: Library) -> None:

@@ -317,19 +317,24 @@ def _certain(near: NDArray[np.float32], scores: NDArray[np.float32], k: int) -> 
     return bool(np.partition(scores, -k)[-k] > near.min() + 2 * error + _ROUNDING)
 
 
+def falling(scores: NDArray[np.float32], places: NDArray[np.int64], below: float, last: int) -> NDArray[np.float32]:
+    """Scores `(n,)` of rows, best first, as they are where these rows come after one of the score `below` at the place `last`,
+    ties by `places (n,)`: one that codes hid from a narrower look, and that would come before it, gets a score just below."""
+    fallen, score = scores.copy(), np.float32(below)
+    for number in range(len(fallen)):
+        if (fallen[number], -places[number]) < (score, -last):
+            break
+        score = np.nextafter(score, np.float32(-np.inf))
+        fallen[number], last = score, int(places[number])
+    return fallen
+
+
 def _after(
     scores: NDArray[np.float32], labels: NDArray[np.int64], more_scores: NDArray[np.float32], more: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Rows and their scores, best first, with `more` after them, whose scores are made to fall from there: one that codes hid
-    from the narrower look, and that would come before, gets a score just below the one before it."""
-    if len(labels) and len(more):
-        below, last = scores[-1], labels[-1]
-        more_scores = more_scores.copy()
-        for place in range(len(more)):
-            if (more_scores[place], -more[place]) < (below, -last):
-                break
-            below = np.nextafter(below, np.float32(-np.inf))
-            more_scores[place], last = below, more[place]
+    """Rows and their scores, best first, with `more` after them."""
+    if len(labels):
+        more_scores = falling(more_scores, more, float(scores[-1]), int(labels[-1]))
     return np.concatenate([scores, more_scores]), np.concatenate([labels, more])
 
 
