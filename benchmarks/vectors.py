@@ -10,6 +10,7 @@ process holds of its own, seconds and peak memory of making it, and the first se
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import resource
@@ -142,7 +143,8 @@ def search(folder: Path, nprobe: int | None) -> dict[str, Any]:
     state, queries, truth = read_manifest(folder), np.load(folder / "queries.npy"), np.load(folder / "truth.npy")
     every = Selection.of_kinds(state, ["image"])
     starts = np.cumsum([0, *(entry.rows for entry in state.shards)])
-    ShardReader(folder, state)
+    ShardReader(folder, state).embeddings(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    importlib.import_module("faiss").omp_get_max_threads()
     before = _own_bytes()
     began = time.perf_counter()
     index = VectorIndex(folder, state)

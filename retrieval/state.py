@@ -35,8 +35,7 @@ class IndexState:
         self.selections = Selections(self.manifest, self.facts)
         self.lexicon = Lexicon(folder, self.manifest)
         self.videos = Videos(self.manifest, self.reader)
-        # Finding out whether there is a GPU must not import torch: Faiss knows.
-        self._device = "cuda" if device == "auto" else device
+        self._device = device
         self.places = RowPlaces(self.manifest)
         self._hit_keys: dict[tuple[bool, bool], HitKeys] = {}
         self._samples: dict[tuple[Kind, ...], NDArray[np.float32]] = {}

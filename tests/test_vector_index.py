@@ -19,6 +19,7 @@ from retrieval.errors import FormatError
 from retrieval.ranking.collapse import HitKeys, grouped_candidates
 from retrieval.store import vector_files as vec
 from retrieval.store import vector_index
+from retrieval.store.gpu import OnGpu
 from retrieval.store.manifest import Manifest, VectorPolicy, VectorType, read_manifest, with_tombstones
 from retrieval.store.row_places import RowPlaces
 from retrieval.store.selection import Selection, living
@@ -305,7 +306,7 @@ def test_a_search_for_more_than_the_nearest_lists_hold_gives_all_that_there_is(
         assert len(set(found[:30]) & set(exact[:30])) >= 20
 
 
-class OnGpu:
+class StubOfGpu:
     """Stands where Faiss's GPU index would: no selector, at most `GPU_MOST` rows, and half-precision scores."""
 
     def __init__(self, rows: Floats) -> None:
@@ -329,9 +330,9 @@ def test_a_gpu_loses_nothing_to_tombstones(
     query = clustered(1, 5)[0]
     with IndexWriter(tmp_path) as writer:
         state = remove_rows(writer, 0, np.array(brute_force(matrix, query, dead), np.int64))
-    stub = OnGpu(matrix)
+    stub = StubOfGpu(matrix)
     index = VectorIndex(tmp_path, state)
-    monkeypatch.setattr(index, "_parts", [replace(index._parts[0], gpu=stub)])
+    monkeypatch.setattr(index, "_parts", [replace(index._parts[0], gpu=OnGpu(stub, False))])
     living_rows = np.ones(4000, np.bool_)
     living_rows[state.shards[0].tombstone_rows()] = False
     for k in (5, 40):

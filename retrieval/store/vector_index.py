@@ -6,17 +6,18 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.store.embeddings import StoredEmbeddings
+from retrieval.store.gpu import OnGpu
 from retrieval.store.manifest import Manifest
 from retrieval.store.selection import Selection
 from retrieval.store.shards import ShardReader
-from retrieval.store.vector_parts import Part, open_parts
+from retrieval.store.vector_parts import Embeddings, Part, open_parts
 
 # Of an inverted file, so many selected rows or fewer are scanned exactly (measured: benchmarks/README.md).
 EXACT_ROWS = 32_768
@@ -40,14 +41,6 @@ _COPIES = 128 * 1024**2
 _BLOCK = 8192
 # The largest rounding error of an inner product of unit vectors in float32.
 _ROUNDING = 1e-6
-
-
-class Embeddings(Protocol):
-    """Whatever gives the exact rows that candidates are scored by."""
-
-    def take(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        """`(n, d) float16`, unit rows, of `(shard, row)` pairs in their order."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +67,12 @@ class VectorIndex:
         # Bitmaps and copies of selections, kept while they are used.
         self._bitmaps: WeakKeyDictionary[Selection, dict[str, NDArray[np.uint8]]] = WeakKeyDictionary()
         self._copies: OrderedDict[tuple[Selection, str], _Copy] = OrderedDict()
-        self._parts = open_parts(folder, manifest, device)
+        self._parts = open_parts(folder, manifest, device, self._stored)
+
+    @property
+    def parts_on_gpu(self) -> int:
+        """How many vector files are searched on a GPU."""
+        return sum(part.gpu is not None for part in self._parts)
 
     def search(
         self, query: NDArray[np.float32], k: int, selection: Selection, nprobe: int | None = None
@@ -113,7 +111,7 @@ class VectorIndex:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The best `k` of the selected rows of one file, of which at least `k` are selected: scores and labels, best first."""
         if part.gpu is not None:
-            nearest = self._search_gpu(part, query, k, selection, nprobe)
+            nearest = self._search_gpu(part, part.gpu, query, k, selection, nprobe)
             if nearest is not None:
                 return nearest
         # The root of a selection decides, so that what is left of one is searched like the whole.
@@ -182,15 +180,15 @@ class VectorIndex:
             asked = min(most, 4 * asked)
 
     def _search_gpu(
-        self, part: Part, query: NDArray[np.float32], k: int, selection: Selection, nprobe: int | None
+        self, part: Part, gpu: OnGpu, query: NDArray[np.float32], k: int, selection: Selection, nprobe: int | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
         """The same on a GPU, which takes no selector and gives `GPU_MOST` rows at most: it is asked for more until enough of
         them are selected. None where that does not suffice."""
-        settings = self._settings(part, selection, None, nprobe)
+        settings = self._settings(part, selection, None, nprobe) if gpu.has_lists else None
         bitmap = self._bitmap(part, selection)
         asked = min(part.entry.rows, GPU_MOST, _first_guess(k, part.flat))
         while True:
-            near, labels = self._ask(part.gpu, query, asked, settings)
+            near, labels = self._ask(gpu.index, query, asked, settings)
             chosen = labels[_members(bitmap, labels)]
             scores = self._exact(part, chosen, query)
             error = np.abs(near[_members(bitmap, labels)] - scores)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import FormatError
 from retrieval.store.coded_lists import CodedLists, open_coded_lists
-from retrieval.store.gpu import Gpus
+from retrieval.store.gpu import Gpus, OnGpu
 from retrieval.store.inverted import codes_of
 from retrieval.store.manifest import Manifest, VectorEntry
+
+
+class Embeddings(Protocol):
+    """Whatever gives the exact rows that candidates are scored by."""
+
+    def take(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        """`(n, d) float16`, unit rows, of `(shard, row)` pairs in their order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class Part:
     entry: VectorEntry
     index: Any
     lists: CodedLists | None
-    gpu: Any
+    gpu: OnGpu | None
     shards: NDArray[np.int64]
     starts: NDArray[np.int64]
 
@@ -40,8 +48,8 @@ class Part:
         return self.shards[number], labels - self.starts[number]
 
 
-def open_parts(folder: Path, manifest: Manifest, device: str) -> list[Part]:
-    """Every vector file of a state. Raises `FormatError` for one that is not what the manifest says."""
+def open_parts(folder: Path, manifest: Manifest, device: str, stored: Embeddings) -> list[Part]:
+    """Every vector file of a state, whose rows `stored` gives. Raises `FormatError` for one that the manifest says other of."""
     gpus = Gpus.of(device)
     numbers = {shard.file: number for number, shard in enumerate(manifest.shards)}
     parts = []
@@ -53,18 +61,26 @@ def open_parts(folder: Path, manifest: Manifest, device: str) -> list[Part]:
                 f"{folder / entry.file} has {index.ntotal} rows of {index.d}, the manifest says {entry.rows} of "
                 f"{manifest.model.dim}; mend it with: mmsearch index FOLDER --rebuild-vectors"
             )
-        parts.append(
-            Part(
-                entry=entry,
-                index=index,
-                lists=lists,
-                # Codes of the fast-scan kind have no counterpart on a GPU; their search is a matter of the CPU's shuffles.
-                gpu=gpus.copy(index) if gpus is not None and entry.rows and lists is None else None,
-                shards=np.array([numbers[name] for name in entry.shards], np.int64),
-                starts=np.cumsum([0, *sizes[:-1]]).astype(np.int64),
-            )
+        part = Part(
+            entry=entry,
+            index=index,
+            lists=lists,
+            gpu=None,
+            shards=np.array([numbers[name] for name in entry.shards], np.int64),
+            starts=np.cumsum([0, *sizes[:-1]]).astype(np.int64),
         )
+        parts.append(part if gpus is None or not entry.rows else replace(part, gpu=_on_gpu(gpus, part, stored)))
     return parts
+
+
+def _on_gpu(gpus: Gpus, part: Part, stored: Embeddings) -> OnGpu | None:
+    if part.lists is None:
+        return gpus.copy(part.index)
+
+    def rows(start: int, stop: int) -> NDArray[np.float16]:
+        return stored.take(*part.places(np.arange(start, stop)))
+
+    return gpus.exact(part.entry.rows, part.index.d, rows)
 
 
 def _read(file: Path, entry: VectorEntry) -> tuple[Any, CodedLists | None]:
