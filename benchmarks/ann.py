@@ -1,4 +1,5 @@
-"""What an index type costs in recall and gives in speed: exact scan against inverted files, for texts and images apart.
+"""What an index type costs in recall and gives in speed and memory: exact scan against inverted files, for texts and images
+apart.
 
 Text embeddings lie apart from the image embeddings that they search, and quantisers trained on images serve them worse, so
 an index type is chosen by the recall of texts. Everything runs through the files and the code that a search uses, with
@@ -19,19 +20,21 @@ from faiss.contrib.evaluation import OperatingPoints, knn_intersection_measure
 from faiss.contrib.exhaustive_search import knn_ground_truth
 from numpy.typing import NDArray
 
+from benchmarks.made_up import CLIP, MINI, MadeUp, Shape
 from benchmarks.metrics import Floats, unit
 from retrieval.engine import Engine
 from retrieval.errors import QueryError
-from retrieval.store.manifest import Manifest, ShardEntry, VectorEntry, VectorPolicy
+from retrieval.store.inverted import Codes, write_ivf
+from retrieval.store.manifest import Manifest, ShardEntry, VectorEntry, VectorPolicy, VectorType
 from retrieval.store.roots import Roots
 from retrieval.store.selection import Selection
-from retrieval.store.vector_files import LEAST_IVF, write_flat, write_ivf
-from retrieval.store.vector_index import LEAST_ASKED, VectorIndex
+from retrieval.store.vector_files import LEAST_IVF, write_flat
+from retrieval.store.vector_index import CANDIDATES_PER_ROW, FIRST_TIER, LEAST_ASKED, VectorIndex
 from retrieval.types import Kind, ModelSpec, Query
 
 Halves = NDArray[np.float16]
 QUERIES = 200
-_INTRINSIC = 32
+_TYPE_OF: dict[Codes, VectorType] = {"sq8": "ivf", "pq4": "pq4", "rabitq": "rabitq"}
 _WHO = ("a dog", "a cat", "a child", "two people", "a woman", "an old man", "a crowd", "a bird", "a red car", "a horse")
 _WHERE = (
     "in the snow", "on a beach", "at night", "in a kitchen", "by a lake", "on a street", "in a forest", "at a party",
@@ -43,7 +46,7 @@ _WHERE = (
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """One index type at one setting. Recalls are shares of the exact first k; milliseconds are of whole searches, one query
-    at a time; `read_mb` is what a search looks at."""
+    at a time; `read_mb` is what a search looks at, and `row_bytes` what a row takes in memory once all lists were."""
 
     type: str
     nprobe: int | None
@@ -55,23 +58,33 @@ class Point:
     build_seconds: float
     disk_mb: float
     read_mb: float
+    row_bytes: float
     pareto: bool = False
+    recall_made_up: float | None = None
 
     @property
     def policy(self) -> VectorPolicy:
         """The policy that gives an index this type and setting."""
-        return VectorPolicy(type="flat" if self.nprobe is None else "ivf", nprobe=self.nprobe)
+        return VectorPolicy(type=_TYPE_OF[self.codes] if self.nprobe is not None else "flat", nprobe=self.nprobe)
+
+    @property
+    def codes(self) -> Codes:
+        """The codes of an inverted file."""
+        codes = self.type.partition(",")[2]
+        return "sq8" if codes == "sq8" else "rabitq" if codes == "rabitq" else "pq4"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Rows `(n, d)` to search, and unit queries `(q, d)`; `own_rows` is each image query's own row, which is left out."""
+    """Rows `(n, d)` to search, and unit queries `(q, d)`; `own_rows` is each image query's own row, which is left out. `shape`
+    is how made-up rows like these lie."""
 
     name: str
     rows: Halves
     texts: Floats
     images: Floats
     own_rows: NDArray[np.int64]
+    shape: Shape = CLIP
 
 
 def of_index(folder: Path) -> Workload:
@@ -79,6 +92,7 @@ def of_index(folder: Path) -> Workload:
     index holds, else made-up ones. Raises `QueryError` where there are too few rows to tell index types apart."""
     rng = np.random.default_rng(0)
     with Engine.open(folder) as engine:
+        model = engine.model.name
         kinds: tuple[Kind, ...] = ("image", "video")
         rows = engine.embeddings(kinds)
         if not len(rows):
@@ -100,32 +114,22 @@ def of_index(folder: Path) -> Workload:
         texts=unit(texts),
         images=unit(rows[own_rows].astype(np.float32)),
         own_rows=own_rows,
+        shape=MINI if model == "mini" else CLIP,
     )
 
 
-def synthetic(count: int, dim: int, seed: int = 0) -> Workload:
-    """Rows around topics, as embeddings of photos lie: most of what tells rows of a topic apart is in a few dimensions of all.
-    Text queries lie near topics but off them to one side, the gap between the modalities of CLIP (Liang et al., 2022)."""
-    rng = np.random.default_rng(seed)
-    few = min(_INTRINSIC, dim)
-    centres = unit(rng.standard_normal((max(8, min(5000, count // 20)), dim), np.float32))
-    directions = rng.standard_normal((few, dim), np.float32) / np.float32(dim**0.5)
-
-    def around(topics: Floats) -> Floats:
-        inside = rng.standard_normal((len(topics), few), np.float32) @ directions * np.float32(0.6 / few**0.5)
-        noise = rng.standard_normal((len(topics), dim), np.float32) / np.float32(dim**0.5)
-        return topics + inside + np.float32(0.3) * noise
-
-    rows = np.empty((count, dim), np.float16)
-    for start in range(0, count, 65_536):
-        size = min(65_536, count - start)
-        rows[start : start + size] = unit(around(centres[rng.integers(0, len(centres), size)]))
-    own_rows = np.sort(rng.choice(count, min(QUERIES, count), replace=False))
-    gap = unit(rng.standard_normal((1, dim), np.float32))
-    texts = around(centres[rng.integers(0, len(centres), QUERIES)]) + np.float32(0.8) * gap
-    name = f"{count:,} made-up rows of {dim}"
+def synthetic(count: int, dim: int, seed: int = 0, shape: Shape = CLIP) -> Workload:
+    """Rows as embeddings of pictures lie, and texts from the other side of the gap."""
+    made = MadeUp(count, dim, shape, seed)
+    rows = np.concatenate(list(made.blocks()))
+    own_rows = np.sort(np.random.default_rng(seed).choice(count, min(QUERIES, count), replace=False))
     return Workload(
-        name=name, rows=rows, texts=unit(texts), images=unit(rows[own_rows].astype(np.float32)), own_rows=own_rows
+        name=f"{count:,} made-up rows of {dim}",
+        rows=rows,
+        texts=made.texts(QUERIES),
+        images=unit(rows[own_rows].astype(np.float32)),
+        own_rows=own_rows,
+        shape=shape,
     )
 
 
@@ -146,22 +150,32 @@ def measure_ann(work: Workload, k: int = 10, on_progress: Callable[[str], None] 
     points: list[Point] = []
     with tempfile.TemporaryDirectory(prefix="mmsearch-ann-") as scratch:
         folder = Path(scratch)
-        for kind in ("flat", "ivf") if len(work.rows) >= LEAST_IVF else ("flat",):
-            on_progress(f"building {kind}")
-            shard = ShardEntry(file=f"shards/{kind}.parquet", kind="image", rows=len(work.rows), sha256="", bytes=0)
+        kinds: tuple[Codes | None, ...] = (None, "sq8", "pq4", "rabitq") if len(work.rows) >= LEAST_IVF else (None,)
+        for kind in kinds:
+            on_progress(f"building {kind or 'flat'}")
+            name = f"shards/{kind}.parquet"
+            shard = ShardEntry(file=name, kind="image", rows=len(work.rows), sha256="", bytes=0)
             began = time.perf_counter()
-            if kind == "flat":
+            if kind is None:
                 entry = write_flat(folder, shard, work.rows)
             else:
-                entry = write_ivf(folder, "vectors/all.ivf.faiss", [shard], lambda _: work.rows)
+                entry = write_ivf(folder, f"vectors/{kind}.ivf.faiss", [shard], lambda _: work.rows, kind)
             build = time.perf_counter() - began
             index = VectorIndex(folder, _manifest(work.rows.shape[1], shard, entry), stored=_InMemory(work.rows))
-            nlist = int(entry.type.partition(",")[0].removeprefix("ivf")) if kind == "ivf" else 0
-            settings = [None] if kind == "flat" else [2**n for n in range(12) if 2**n <= max(1, nlist // 2)]
+            nlist = int(entry.type.partition(",")[0].removeprefix("ivf")) if kind is not None else 0
+            settings = [None] if kind is None else [2**n for n in range(12) if 2**n <= max(1, nlist // 2)]
             for nprobe in settings:
                 on_progress(f"searching {entry.type}" + (f", nprobe {nprobe}" if nprobe else ""))
                 points.append(_point(work, index, entry, nprobe, nlist, k, truth, build))
     return _marked(points)
+
+
+def compared(work: Workload, points: list[Point], k: int, on_progress: Callable[[str], None]) -> list[Point]:
+    """Each point of `work` with the recall for texts of as many made-up rows, at the same type and setting."""
+    count, dim = work.rows.shape
+    made = measure_ann(synthetic(count, dim, shape=work.shape), k, on_progress)
+    recalls = {(point.type, point.nprobe): point.recall_text for point in made}
+    return [replace(point, recall_made_up=recalls[point.type, point.nprobe]) for point in points]
 
 
 def choose(points: list[Point], target: float) -> Point:
@@ -210,7 +224,8 @@ def _point(
             answers[number] = _without(rows, own_rows[number], k)
         recalls[name] = float(knn_intersection_measure(answers, truth[name]))
     share = min(1.0, nprobe / nlist) if nprobe is not None else 1.0
-    rescored = 0 if nprobe is None else 2 * work.rows.shape[1] * LEAST_ASKED
+    candidates = LEAST_ASKED if entry.type.endswith("sq8") else CANDIDATES_PER_ROW * FIRST_TIER
+    rescored = 0 if nprobe is None else 2 * work.rows.shape[1] * candidates
     return Point(
         type=entry.type,
         nprobe=nprobe,
@@ -222,6 +237,7 @@ def _point(
         build_seconds=build,
         disk_mb=entry.bytes / 1e6,
         read_mb=(entry.bytes * share + rescored) / 1e6,
+        row_bytes=entry.bytes / max(1, entry.rows),
     )
 
 

@@ -35,10 +35,12 @@ def named_index(folder: str | None, index: str | None) -> str | None:
 def status_command(folder: FolderArgument = None, index: IndexOption = None, as_json: JsonOption = False) -> None:
     """What an index holds."""
     from retrieval.engine import Engine
+    from retrieval.store.vector_files import retraining_hint
 
     with Engine.open(named_index(folder, index)) as engine:
         status = engine.status()
         place = engine.folder
+        hint = retraining_hint(engine.manifest)
     if as_json:
         print_json(status)
         return
@@ -46,6 +48,8 @@ def status_command(folder: FolderArgument = None, index: IndexOption = None, as_
     for key, value in status.items():
         text = byte_count(value) if key == "bytes" and isinstance(value, int) else value
         print(f"{key.replace('_', ' '):<13} {text}")
+    if hint is not None:
+        print(f"better: {hint}")
 
 
 def failures_command(folder: FolderArgument = None, index: IndexOption = None, as_json: JsonOption = False) -> None:

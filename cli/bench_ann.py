@@ -22,12 +22,14 @@ HEAD = (
     "nprobe",
     "recall, texts",
     "recall, pictures",
+    "texts, made up",
     "median ms",
     "p95",
     "p99",
     "build s",
     "disk MB",
     "read MB",
+    "bytes a row",
     "",
 )
 
@@ -40,22 +42,29 @@ def ann_command(
     target: Annotated[
         float, typer.Option(min=0, max=1, help="Recall for texts that the chosen point must reach.")
     ] = 0.95,
+    made_up: Annotated[
+        bool, typer.Option("--made-up", help="Measure as many made-up rows beside, to see how like these they are.")
+    ] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Switch the index to the chosen point.")] = False,
     html: Annotated[Optional[Path], typer.Option(help="Write a report to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a point.")] = False,
 ) -> None:
     """Recall and speed of each index type against an exact scan, for text and picture queries apart; needs no labels."""
-    from benchmarks.ann import choose, measure_ann, of_index, synthetic
+    from benchmarks.ann import choose, compared, measure_ann, of_index, synthetic
     from benchmarks.report import check_page
     from retrieval.store.manifest import find_index
 
     check_page(html)
     if apply and rows is not None:
         raise QueryError("--apply needs an index, not made-up rows")
+    if made_up and rows is not None:
+        raise QueryError("--made-up compares the rows of an index; leave --rows out")
     folder = find_index(index, os.environ, Path.cwd()) if rows is None else None
     with interruptible(), busy("measuring") as show:
         work = of_index(folder) if folder is not None else synthetic(rows or 0, dim)
         points = measure_ann(work, k, show)
+        if made_up and folder is not None:
+            points = compared(work, points, k, show)
     chosen = choose(points, target)
     if html is not None:
         _page(html, work.name, points, k, chosen)
@@ -70,7 +79,7 @@ def ann_command(
         with busy("making the vector files anew"), IndexWriter(folder) as writer:
             writer.rebuild_vectors(chosen.policy)
         how = f"visits {chosen.nprobe} lists" if chosen.nprobe is not None else "is scanned exactly"
-        note(f"{shown(str(folder))} is now {chosen.type.partition(',')[0]}: a search {how}")
+        note(f"{shown(str(folder))} is now {chosen.type}: a search {how}")
 
 
 def _cells(point: Point, chosen: bool) -> list[str]:
@@ -79,12 +88,14 @@ def _cells(point: Point, chosen: bool) -> list[str]:
         str(point.nprobe or ""),
         f"{point.recall_text:.3f}",
         f"{point.recall_image:.3f}",
+        "" if point.recall_made_up is None else f"{point.recall_made_up:.3f}",
         f"{point.median_ms:.2f}",
         f"{point.p95_ms:.2f}",
         f"{point.p99_ms:.2f}",
         f"{point.build_seconds:.1f}",
         f"{point.disk_mb:.1f}",
         f"{point.read_mb:.1f}",
+        f"{point.row_bytes:.0f}",
         "chosen" if chosen else "pareto" if point.pareto else "",
     ]
 

@@ -9,11 +9,15 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli.options import IndexOption, JsonOption
 from cli.terminal import byte_count, print_json, shown
 from retrieval.errors import MmsearchError
 from retrieval.models.catalog import CURATED, DEFAULT, READER
+
+if TYPE_CHECKING:
+    from retrieval.store.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def doctor_command(index: IndexOption = None, as_json: JsonOption = False) -> No
     report = _machine(problems) | _libraries(problems)
     models = _models()
     extras = _extras()
-    used = _index_model(index)
+    used = _index_state(index)
     advice = _advice(models, extras, used)
     if as_json:
         print_json({**report, "models": models, "extras": extras, "problems": problems, "advice": advice})
@@ -173,24 +177,29 @@ def _is_installed(package: str) -> bool:
     return True
 
 
-def _index_model(given: str | None) -> str | None:
-    """The model of the index that is meant, or is around here; None where there is none."""
+def _index_state(given: str | None) -> Manifest | None:
+    """The state of the index that is meant, or is around here; None where there is none."""
     from retrieval.store.manifest import find_index, read_manifest
 
     try:
-        return read_manifest(find_index(given, os.environ, Path.cwd())).model.name
+        return read_manifest(find_index(given, os.environ, Path.cwd()))
     except MmsearchError:
         if given is not None:
             raise
         return None
 
 
-def _advice(models: list[dict[str, object]], extras: list[dict[str, object]], used: str | None) -> list[str]:
+def _advice(models: list[dict[str, object]], extras: list[dict[str, object]], used: Manifest | None) -> list[str]:
+    from retrieval.store.vector_files import retraining_hint
+
     cached = {str(model["name"]) for model in models if model["cached"]}
     lines = []
     if DEFAULT not in cached:
         lines.append(f"a better model for searches than mini: mmsearch models pull {DEFAULT}")
-    if used == "mini":
+    hint = None if used is None else retraining_hint(used)
+    if hint is not None:
+        lines.append(hint)
+    if used is not None and used.model.name == "mini":
         lines.append(f"the index here stays on mini until it changes: mmsearch index FOLDER --model {DEFAULT}")
     if READER not in cached:
         lines.append(f"better captions, answers and re-ranking: mmsearch models pull {READER}")

@@ -13,12 +13,13 @@ from retrieval.ranking.collapse import HitKeys, Videos
 from retrieval.store.copy_groups import CopyGroups
 from retrieval.store.embeddings import StoredEmbeddings
 from retrieval.store.facts import Facts
+from retrieval.store.gpu import gpu_count
 from retrieval.store.lexicon import Lexicon
 from retrieval.store.manifest import Manifest
 from retrieval.store.row_places import RowPlaces
 from retrieval.store.selection import Selections
 from retrieval.store.shards import ShardReader
-from retrieval.store.vector_index import VectorIndex, gpu_count
+from retrieval.store.vector_index import VectorIndex
 from retrieval.types import Kind
 
 
@@ -34,8 +35,7 @@ class IndexState:
         self.selections = Selections(self.manifest, self.facts)
         self.lexicon = Lexicon(folder, self.manifest)
         self.videos = Videos(self.manifest, self.reader)
-        # Finding out whether there is a GPU must not import torch: Faiss knows.
-        self._device = "cuda" if device == "auto" else device
+        self._device = device
         self.places = RowPlaces(self.manifest)
         self._hit_keys: dict[tuple[bool, bool], HitKeys] = {}
         self._samples: dict[tuple[Kind, ...], NDArray[np.float32]] = {}

@@ -18,6 +18,7 @@ from benchmarks.compare import compare, read_measurements
 from benchmarks.datasets import CaptionSet, from_container, from_folder
 from benchmarks.encoded import encode_set, second_stage
 from benchmarks.filters import measure as measure_filters
+from benchmarks.made_up import CLIP, MINI, MadeUp, fit
 from benchmarks.recall import measure_recall
 from benchmarks.relevance import measure as measure_relevance
 from benchmarks.samples import copy_samples
@@ -198,7 +199,15 @@ def test_two_measurements_are_compared(tmp_path: Path, command: Command) -> None
 def test_index_types_are_measured_against_brute_force() -> None:
     work = synthetic(3000, 32)
     points = measure_ann(work, 5)
-    flat, *inverted = points
+    flat, *others = points
+    assert [kind for kind, _ in itertools.groupby(point.type for point in points)] == [
+        "flat", "ivf128,sq8", "ivf128,pq8x4fs", "ivf128,rabitq"
+    ]  # fmt: skip
+    for kind in ("ivf", "pq4", "rabitq"):
+        of_kind = [point for point in others if point.policy.type == kind]
+        assert of_kind[-1].recall_text > 0.9 and len({point.row_bytes for point in of_kind}) == 1
+    assert others[-1].row_bytes < others[0].row_bytes
+    inverted = [point for point in others if point.policy.type == "ivf"]
     assert (flat.type, flat.recall_text, flat.recall_image) == ("flat", 1.0, 1.0)
     recalls = [point.recall_text for point in inverted]
     assert [point.nprobe for point in inverted][:3] == [1, 2, 4] and recalls[0] < recalls[-1]
@@ -206,6 +215,35 @@ def test_index_types_are_measured_against_brute_force() -> None:
     assert any(point.pareto for point in points) and choose(points, 1.0) == flat
     assert flat.disk_mb == pytest.approx(3000 * 32 * 2 / 1e6, rel=0.05)
     assert inverted[0].read_mb < inverted[-1].read_mb
+
+
+def test_made_up_rows_lie_as_their_shape_says() -> None:
+    """A cone, the gap between both modalities, and texts that agree with pictures only so far; and a fit finds it again."""
+    made = MadeUp(2000, 64, CLIP)
+    rows = np.concatenate(list(made.blocks())).astype(np.float32)
+    texts = made.texts(2000)
+    assert rows.shape == (2000, 64)
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3) and np.allclose(np.linalg.norm(texts, axis=1), 1)
+    means = rows.mean(0), texts.mean(0)
+    assert np.linalg.norm(means[0] - means[1]) == pytest.approx(CLIP.gap, abs=0.05)
+    assert np.linalg.norm(means[0]) == pytest.approx(CLIP.image_mean, abs=0.05)
+    assert CLIP.gap == pytest.approx(0.82, abs=0.01)
+    again = np.concatenate(list(MadeUp(2000, 64, CLIP).blocks()))
+    assert np.array_equal(again.astype(np.float32), rows) and np.array_equal(MadeUp(2000, 64, CLIP).texts(2000), texts)
+
+
+def test_a_shape_is_fitted_to_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, tried in (("_TOPICS", (100,)), ("_SHARES", (0.3, 0.6)), ("_BLENDS", (0.0, 0.6))):
+        monkeypatch.setattr(f"benchmarks.made_up.{name}", tried)
+    shape = replace(MINI, image_mean=0.5, decay=6.0, stretch=0.8)
+    made = MadeUp(800, 48, shape)
+    rows = np.concatenate(list(made.blocks())).astype(np.float32)
+    texts = made.captions(rows)
+    found = fit(rows, texts, np.arange(800))
+    assert found.image_mean == pytest.approx(0.5, abs=0.05)
+    assert found.gap == pytest.approx(shape.gap, abs=0.05)
+    assert found.agreement == pytest.approx(shape.agreement, abs=0.06)
+    assert (found.topic_share, found.blend) == (shape.topic_share, shape.blend)
 
 
 def test_a_picture_query_does_not_count_itself() -> None:
@@ -225,8 +263,9 @@ def test_apply_switches_an_index_and_searches_stay_right(tmp_path: Path, command
     with IndexWriter(folder, mini.spec) as writer:
         writer.journal(result(writer, items(600), rows))
         writer.publish()
-    done = command("bench", "ann", "--index", str(folder), "--json")
+    done = command("bench", "ann", "--index", str(folder), "--made-up", "--json")
     points = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {type(point["recall_made_up"]) for point in points} == {float}
     assert sum(point["chosen"] for point in points) == 1 and {point["k"] for point in points} == {10}
     with IndexWriter(folder) as writer:
         writer.rebuild_vectors(VectorPolicy(type="ivf", nprobe=3))

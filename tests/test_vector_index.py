@@ -16,11 +16,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from retrieval.errors import FormatError
+from retrieval.ranking.collapse import HitKeys, grouped_candidates
 from retrieval.store import vector_files as vec
 from retrieval.store import vector_index
-from retrieval.store.manifest import Manifest, VectorPolicy, read_manifest, with_tombstones
+from retrieval.store.gpu import OnGpu
+from retrieval.store.manifest import Manifest, VectorPolicy, VectorType, read_manifest, with_tombstones
+from retrieval.store.row_places import RowPlaces
 from retrieval.store.selection import Selection, living
-from retrieval.store.vector_index import VectorIndex
+from retrieval.store.vector_index import VectorIndex, falling
 from retrieval.store.writer import IndexWriter
 from tests.stores import DIM, clustered, clustered_index, items, make_index, remove_rows, result, spec, unit_rows
 
@@ -91,11 +94,14 @@ def repeated(count: int, seed: int) -> Floats:
     return rows
 
 
+INVERTED: tuple[VectorType, ...] = ("ivf", "pq4", "rabitq")
+
+
 class Library:
     """One index: an inverted file over its first shards, flat files over the rest."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, kind: VectorType) -> None:
+        self.folder, self.coded = folder, kind != "ivf"
         sizes = [1500, 900, 300, 100]
         parts = [repeated(size, seed) for seed, size in enumerate(sizes)]
         with IndexWriter(folder, spec()) as writer:
@@ -103,7 +109,7 @@ class Library:
                 writer.journal(result(writer, items(len(part), start=sum(sizes[:number])), part))
                 writer.publish()
                 if number == 1:
-                    writer.rebuild_vectors(VectorPolicy(type="ivf"))
+                    writer.rebuild_vectors(VectorPolicy(type=kind))
         self.rows = np.concatenate(parts).astype(np.float16).astype(np.float32)
         self.state = read_manifest(folder)
         assert sorted(entry.type[:3] for entry in self.state.vectors) == ["fla", "fla", "ivf"]
@@ -119,9 +125,9 @@ class Library:
         return state, masks, Selection.of_masks(masks)
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return Library(tmp_path_factory.mktemp("vectors"))
+@pytest.fixture(scope="module", params=INVERTED)
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
+    return Library(tmp_path_factory.mktemp("vectors"), request.param)
 
 
 cases = st.tuples(
@@ -176,12 +182,46 @@ def test_a_search_for_fewer_is_the_beginning_of_one_for_more(
 def test_an_inverted_file_whose_lists_are_all_visited_equals_brute_force(
     library: Library, case: tuple[int, float, float], k: int, query: int
 ) -> None:
+    """Of compressed codes where every row is a candidate."""
     state, masks, selection = library.selection(*case)
     direction = clustered(1, query)[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vector_index, "EXACT_ROWS", 0)
-        _, shards, rows = VectorIndex(library.folder, state).search(direction, k, selection, nprobe=10_000)
+        patch.setattr(vector_index, "CANDIDATES_PER_ROW", 100)
+        scores, shards, rows = VectorIndex(library.folder, state).search(direction, k, selection, nprobe=10_000)
+    best = flatten(state, shards, rows)
+    assert np.array_equal(scores, np.einsum("ij,j->i", library.rows[best], direction))
     assert flatten(state, shards, rows) == brute_force(library.rows, direction, k, np.concatenate(masks))
+
+
+@given(case=cases, k=st.integers(1, 100), more=st.integers(0, 300), query=st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_hits_of_a_search_for_fewer_begin_those_of_one_for_more(
+    library: Library, case: tuple[int, float, float], k: int, more: int, query: int
+) -> None:
+    """Over the rounds of a grouped search, and the tiers of compressed codes, of which few are candidates here."""
+    state, _, selection = library.selection(*case)
+    direction = clustered(1, query)[0]
+    keys = HitKeys(None, None, RowPlaces(state))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vector_index, "EXACT_ROWS", 0)
+        patch.setattr(vector_index, "CANDIDATES_PER_ROW", 1)
+        index = VectorIndex(library.folder, state)
+        few, many = (grouped_candidates(index, keys, direction, size, selection) for size in (k, k + more))
+    for column in ("scores", "shards", "rows"):
+        first = getattr(few, column)[:k]
+        assert np.array_equal(first, getattr(many, column)[: len(first)])
+    assert (np.diff(many.scores) <= 0).all() and len(many) >= min(k + more, selection.count)
+    assert len(np.unique(many.shards << 32 | many.rows)) == len(many)
+
+
+def test_rows_that_codes_hid_follow_those_that_were_found() -> None:
+    scores = np.array([0.9, 0.5, 0.4], np.float32)
+    fallen = falling(scores, np.array([3, 9, 1]), 0.5, 7)
+    assert 0.5 - 1e-6 < fallen[1] < fallen[0] < 0.5 and fallen[2] == scores[2]
+    # A tie keeps its score where it stands after by its place, and not where it stands before.
+    assert np.array_equal(falling(scores[1:], np.array([9, 1]), 0.5, 7), scores[1:])
+    assert falling(scores[1:], np.array([6, 1]), 0.5, 7)[0] < 0.5
 
 
 def test_what_is_left_of_a_selection_is_searched_like_the_whole(library: Library) -> None:
@@ -226,10 +266,18 @@ def small_exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_exact")
-def test_the_recall_of_an_inverted_file_is_high(tmp_path: Path) -> None:
-    matrix = clustered_index(tmp_path, [4000, 400])
+@pytest.mark.parametrize(
+    ("kind", "types"), [("auto", "pq6x4fs"), ("ivf", "sq8"), ("pq4", "pq6x4fs"), ("rabitq", "rabitq")]
+)
+def test_the_recall_of_an_inverted_file_is_high(tmp_path: Path, kind: VectorType, types: str) -> None:
+    matrix = clustered_index(tmp_path, [4000])
+    with IndexWriter(tmp_path) as writer:
+        writer.rebuild_vectors(VectorPolicy(type=kind))
+        matrix = np.concatenate([matrix, clustered(400, 1).astype(np.float16).astype(np.float32)])
+        writer.journal(result(writer, items(400, start=4000), clustered(400, 1)))
+        writer.publish()
     state = read_manifest(tmp_path)
-    assert [entry.type.partition(",")[0] for entry in state.vectors] == ["ivf128", "flat"]
+    assert [entry.type for entry in state.vectors] == [f"ivf128,{types}", "flat"]
     index = VectorIndex(tmp_path, state)
     hits = 0
     for query in clustered(50, seed=77):
@@ -239,14 +287,26 @@ def test_the_recall_of_an_inverted_file_is_high(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_exact")
-def test_a_search_for_more_than_the_nearest_lists_hold_gives_all_that_there_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", INVERTED)
+def test_a_search_for_more_than_the_nearest_lists_hold_gives_all_that_there_is(
+    tmp_path: Path, kind: VectorType
+) -> None:
     matrix = clustered_index(tmp_path, [3000])
-    state = read_manifest(tmp_path)
-    _, shards, places = VectorIndex(tmp_path, state).search(clustered(1, 3)[0], 3000, images(state))
-    assert flatten(state, shards, places) == brute_force(matrix, clustered(1, 3)[0], 3000)
+    with IndexWriter(tmp_path) as writer:
+        state = writer.rebuild_vectors(VectorPolicy(type=kind))
+    index, query = VectorIndex(tmp_path, state), clustered(1, 3)[0]
+    scores, shards, places = index.search(query, 3000, images(state))
+    found, exact = flatten(state, shards, places), brute_force(matrix, query, 3000)
+    assert (np.diff(scores) <= 0).all() and sorted(found) == list(range(3000))
+    if kind == "ivf":
+        assert found == exact
+    else:
+        # Those of the visited lists come first, so that a search for more begins with what one for fewer gives.
+        assert found[:500] == flatten(state, *index.search(query, 500, images(state))[1:])
+        assert len(set(found[:30]) & set(exact[:30])) >= 20
 
 
-class OnGpu:
+class StubOfGpu:
     """Stands where Faiss's GPU index would: no selector, at most `GPU_MOST` rows, and half-precision scores."""
 
     def __init__(self, rows: Floats) -> None:
@@ -270,9 +330,9 @@ def test_a_gpu_loses_nothing_to_tombstones(
     query = clustered(1, 5)[0]
     with IndexWriter(tmp_path) as writer:
         state = remove_rows(writer, 0, np.array(brute_force(matrix, query, dead), np.int64))
-    stub = OnGpu(matrix)
+    stub = StubOfGpu(matrix)
     index = VectorIndex(tmp_path, state)
-    monkeypatch.setattr(index, "_parts", [replace(index._parts[0], gpu=stub)])
+    monkeypatch.setattr(index, "_parts", [replace(index._parts[0], gpu=OnGpu(stub, False))])
     living_rows = np.ones(4000, np.bool_)
     living_rows[state.shards[0].tombstone_rows()] = False
     for k in (5, 40):

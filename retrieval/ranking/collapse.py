@@ -16,7 +16,7 @@ from retrieval.store.manifest import Manifest
 from retrieval.store.row_places import RowPlaces, of_kind
 from retrieval.store.selection import Selection
 from retrieval.store.shards import ShardReader
-from retrieval.store.vector_index import VectorIndex
+from retrieval.store.vector_index import VectorIndex, falling
 
 MOST_MOMENTS = 10
 # Copies that a hit names, itself among them.
@@ -183,8 +183,13 @@ def grouped_candidates(
     """
     size, hits = FIRST_ROUND, 0
     rounds: list[Candidates] = []
+    below, last = np.inf, -1
     while True:
         scores, shards, rows = index.search(direction, size, selection)
+        # What a round finds comes after what the rounds before it found, as far as a search for fewer goes.
+        scores = falling(scores, shards << 32 | rows, below, last)
+        if len(scores):
+            below, last = float(scores[-1]), int(shards[-1] << 32 | rows[-1])
         keys, members = hit_keys.keys(shards, rows)
         rounds.append(Candidates(scores, shards, rows, keys).take(best_member(keys, members)))
         fresh = np.unique(keys)

@@ -36,6 +36,11 @@ def words_file(shard: str) -> str:
     return f"{shard}.words"
 
 
+def offsets_file(vectors: str) -> str:
+    """The file that belongs to an inverted file and says where the rows under it lie in their shards."""
+    return f"{vectors}.rows"
+
+
 def facts_file(shard: str) -> str:
     """The file of facts that belongs to a shard's file of media, for this machine's time zone: dates that come from a file's
     time are in local time."""

@@ -18,7 +18,7 @@ import portalocker
 
 from retrieval.errors import MmsearchError
 from retrieval.files import PARTIAL, write_atomically
-from retrieval.store.keys import facts_file, keys_file, words_file
+from retrieval.store.keys import facts_file, keys_file, offsets_file, words_file
 from retrieval.store.manifest import Manifest, read_manifest
 
 _FOLDER = "leases"
@@ -91,4 +91,5 @@ def sweep(folder: Path, manifest: Manifest, parts: Iterable[str]) -> None:
 
 def _names(manifest: Manifest) -> set[str]:
     names = {entry.file for entry in manifest.files()}
+    names |= {offsets_file(entry.file) for entry in manifest.vectors}
     return names | {beside(entry.file) for entry in manifest.shards for beside in (keys_file, words_file, facts_file)}

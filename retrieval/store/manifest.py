@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,8 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class VectorEntry:
-    """A Faiss file over consecutive shards of one kind; row i of it is row i of their concatenation."""
+    """A Faiss file over consecutive shards of one kind; row i of it is row i of their concatenation. `spread` of an inverted
+    file is the mean squared distance of its rows from the centroids of their lists; None where it was not measured."""
 
     file: str
     type: str
@@ -59,14 +60,19 @@ class VectorEntry:
     shards: tuple[str, ...]
     rows: int
     bytes: int
+    spread: float | None = None
+
+
+VectorType = Literal["auto", "flat", "ivf", "pq4", "rabitq"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorPolicy:
-    """Which vector files an index has: `auto` by its size, `flat` scanned exactly, or `ivf`, an inverted file of which a
-    search visits `nprobe` lists (None: a share that `retrieval.store.vector_index` chooses)."""
+    """Which vector files an index has: `auto` by its size, `flat` scanned exactly, or an inverted file of which a search
+    visits `nprobe` lists (None: a share that `retrieval.store.vector_index` chooses), with a byte a dimension (`ivf`), half a
+    byte for each four (`pq4`), or a bit for each (`rabitq`)."""
 
-    type: Literal["auto", "flat", "ivf"] = "auto"
+    type: VectorType = "auto"
     nprobe: int | None = None
 
 
@@ -241,6 +247,7 @@ def read_manifest(folder: Path, name: str = "manifest.json") -> Manifest:
                     shards=tuple(str(name) for name in entry["shards"]),
                     rows=int(entry["rows"]),
                     bytes=int(entry["bytes"]),
+                    spread=None if entry.get("spread") is None else float(entry["spread"]),
                 )
                 for entry in value["vectors"]
             ),
@@ -276,10 +283,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
             {"file": s.file, "kind": s.kind, "rows": s.rows, "bytes": s.bytes, "sha256": s.sha256}
             for s in manifest.shards
         ],
-        "vectors": [
-            {"file": v.file, "type": v.type, "kind": v.kind, "shards": list(v.shards), "rows": v.rows, "bytes": v.bytes}
-            for v in manifest.vectors
-        ],
+        "vectors": [{**vars(v), "shards": list(v.shards)} for v in manifest.vectors],
         "excludes": {"globs": list(manifest.excludes.globs), "defaults": manifest.excludes.defaults},
         "vector_policy": {"type": manifest.policy.type, "nprobe": manifest.policy.nprobe},
         "copies": {
@@ -313,7 +317,7 @@ def _policy(value: object) -> VectorPolicy:
         return VectorPolicy()
     if not isinstance(value, Mapping):
         raise TypeError("vector_policy must be an object")
-    for kind in ("auto", "flat", "ivf"):
+    for kind in get_args(VectorType):
         if value["type"] == kind:
             return VectorPolicy(type=kind, nprobe=None if value["nprobe"] is None else int(value["nprobe"]))
     raise ValueError(f"unknown vector policy {value['type']!r}")

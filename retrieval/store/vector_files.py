@@ -1,23 +1,24 @@
-"""Which vector files a state has, and how they are made.
+"""Which vector files a state has.
 
-`flat`: every vector of one shard as float16, for an exact scan. `ivf`: an inverted file with 8-bit codes over many shards,
-whose candidates are scored again from the exact rows. A new shard gets a flat file; once the flat files of a kind take too
-long to scan, their rows join lists with the centroids that are there, in an inverted file of their own. So adding n rows
-costs O(n) and trains nothing; `compact` trains anew.
+`flat`: every vector of one shard as float16, for an exact scan. Else an inverted file over many shards with codes of one of the
+kinds that `retrieval.store.inverted` makes, whose candidates are scored again from the exact rows. By itself an index has 4-bit
+codes: of all kinds that find 95 % of the exact first ten for queries that are texts, they are the smallest and the fastest
+(measured: benchmarks/README.md). A new shard gets a flat file; once the flat files of a kind take too long to scan, their rows
+join lists with the centroids that are there, in an inverted file of their own. So adding n rows costs O(n) and trains nothing;
+`compact` and `rebuild_vectors` train anew.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.files import replacing
+from retrieval.store.inverted import Codes, Load, write_faiss, write_ivf, write_more
 from retrieval.store.manifest import Manifest, ShardEntry, VectorEntry, VectorPolicy
+from retrieval.store.row_offsets import write_offsets
 from retrieval.store.shards import SHARD_ROWS, ShardReader
 from retrieval.types import KINDS
 
@@ -32,10 +33,11 @@ LEAST_IVF = 256
 MERGE_ROWS = 4 * SHARD_ROWS
 # Lists with so many times the rows that they were trained for are worth training anew.
 OUTGROWN = 4.0
+# Rows that joined lists later are taken to lie elsewhere than those that they were made for where they are so many, and so many
+# times as far from their centroids. Of the same kind of pictures they are hardly farther (measured: benchmarks/README.md).
+DRIFTED = 1.25
+_LEAST_DRIFT = 0.05
 _BATCH = 8192
-_TRAINING_ROWS = 48
-
-Load = Callable[[ShardEntry], NDArray[np.float16]]
 
 
 def make_vector_files(folder: Path, state: Manifest, *, retrain: bool = False) -> tuple[VectorEntry, ...]:
@@ -66,6 +68,30 @@ def outgrown(state: Manifest) -> bool:
     return False
 
 
+def drifted(state: Manifest) -> bool:
+    """Whether rows of some kind that joined its lists lie far from their centroids, compared with those that the lists were
+    made for, so that searches find less among them until lists are made anew."""
+    for kind in KINDS:
+        lists = _inverted(state, state.of_kind(kind))
+        joined = [entry for entry in lists[1:] if entry.spread is not None]
+        rows = sum(entry.rows for entry in joined)
+        if not joined or lists[0].spread is None or rows < _LEAST_DRIFT * lists[0].rows:
+            continue
+        if sum((entry.spread or 0) * entry.rows for entry in joined) > DRIFTED * lists[0].spread * rows:
+            return True
+    return False
+
+
+def retraining_hint(state: Manifest) -> str | None:
+    """One sentence where making the vector files anew would make searches better, None where it would not."""
+    if drifted(state):
+        return (
+            "what was added since the lists of the vector index were made lies far from them, and searches find less of it; "
+            "make them anew with: mmsearch index FOLDER --rebuild-vectors"
+        )
+    return None
+
+
 def _of_kind(
     folder: Path, state: Manifest, shards: Sequence[ShardEntry], load: Load, retrain: bool
 ) -> Iterator[VectorEntry]:
@@ -78,7 +104,9 @@ def _of_kind(
     if state.policy.type == "flat":
         lists, inside = [], 0
     elif not lists and wants_ivf(sum(shard.rows for shard in shards), dim, state.policy):
-        lists = [write_ivf(folder, f"vectors/{shards[0].kind}-{state.generation:06d}.ivf.faiss", shards, load)]
+        name = f"vectors/{shards[0].kind}-{state.generation:06d}.ivf.faiss"
+        lists = [write_ivf(folder, name, shards, load, codes_for(state.policy))]
+        write_offsets(folder, name, shards, dim)
         inside = len(shards)
     elif lists:
         tail = shards[inside:]
@@ -87,7 +115,8 @@ def _of_kind(
                 tail = (*shards[inside - len(lists[-1].shards) : inside], *tail)
                 inside -= len(lists.pop().shards)
             name = f"vectors/{shards[0].kind}-{state.generation:06d}.more.faiss"
-            lists.append(_write_more(folder, name, lists[0], tail, load))
+            lists.append(write_more(folder, name, lists[0], tail, load))
+            write_offsets(folder, name, tail, dim)
             inside += len(tail)
     yield from lists
     for shard in shards[inside:]:
@@ -111,7 +140,12 @@ def wants_ivf(rows: int, dim: int, policy: VectorPolicy) -> bool:
     """Whether this many rows go under an inverted file: by the policy, else where an exact scan on every query is too much."""
     if policy.type == "auto":
         return rows * dim > EXACT_WORK
-    return policy.type == "ivf" and rows >= LEAST_IVF
+    return policy.type != "flat" and rows >= LEAST_IVF
+
+
+def codes_for(policy: VectorPolicy) -> Codes:
+    """The codes of a new inverted file."""
+    return "sq8" if policy.type == "ivf" else "rabitq" if policy.type == "rabitq" else "pq4"
 
 
 def flat_name(shard: ShardEntry) -> str:
@@ -128,97 +162,5 @@ def write_flat(folder: Path, shard: ShardEntry, vectors: NDArray[np.float16]) ->
     for start in range(0, len(vectors), _BATCH):
         index.add(vectors[start : start + _BATCH].astype(np.float32))
     name = flat_name(shard)
-    size = _write(folder / name, index)
+    size = write_faiss(folder / name, index)
     return VectorEntry(file=name, type="flat", kind=shard.kind, shards=(shard.file,), rows=shard.rows, bytes=size)
-
-
-def write_ivf(folder: Path, name: str, shards: Sequence[ShardEntry], load: Load, seed: int = 7) -> VectorEntry:
-    """An inverted file over `shards`, with lists of its own.
-
-    The number of lists is the power of two next to 2√n (Faiss's guidance for 10⁶ rows); k-means sees at most 48 rows a
-    list, drawn evenly from all shards with `seed`, so the same shards give the same file.
-    """
-    import faiss
-
-    rows = sum(shard.rows for shard in shards)
-    nlist = max(1, min(2 ** round(float(np.log2(2 * np.sqrt(rows)))), rows // 8))
-    share = min(1.0, _TRAINING_ROWS * nlist / rows)
-    rng = np.random.default_rng(seed)
-    sample = []
-    for shard in shards:
-        vectors = load(shard)
-        count = min(len(vectors), max(1, round(len(vectors) * share)))
-        sample.append(vectors[np.sort(rng.choice(len(vectors), count, replace=False))].astype(np.float32))
-        del vectors
-    training = np.concatenate(sample)
-    del sample
-    index = faiss.IndexIVFScalarQuantizer(
-        faiss.IndexFlatIP(training.shape[1]), training.shape[1], nlist, faiss.ScalarQuantizer.QT_8bit,
-        faiss.METRIC_INNER_PRODUCT,
-    )  # fmt: skip
-    index.cp.niter, index.cp.seed, index.cp.spherical = 8, seed, True
-    index.cp.max_points_per_centroid = _TRAINING_ROWS
-    index.train(training)
-    del training
-    return _filled(folder, name, index, shards, load)
-
-
-def _write_more(folder: Path, name: str, trained: VectorEntry, shards: Sequence[ShardEntry], load: Load) -> VectorEntry:
-    """An inverted file over `shards` with the centroids and the codes' ranges of one that is there."""
-    import faiss
-
-    old: Any = faiss.read_index(os.fspath(folder / trained.file), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-    index = faiss.IndexIVFScalarQuantizer(
-        faiss.clone_index(old.quantizer), old.d, old.nlist, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-    )
-    index.by_residual, index.is_trained = old.by_residual, True
-    index.sq.trained = old.sq.trained
-    return _filled(folder, name, index, shards, load)
-
-
-def _filled(folder: Path, name: str, index: Any, shards: Sequence[ShardEntry], load: Load) -> VectorEntry:
-    """Add the rows of `shards` to a trained index and write it. Memory holds the codes once, at their exact size: the list
-    of every row is known before the first is added."""
-    import faiss
-
-    lists = []
-    for shard in shards:
-        vectors = load(shard)
-        for start in range(0, len(vectors), _BATCH):
-            _, nearest = index.quantizer.search(vectors[start : start + _BATCH].astype(np.float32), 1)
-            lists.append(nearest[:, 0].astype(np.int32))
-        del vectors
-    sizes = np.bincount(np.concatenate(lists), minlength=index.nlist)
-    for number in np.flatnonzero(sizes).tolist():
-        index.invlists.resize(number, int(sizes[number]))
-        index.invlists.resize(number, 0)
-    at = 0
-    for shard in shards:
-        vectors = load(shard)
-        for start in range(0, len(vectors), _BATCH):
-            batch = np.ascontiguousarray(vectors[start : start + _BATCH], np.float32)
-            chosen = np.ascontiguousarray(lists[at], np.int64)
-            index.add_core(len(batch), faiss.swig_ptr(batch), None, faiss.swig_ptr(chosen))
-            at += 1
-        del vectors
-    return VectorEntry(
-        file=name,
-        type=f"ivf{index.nlist},sq8",
-        kind=shards[0].kind,
-        shards=tuple(shard.file for shard in shards),
-        rows=int(index.ntotal),
-        bytes=_write(folder / name, index),
-    )
-
-
-def _write(file: Path, index: Any) -> int:
-    """Faiss files go through a temporary name as well; returns the size."""
-    import faiss
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with replacing(file) as scratch:
-            faiss.write_index(index, os.fspath(scratch))
-    except RuntimeError as error:
-        raise OSError(f"cannot write {file}: {str(error).strip().splitlines()[-1]}") from error
-    return file.stat().st_size

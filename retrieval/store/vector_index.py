@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import FormatError
 from retrieval.store.embeddings import StoredEmbeddings
-from retrieval.store.manifest import Manifest, VectorEntry
+from retrieval.store.gpu import OnGpu
+from retrieval.store.manifest import Manifest
 from retrieval.store.selection import Selection
 from retrieval.store.shards import ShardReader
+from retrieval.store.vector_parts import Embeddings, Part, open_parts
 
 # Of an inverted file, so many selected rows or fewer are scanned exactly (measured: benchmarks/README.md).
 EXACT_ROWS = 32_768
-# The share of an inverted file's lists that a search visits where all of its rows are selected.
+# The share of an inverted file's lists that a search visits where all of its rows are selected: of 8-bit codes, and of
+# compressed ones, whose lists take a tenth of the time.
 PROBE_SHARE = 1 / 24
+CODED_PROBE_SHARE = 1 / 6
 # The fewest candidates of an inverted file that are scored again by what is stored.
 LEAST_ASKED = 128
+# Of compressed codes, candidates are taken in tiers: the best so many of four times as many candidates, then four times as
+# many, and so on, whatever the search asks for.
+FIRST_TIER = 64
+CANDIDATES_PER_ROW = 4
+_TIER_GROWTH = 4
 # The most rows that Faiss gives from a GPU.
 GPU_MOST = 2048
 # Up to so many multiply-adds one thread is faster than several.
@@ -34,35 +41,6 @@ _COPIES = 128 * 1024**2
 _BLOCK = 8192
 # The largest rounding error of an inner product of unit vectors in float32.
 _ROUNDING = 1e-6
-
-
-class Embeddings(Protocol):
-    """Whatever gives the exact rows that candidates are scored by."""
-
-    def take(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        """`(n, d) float16`, unit rows, of `(shard, row)` pairs in their order."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One vector file: `index` maps it, `gpu` is its copy on a GPU if there is one. Its row i is row i − `starts[p]` of shard
-    number `shards[p]`, p being the last with `starts[p] ≤ i`."""
-
-    entry: VectorEntry
-    index: Any
-    gpu: Any
-    shards: NDArray[np.int64]
-    starts: NDArray[np.int64]
-
-    @property
-    def flat(self) -> bool:
-        return self.entry.type == "flat"
-
-    def places(self, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The shard numbers and rows of rows of this file."""
-        number = np.searchsorted(self.starts, labels, side="right") - 1
-        return self.shards[number], labels - self.starts[number]
 
 
 @dataclass(frozen=True)
@@ -89,47 +67,12 @@ class VectorIndex:
         # Bitmaps and copies of selections, kept while they are used.
         self._bitmaps: WeakKeyDictionary[Selection, dict[str, NDArray[np.uint8]]] = WeakKeyDictionary()
         self._copies: OrderedDict[tuple[Selection, str], _Copy] = OrderedDict()
-        self._resources: Any = None
-        gpu = int(device.partition(":")[2] or 0) if device.startswith("cuda") and faiss.get_num_gpus() > 0 else None
-        numbers = {shard.file: number for number, shard in enumerate(manifest.shards)}
-        self._parts: list[_Part] = []
-        for entry in manifest.vectors:
-            sizes = [manifest.shards[numbers[name]].rows for name in entry.shards]
-            index = self._read(folder / entry.file, entry)
-            self._parts.append(
-                _Part(
-                    entry=entry,
-                    index=index,
-                    gpu=self._to_gpu(index, gpu) if gpu is not None and entry.rows else None,
-                    shards=np.array([numbers[name] for name in entry.shards], np.int64),
-                    starts=np.cumsum([0, *sizes[:-1]]).astype(np.int64),
-                )
-            )
+        self._parts = open_parts(folder, manifest, device, self._stored)
 
-    def _read(self, file: Path, entry: VectorEntry) -> Any:
-        faiss = self._faiss
-        flags = faiss.IO_FLAG_READ_ONLY
-        flags |= faiss.IO_FLAG_MMAP_IFC if entry.type == "flat" else faiss.IO_FLAG_MMAP
-        try:
-            index = faiss.read_index(os.fspath(file), flags)
-        except RuntimeError as error:
-            raise FormatError(
-                f"{file} is damaged or missing; mend it with: mmsearch index FOLDER --rebuild-vectors"
-            ) from error
-        if index.ntotal != entry.rows or index.d != self._manifest.model.dim:
-            raise FormatError(
-                f"{file} has {index.ntotal} rows of {index.d}, the manifest says {entry.rows} of "
-                f"{self._manifest.model.dim}; mend it with: mmsearch index FOLDER --rebuild-vectors"
-            )
-        return index
-
-    def _to_gpu(self, index: Any, number: int) -> Any:
-        faiss = self._faiss
-        if self._resources is None:
-            self._resources = faiss.StandardGpuResources()
-        options = faiss.GpuClonerOptions()
-        options.useFloat16 = True
-        return faiss.index_cpu_to_gpu(self._resources, number, index, options)
+    @property
+    def parts_on_gpu(self) -> int:
+        """How many vector files are searched on a GPU."""
+        return sum(part.gpu is not None for part in self._parts)
 
     def search(
         self, query: NDArray[np.float32], k: int, selection: Selection, nprobe: int | None = None
@@ -139,9 +82,13 @@ class VectorIndex:
         Returns scores `(m,) float32` (inner products with the stored rows, exact to float32; higher is closer), shard numbers
         `(m,)` and rows `(m,)`, best first, ties by shard and row. Flat files, and inverted files of which at most `EXACT_ROWS`
         rows are selected, are searched exactly. Of any other inverted file the lists nearest to the query are scanned whole, so
-        the first rows of a search for many are those of a search for few. Their number is a twenty-fourth of `nlist` and at
-        least 32, or what the index's policy says, more where fewer rows are selected; every selected row is scanned where
-        these lists hold fewer than `k` of them. `nprobe` visits exactly so many lists instead.
+        the first rows of a search for many are those of a search for few. Their number is a twenty-fourth of `nlist`, a sixth
+        where codes are compressed, and at least 32, or what the index's policy says, more where fewer rows are selected; every
+        selected row is scanned where these lists hold fewer than `k` of them. `nprobe` visits exactly so many lists instead.
+
+        Compressed codes tell which rows are candidates, their exact scores which of those are best: of 256 the first 64, of
+        1,024 with them the first 256, and so on. A row that its code hid from the first of these looks may turn up in a later
+        one; then it comes after the rows of the earlier, with a score just below theirs, which is less than its own.
         """
         if query.shape != (self._manifest.model.dim,):
             raise ValueError(f"a query of shape {query.shape} for embeddings of {self._manifest.model.dim}")
@@ -160,20 +107,21 @@ class VectorIndex:
         return score[order], shard[order], row[order]
 
     def _search_part(
-        self, part: _Part, query: NDArray[np.float32], k: int, selection: Selection, nprobe: int | None
+        self, part: Part, query: NDArray[np.float32], k: int, selection: Selection, nprobe: int | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The best `k` of the selected rows of one file, of which at least `k` are selected: scores and labels, best first."""
         if part.gpu is not None:
-            nearest = self._search_gpu(part, query, k, selection, nprobe)
+            nearest = self._search_gpu(part, part.gpu, query, k, selection, nprobe)
             if nearest is not None:
                 return nearest
         # The root of a selection decides, so that what is left of one is searched like the whole.
         if not part.flat and nprobe is None and _selected(part, selection.root) <= EXACT_ROWS:
             return self._search_copy(part, query, k, selection)
-        whole = _selected(part, selection) == part.entry.rows
-        selector = None if whole else self._faiss.IDSelectorBitmap(self._bitmap(part, selection))
-        settings = self._settings(part, selection, selector, nprobe)
         most = _selected(part, selection)
+        selector = None if most == part.entry.rows else self._faiss.IDSelectorBitmap(self._bitmap(part, selection))
+        settings = self._settings(part, selection, selector, nprobe)
+        if part.lists is not None:
+            return self._search_codes(part, query, k, selection, settings, whole=nprobe is None)
         asked = min(most, _first_guess(k, part.flat))
         while True:
             near, labels = self._ask(part.index, query, asked, settings)
@@ -187,16 +135,60 @@ class VectorIndex:
         order = np.lexsort((labels, -scores))[:k]
         return scores[order], labels[order]
 
+    def _search_codes(
+        self, part: Part, query: NDArray[np.float32], k: int, selection: Selection, settings: Any, *, whole: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The same of compressed codes. With `whole`, all others follow where the visited lists hold fewer than `k`."""
+        most = _selected(part, selection)
+        scores, labels = np.empty(0, np.float32), np.empty(0, np.int64)
+        waiting, waiting_scores = labels, scores
+        size = FIRST_TIER
+        while len(labels) < k:
+            found, more = self._nearest_codes(part, query, min(most, CANDIDATES_PER_ROW * size), settings, most)
+            fresh = found[~np.isin(found, np.concatenate([labels, waiting]))]
+            waiting = np.concatenate([waiting, fresh])
+            waiting_scores = np.concatenate([waiting_scores, self._exact(part, fresh, query)])
+            order = np.lexsort((waiting, -waiting_scores))
+            waiting, waiting_scores = waiting[order], waiting_scores[order]
+            taken = size - len(labels) if more else len(waiting)
+            scores, labels = _after(scores, labels, waiting_scores[:taken], waiting[:taken])
+            waiting, waiting_scores = waiting[taken:], waiting_scores[taken:]
+            if not more:
+                break
+            size *= _TIER_GROWTH
+        if len(labels) < k and whole:
+            others_scores, others = self._scan(part, query, most, selection)
+            left = ~np.isin(others, labels)
+            scores, labels = _after(scores, labels, others_scores[left], others[left])
+        return scores[:k], labels[:k]
+
+    def _nearest_codes(
+        self, part: Part, query: NDArray[np.float32], count: int, settings: Any, most: int
+    ) -> tuple[NDArray[np.int64], bool]:
+        """The rows whose codes score as the `count`-th best or better, all that score the same among them, and whether the
+        visited lists hold more."""
+        lists = part.lists
+        assert lists is not None
+        rotated = lists.rotated(query[None])[0]
+        asked = min(most, count + count // 8)
+        while True:
+            near, labels = self._ask(part.index, rotated, asked, settings)
+            if len(labels) <= count:
+                return labels, len(labels) == asked < most
+            if near[-1] < near[count - 1] or len(labels) < asked or asked == most:
+                return labels[near >= near[count - 1]], True
+            asked = min(most, 4 * asked)
+
     def _search_gpu(
-        self, part: _Part, query: NDArray[np.float32], k: int, selection: Selection, nprobe: int | None
+        self, part: Part, gpu: OnGpu, query: NDArray[np.float32], k: int, selection: Selection, nprobe: int | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
         """The same on a GPU, which takes no selector and gives `GPU_MOST` rows at most: it is asked for more until enough of
         them are selected. None where that does not suffice."""
-        settings = self._settings(part, selection, None, nprobe)
+        settings = self._settings(part, selection, None, nprobe) if gpu.has_lists else None
         bitmap = self._bitmap(part, selection)
         asked = min(part.entry.rows, GPU_MOST, _first_guess(k, part.flat))
         while True:
-            near, labels = self._ask(part.gpu, query, asked, settings)
+            near, labels = self._ask(gpu.index, query, asked, settings)
             chosen = labels[_members(bitmap, labels)]
             scores = self._exact(part, chosen, query)
             error = np.abs(near[_members(bitmap, labels)] - scores)
@@ -210,7 +202,7 @@ class VectorIndex:
             asked = min(part.entry.rows, GPU_MOST, 4 * asked)
 
     def _search_copy(
-        self, part: _Part, query: NDArray[np.float32], k: int, selection: Selection
+        self, part: Part, query: NDArray[np.float32], k: int, selection: Selection
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The same for a small selection, by an exact scan of its rows."""
         copy = self._copy(part, selection.root)
@@ -229,7 +221,7 @@ class VectorIndex:
             asked = min(most, 4 * asked)
 
     def _scan(
-        self, part: _Part, query: NDArray[np.float32], k: int, selection: Selection
+        self, part: Part, query: NDArray[np.float32], k: int, selection: Selection
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The same by looking at every selected row, for a search that asks for more than the nearest lists hold."""
         labels = np.flatnonzero(self._mask(part, selection)).astype(np.int64)
@@ -239,14 +231,15 @@ class VectorIndex:
         order = np.lexsort((labels, -scores))[:k]
         return scores[order], labels[order]
 
-    def _settings(self, part: _Part, selection: Selection, selector: Any, nprobe: int | None) -> Any:
+    def _settings(self, part: Part, selection: Selection, selector: Any, nprobe: int | None) -> Any:
         """Faiss's parameters of one search."""
         if part.flat:
             return self._faiss.SearchParameters(sel=selector) if selector is not None else None
         nlist = part.index.nlist
         if nprobe is None:
             chosen = self._manifest.policy.nprobe
-            usual = chosen if chosen is not None else max(32, round(nlist * PROBE_SHARE))
+            share = PROBE_SHARE if part.lists is None else CODED_PROBE_SHARE
+            usual = chosen if chosen is not None else max(32, round(nlist * share))
             nprobe = math.ceil(usual * part.entry.rows / max(1, _selected(part, selection.root)))
         return self._faiss.SearchParametersIVF(sel=selector, nprobe=min(nlist, nprobe))
 
@@ -266,7 +259,7 @@ class VectorIndex:
         valid = labels[0] >= 0
         return scores[0][valid], labels[0][valid]
 
-    def _exact(self, part: _Part, labels: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _exact(self, part: Part, labels: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
         """The scores `(n,)` of rows of one file by what is stored."""
         if not len(labels):
             return np.empty(0, np.float32)
@@ -274,18 +267,18 @@ class VectorIndex:
             return _products(part.index.reconstruct_batch(labels), query)
         return _products(self._stored.take(*part.places(labels)).astype(np.float32), query)
 
-    def _mask(self, part: _Part, selection: Selection) -> NDArray[np.bool_]:
+    def _mask(self, part: Part, selection: Selection) -> NDArray[np.bool_]:
         """`(rows,) bool` over a file."""
         return np.concatenate([selection.mask(shard) for shard in part.shards.tolist()])
 
-    def _bitmap(self, part: _Part, selection: Selection) -> NDArray[np.uint8]:
+    def _bitmap(self, part: Part, selection: Selection) -> NDArray[np.uint8]:
         """The selection over the rows of a file, packed as Faiss wants it; made once for each selection."""
         made = self._bitmaps.setdefault(selection, {})
         if part.entry.file not in made:
             made[part.entry.file] = np.packbits(self._mask(part, selection), bitorder="little")
         return made[part.entry.file]
 
-    def _copy(self, part: _Part, selection: Selection) -> _Copy:
+    def _copy(self, part: Part, selection: Selection) -> _Copy:
         """The selected rows of a file for an exact scan; those used last are kept, up to `_COPIES` bytes."""
         key = (selection, part.entry.file)
         copy = self._copies.pop(key, None)
@@ -300,14 +293,7 @@ class VectorIndex:
         return copy
 
 
-def gpu_count() -> int:
-    """How many GPUs Faiss can use."""
-    import faiss
-
-    return int(faiss.get_num_gpus())
-
-
-def _selected(part: _Part, selection: Selection) -> int:
+def _selected(part: Part, selection: Selection) -> int:
     return sum(selection.counts[shard] for shard in part.shards.tolist())
 
 
@@ -327,6 +313,27 @@ def _certain(near: NDArray[np.float32], scores: NDArray[np.float32], k: int) -> 
         return False
     error = float(np.abs(near - scores).max())
     return bool(np.partition(scores, -k)[-k] > near.min() + 2 * error + _ROUNDING)
+
+
+def falling(scores: NDArray[np.float32], places: NDArray[np.int64], below: float, last: int) -> NDArray[np.float32]:
+    """Scores `(n,)` of rows, best first, as they are where these rows come after one of the score `below` at the place `last`,
+    ties by `places (n,)`: one that codes hid from a narrower look, and that would come before it, gets a score just below."""
+    fallen, score = scores.copy(), np.float32(below)
+    for number in range(len(fallen)):
+        if (fallen[number], -places[number]) < (score, -last):
+            break
+        score = np.nextafter(score, np.float32(-np.inf))
+        fallen[number], last = score, int(places[number])
+    return fallen
+
+
+def _after(
+    scores: NDArray[np.float32], labels: NDArray[np.int64], more_scores: NDArray[np.float32], more: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Rows and their scores, best first, with `more` after them."""
+    if len(labels):
+        more_scores = falling(more_scores, more, float(scores[-1]), int(labels[-1]))
+    return np.concatenate([scores, more_scores]), np.concatenate([labels, more])
 
 
 def _products(rows: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float32]:

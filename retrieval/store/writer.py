@@ -41,7 +41,7 @@ from retrieval.store.roots import Roots
 from retrieval.store.side_files import make_words_and_facts
 from retrieval.store.sources import SourceLine, SourceTable, to_table, write_segment
 from retrieval.store.succession import carry_out_succession, plan_succession
-from retrieval.store.vector_files import make_vector_files, outgrown
+from retrieval.store.vector_files import make_vector_files, outgrown, retraining_hint
 from retrieval.types import KINDS, ModelSpec
 
 _FOLDERS = ("shards", "vectors", "sources", "copies", "journal", "leases")
@@ -192,6 +192,9 @@ class IndexWriter:
             self.notices.append(
                 "the index has many more rows than its lists were made for: mmsearch compact makes it faster"
             )
+        hint = retraining_hint(self.manifest)
+        if hint is not None and hint not in self.notices:
+            self.notices.append(hint)
         self._forget(
             [number for number in self._parts if number not in change.held and number <= self.manifest.journal]
         )
