@@ -27,6 +27,7 @@ from retrieval.models.processor import cpu_has_bf16
 from retrieval.models.text_tower import PROBES, export_text_tower, tower_folder
 from retrieval.models.towers import FORMAT, Towers, towers_folder
 from retrieval.models.weights import ModelFiles, resolve, weights_sha256
+from retrieval.models.word_table import save_words, text_module, word_embedding
 
 if TYPE_CHECKING:
     from retrieval.models.loading import LoadedModel
@@ -110,29 +111,38 @@ def _convert(loaded: LoadedModel, folder: Path) -> tuple[Floats, Floats]:
     import openvino
     import torch
 
-    class Tower(torch.nn.Module):
-        def __init__(self, model: Any, encode: str) -> None:
+    class Images(torch.nn.Module):
+        def __init__(self, model: Any) -> None:
             super().__init__()
-            self.inner, self.encode = model, encode
+            self.inner = model
 
-        def forward(self, values: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.normalize(getattr(self.inner, self.encode)(values), dim=-1)
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.normalize(self.inner.encode_image(pixels), dim=-1)
 
-    size = loaded.spec.image_size
+    spec = loaded.spec
     pixels = torch.stack([loaded.preprocess(photo) for photo in probe_photos()])
     ids = torch.from_numpy(loaded.tokenizer.encode(PROBES))
     torch.backends.mha.set_fastpath_enabled(False)
+    with torch.inference_mode():
+        embedding = word_embedding(loaded.model, ids)
+    texts, shapes = [ids], [[-1, ids.shape[1]]]
+    if embedding is not None:
+        save_words(embedding, folder, tower_folder(spec.name, spec.architecture, spec.weights_sha256))
+        texts.append(embedding(ids).detach())
+        shapes.append([-1, ids.shape[1], embedding.embedding_dim])
     wanted = []
-    for name, tower, example, shape in (
-        ("image", Tower(loaded.model, "encode_image"), pixels, [-1, 3, size, size]),
-        ("text", Tower(loaded.model, "encode_text"), ids, [-1, ids.shape[1]]),
+    for name, tower, given, shapes_of_given in (
+        ("image", Images(loaded.model).eval(), [pixels], [[-1, 3, spec.image_size, spec.image_size]]),
+        ("text", text_module(loaded.model, embedding), texts, shapes),
     ):
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
-            wanted.append(np.concatenate([tower(row[None]).numpy() for row in example]))
+            wanted.append(np.concatenate([tower(row[None]).numpy() for row in given[0]]))
             try:
                 graph = openvino.convert_model(
-                    tower.eval(), example_input=example[:2], input=[openvino.PartialShape(shape)]
+                    tower,
+                    example_input=tuple(example[:2] for example in given),
+                    input=[openvino.PartialShape(shape) for shape in shapes_of_given],
                 )
             except Exception as error:  # whatever tracing a module that it does not know may raise
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
