@@ -93,6 +93,12 @@ def resolve(name: str, default: str = DEFAULT) -> ModelFiles:
     return ModelFiles(name=name, architecture=architecture, weights=weights_file, tag=tag)
 
 
+def default_here() -> str:
+    """What `auto` means for search with what is on this machine: nothing is fetched."""
+    here = (name for name in (DEFAULT, DEFAULT_BEFORE) if is_cached(name))
+    return chosen_model() or next(here, "mini")
+
+
 def has_decoder(files: ModelFiles) -> bool:
     """Whether a model can re-rank and write captions; looks at its configuration only."""
     if files.folder is None:
