@@ -17,6 +17,7 @@ from tests.conftest import Command, write_photos
 from tests.families import FAMILIES, publish_family, repo_of
 
 TEXTS = ["A red car, parked!", "zwei Hunde laufen durch den Schnee", "собака", "a photo of 12 lemons " * 30, "犬🐕"]
+LONG = 3
 
 
 @pytest.fixture
@@ -74,13 +75,21 @@ def test_a_published_model_indexes_and_finds_as_open_clip_would(
             assert least_cosine(engine.embed_texts(TEXTS), texts) >= 0.999
             rows = [engine.embed_texts([text])[0] @ texts.T for text in TEXTS]
             assert [int(row.argmax()) for row in rows] == list(range(len(TEXTS)))
-    for row, text in enumerate(TEXTS[:2]):
-        done = command("search", text, "--index", str(index), "--match", "meaning", "--copies", "--json", "-k", "8")
+    for row in (0, LONG):
+        done = command(
+            "search", TEXTS[row], "--index", str(index), "--match", "meaning", "--copies", "--json", "-k", "8"
+        )
         assert done.returncode == 0, done.stderr
-        hits = [json.loads(line) for line in done.stdout.splitlines()]
-        scores = {hit["path"]: hit["score"] for hit in hits}
+        assert ("more than the model reads" in done.stderr) == (row == LONG)
+        hits = {hit["path"]: hit for hit in map(json.loads, done.stdout.splitlines())}
         for photo, wanted in zip(photos, images @ texts[row], strict=True):
-            assert abs(scores[str(photo)] - wanted) < 0.05
+            hit = hits[str(photo)]
+            assert abs(hit["score"] - wanted) < 0.05
+            if model.logit_bias is None:
+                assert hit["relevance"] is None, "eight pictures are too few to judge by"
+            else:
+                logit = float(model.logit_scale.exp()) * hit["score"] + float(model.logit_bias) + np.log(32_768 / 8)
+                assert hit["relevance"] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-3)
     done = command("search", "--image", str(photos[3]), "--index", str(index), "--json", "-k", "1")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["path"] == str(photos[3])
