@@ -42,8 +42,8 @@ class Run:
     output: str
 
 
-def run(side: Side, arguments: Sequence[str]) -> Run:
-    """`python -m mmsearch` of a checkout. Raises `RuntimeError` when it fails."""
+def run(side: Side, arguments: Sequence[str], program: Sequence[str] = ("-m", "mmsearch")) -> Run:
+    """`python -m mmsearch` of a checkout, or another `program` for Python. Raises `RuntimeError` when it fails."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(side.checkout),
@@ -55,7 +55,7 @@ def run(side: Side, arguments: Sequence[str]) -> Run:
         began = time.perf_counter()
         process = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-P", "-m", "mmsearch", *arguments],
+            [sys.executable, "-P", *program, *arguments],
             environment,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, out.fileno(), 1),
@@ -111,8 +111,8 @@ def timed(name: str, act: Callable[[Side], Run], sides: Sequence[Side], rounds: 
         "what": name,
         **{
             side: {
-                "seconds": _spread([single.seconds for single in taken], 2),
-                "peak_mb": _spread([single.peak_bytes / 1e6 for single in taken], 0),
+                "seconds": spread_of([single.seconds for single in taken], 2),
+                "peak_mb": spread_of([single.peak_bytes / 1e6 for single in taken], 0),
             }
             for side, taken in runs.items()
         },
@@ -128,7 +128,8 @@ def recall(sides: Sequence[Side], parquet: Path, extra: Sequence[str]) -> dict[s
     return values
 
 
-def _spread(values: Sequence[float], digits: int) -> list[float]:
+def spread_of(values: Sequence[float], digits: int) -> list[float]:
+    """Median, least and greatest, rounded."""
     return [round(value, digits) for value in (statistics.median(values), min(values), max(values))]
 
 

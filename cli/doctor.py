@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.options import IndexOption, JsonOption
+from cli.parts import parts_of
 from cli.terminal import byte_count, print_json, shown
 from retrieval.errors import MmsearchError
 from retrieval.models.catalog import CURATED, DEFAULT, READER
+from retrieval.models.processor import TORCH_PACKAGES
 
 if TYPE_CHECKING:
     from retrieval.store.manifest import Manifest
@@ -53,17 +55,25 @@ def doctor_command(index: IndexOption = None, as_json: JsonOption = False) -> No
     models = _models()
     extras = _extras()
     used = _index_state(index)
+    parts = parts_of(None if used is None else used.model.name)
     advice = _advice(models, extras, used)
     if as_json:
-        print_json({**report, "models": models, "extras": extras, "problems": problems, "advice": advice})
+        by_part = {part.part: part.to_json() for part in parts}
+        print_json(
+            {**report, "parts": by_part, "models": models, "extras": extras, "problems": problems, "advice": advice}
+        )
         return
     for key, value in report.items():
         text = byte_count(value) if key.endswith("_bytes") and isinstance(value, int) else str(value)
         print(f"{key.removesuffix('_bytes').replace('_', ' '):<16} {shown(text)}")
+    print("\nwhat runs what" + (f", in the index of {shown(used)}" if used is not None else ", in a new index"))
+    for part in parts:
+        print(f"  {part.part:<14} {shown(part.model)}: {part.runtime} {part.precision}".rstrip())
+        print(f"  {'':<14} {shown(part.why)}")
     print("\nmodels")
     for model in models:
         size = byte_count(int(str(model["bytes"]))) if model["bytes"] is not None else "not here"
-        print(f"  {model['name']:<52} {model['role']:<13} {size}")
+        print(f"  {model['name']:<52} {model['role']:<14} {size}")
     print("\nextras")
     for extra in extras:
         state = "installed" if extra["installed"] else "not here"
@@ -116,7 +126,10 @@ def _libraries(problems: list[str]) -> dict[str, object]:
         try:
             report[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            problems.append(f"{package} is not installed")
+            if package in TORCH_PACKAGES:
+                report[package] = "not installed"
+            else:
+                problems.append(f"{package} is not installed")
     try:
         import faiss
 
@@ -124,17 +137,18 @@ def _libraries(problems: list[str]) -> dict[str, object]:
         report["faiss_gpus"] = faiss.get_num_gpus()
     except ImportError as error:
         problems.append(f"faiss cannot be imported: {error}")
-    try:
-        import torch
+    if report["torch"] != "not installed":
+        try:
+            import torch
 
-        report["cuda"] = torch.cuda.is_available()
-        report["gpus"] = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-        report["threads"] = torch.get_num_threads()
-    except ImportError as error:
-        problems.append(f"torch cannot be imported: {error}")
+            report["cuda"] = torch.cuda.is_available()
+            report["gpus"] = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+            report["threads"] = torch.get_num_threads()
+        except ImportError as error:
+            problems.append(f"torch cannot be imported: {error}")
     if report.get("cuda") and not report.get("faiss_gpus"):
         problems.append("torch sees a CUDA device, Faiss does not: vectors are searched on the CPU")
-    if not report.get("cuda") and Path("/proc/driver/nvidia").is_dir():
+    if report.get("cuda") is False and Path("/proc/driver/nvidia").is_dir():
         problems.append("this machine has an NVIDIA GPU that torch does not see: install a torch for its driver's CUDA")
     if sys.platform == "darwin":
         problems.append(
@@ -194,6 +208,8 @@ def _advice(models: list[dict[str, object]], extras: list[dict[str, object]], us
 
     cached = {str(model["name"]) for model in models if model["cached"]}
     lines = []
+    if not all(_is_installed(package) for package in TORCH_PACKAGES):
+        lines.append(f"new models, GPUs, captions and re-ranking: pip install {' '.join(TORCH_PACKAGES)}")
     if DEFAULT not in cached:
         lines.append(f"a better model for searches than mini: mmsearch models pull {DEFAULT}")
     hint = None if used is None else retraining_hint(used)

@@ -149,6 +149,15 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+    except ModuleNotFoundError as error:
+        from retrieval.models.processor import without_torch
+
+        told = without_torch(error)
+        if told is None:
+            _fail_unexpected(error, debug)
+        if debug:
+            traceback.print_exc()
+        _fail(told)
     except BrokenPipeError:
         # The reader of our output went away (`mmsearch search … | head`): that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,7 +8,7 @@ import typer
 
 from cli.layout import PlainCommand
 from cli.options import complete_model
-from cli.terminal import interruptible, shown, write_lines
+from cli.terminal import byte_count, interruptible, shown, write_lines
 from retrieval.models.catalog import CURATED
 
 app = typer.Typer(
@@ -27,26 +27,39 @@ def models_command(
     from retrieval.models.weights import is_cached
     from retrieval.settings import chosen_model, config_file
 
-    rows = [
-        {
-            "name": model.name,
-            "role": model.role,
-            "parameters": model.parameters,
-            "license": model.license,
-            "cached": is_cached(model.name),
-            "dim": model.dim,
-            "notes": model.notes,
-        }
-        for model in CURATED
-    ]
     if as_json:
-        write_lines(rows)
+        write_lines(
+            {
+                "name": model.name,
+                "role": model.role,
+                "parameters": model.parameters,
+                "license": model.license,
+                "cached": is_cached(model.name),
+                "dim": model.dim,
+                "notes": model.notes,
+                "languages": model.languages,
+                "recall": model.recall,
+                "cost": model.cost,
+            }
+            for model in CURATED
+        )
         return
-    width = max(len(str(row["name"])) for row in rows)
-    for row in rows:
-        size = f"{int(str(row['parameters'])) / 1e6:.0f} M"
-        here = "cached" if row["cached"] else ""
-        print(f"{row['name']:<{width}}  {row['role']:<13}  {size:>6}  {here:<6}  {row['license']}: {row['notes']}")
+    width = max(len(model.name) for model in CURATED)
+    print(f"{'':<{width}}  {'':<6}  download  time a photo  finds  languages  licence")
+    for model in CURATED:
+        here = "here" if is_cached(model.name) else ""
+        size = byte_count(model.download) if model.download else "none"
+        time = f"{model.cost:g}×" if model.cost is not None else ""
+        finds = f"{model.recall:.0f} %" if model.recall is not None else ""
+        print(
+            f"{model.name:<{width}}  {here:<6}  {size:>8}  {time:>12}  {finds:>5}  {model.languages:<9}  {model.license}"
+        )
+        print(f"    {model.role}: {model.notes}")
+    print(
+        "\nfinds: for how many of 100 descriptions the right one of 5,000 photos (COCO) comes first, as published\n"
+        "time a photo: the work of indexing one, against the default's; a query takes about as long with any of them\n"
+        "download: about four bytes a parameter, once; a language that a model does not know finds little with it"
+    )
     chosen = chosen_model()
     if chosen is not None:
         print(f"new indexes are made by {chosen}, as {shown(str(config_file()))} says")

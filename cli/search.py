@@ -196,6 +196,9 @@ def search_command(
                 html, _title(wanted), hits, (engine.captioner(reranker), wanted.words or "") if explain else None
             )
             note(f"wrote {shown(str(html))}")
+        cut = wanted.words is not None and wanted.match != "words" and not engine.reads_whole(wanted.words)
+    if cut:
+        note("the words are more than the model reads: it used the first of them")
     for line_of_note in answer.notes:
         note(shown(line_of_note))
     if answer.unindexed:

@@ -19,7 +19,7 @@ from retrieval.errors import ItemNotFoundError, MediaError, ModelError, QueryErr
 from retrieval.models.query_encoder import QueryEncoder
 from retrieval.query import hint
 from retrieval.ranking.fitted import Fitted
-from retrieval.ranking.relevance import NEVER, from_sample, is_pair
+from retrieval.ranking.relevance import NEVER, Calibration, from_sample, from_sigmoid, is_pair
 from retrieval.search import Calibrations, Reading, asked_filter, listed, reads_by_text, search
 from retrieval.state import IndexState, check_device
 from retrieval.store.leases import open_state
@@ -180,9 +180,7 @@ class Engine:
                 self._fitted.fused if fits and self._decoder_models.is_index_model(query.rerank.reranker) else None
             )
         direction = self.embed(query)
-        of_cosine = self._fitted.cosine if is_pair(query, kinds) else None
-        if of_cosine is None:
-            of_cosine = from_sample(self._state.sample(kinds) @ direction, self._state.selections.select(wanted).count)
+        of_cosine = self._calibration(direction, kinds, wanted, is_pair(query, kinds))
         if is_pair(query, kinds) and query.words is not None and not self._queries.knows(query.words):
             notes = (
                 *notes,
@@ -332,6 +330,17 @@ class Engine:
         described = [(hit, self.describe(hit.item, captioner)) for hit in self.search(query)]
         # What vanished since it was found cannot be shown, and is no evidence.
         return [(hit, caption) for hit, caption in described if caption is not None]
+
+    def _calibration(
+        self, direction: NDArray[np.float32], kinds: tuple[Kind, ...], wanted: Filter, pair: bool
+    ) -> Calibration | None:
+        """What cosines mean for a query: as it was fitted for the model, as the model itself says, or by a sample."""
+        if pair and self._fitted.cosine is not None:
+            return self._fitted.cosine
+        count = self._state.selections.select(wanted).count
+        if pair and self.model.scale is not None and self.model.bias is not None:
+            return from_sigmoid(self.model.scale, self.model.bias, count)
+        return from_sample(self._state.sample(kinds) @ direction, count)
 
     @cached_property
     def _fitted(self) -> Fitted:

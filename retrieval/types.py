@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from media.names import valid_text
@@ -51,7 +51,8 @@ class ModelSpec:
     """Which model made a set of embeddings: two specs that compare equal give comparable vectors.
 
     `mean` and `std` are per channel, of pixels in 0..1. `tokenizer` names the vocabulary; `clean` the text
-    normalisation that precedes it (`lower`, `whitespace` or `canonicalize`, as in open_clip).
+    normalisation that precedes it (`lower`, `whitespace` or `canonicalize`, as in open_clip). A model that was trained by the
+    sigmoid of single pairs has its own `scale` and `bias`: σ(scale · cosine + bias) is the probability of a pair.
     """
 
     name: str
@@ -66,10 +67,14 @@ class ModelSpec:
     tokenizer: str
     context_length: int
     clean: str
+    scale: float | None = field(default=None, compare=False)
+    bias: float | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, object]:
         """The form that a manifest holds."""
+        sigmoid = {} if self.scale is None else {"sigmoid": {"scale": self.scale, "bias": self.bias}}
         return {
+            **sigmoid,
             "name": self.name,
             "architecture": self.architecture,
             "weights_sha256": self.weights_sha256,
@@ -90,6 +95,9 @@ class ModelSpec:
         pixels, words = value["preprocessing"], value["tokenizer"]
         if not isinstance(pixels, Mapping) or not isinstance(words, Mapping):
             raise TypeError("preprocessing and tokenizer must be objects")
+        sigmoid = value.get("sigmoid", {})
+        if not isinstance(sigmoid, Mapping):
+            raise TypeError("sigmoid must be an object")
         red, green, blue = (float(channel) for channel in pixels["mean"])
         red_std, green_std, blue_std = (float(channel) for channel in pixels["std"])
         return ModelSpec(
@@ -105,6 +113,8 @@ class ModelSpec:
             tokenizer=str(words["name"]),
             context_length=int(words["context_length"]),
             clean=str(words["clean"]),
+            scale=float(sigmoid["scale"]) if sigmoid else None,
+            bias=float(sigmoid["bias"]) if sigmoid else None,
         )
 
 

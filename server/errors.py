@@ -23,6 +23,7 @@ from retrieval.errors import (
     QueryError,
     UsageError,
 )
+from retrieval.models.processor import without_torch
 from server.lanes import Busy, ClientGone
 from server.service import ResultsChanged
 from server.uploads import ImageNotFoundError
@@ -72,6 +73,13 @@ def add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _plain(_: Request, error: HTTPException) -> Response:
         return JSONResponse({"error": valid_text(str(error.detail))}, error.status_code, headers=error.headers)
+
+    @app.exception_handler(ModuleNotFoundError)
+    async def _without_torch(_: Request, error: ModuleNotFoundError) -> Response:
+        told = without_torch(error)
+        if told is None:
+            raise error
+        return JSONResponse({"error": told}, 503)
 
     @app.exception_handler(Exception)
     async def _unexpected(_: Request, __: Exception) -> Response:

@@ -129,7 +129,7 @@ def test_status_failures_models_and_doctor(samples: Path, command: Command) -> N
         (["failures", "--index", "empty"], "no index at"),
         (["compact"], "no index in"),
         (["models", "pull", "mini"], "part of the package"),
-        (["models", "pull", "ViT-B-32-256/datacomp_s34b_b86k"], "cannot reach"),
+        (["models", "pull", "ViT-B-32-SigLIP2-256/webli"], "cannot reach"),
     ],
 )
 def test_user_errors_are_one_line(command: Command, tmp_path: Path, arguments: list[str], reason: str) -> None:
@@ -163,7 +163,7 @@ def test_auto_offline_tells_which_model_it_took(command: Command, tmp_path: Path
     done = command("index", "m", "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["model"] == "mini"
-    assert "mmsearch models pull ViT-B-32-256/datacomp_s34b_b86k" in done.stderr
+    assert "mmsearch models pull ViT-B-32-SigLIP2-256/webli" in done.stderr
     again = command("index", "m")
     assert again.returncode == 0
     assert "2 unchanged" in again.stdout

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from retrieval.errors import ModelError
 from retrieval.models import weights as wt
-from retrieval.models.catalog import CURATED, DEFAULT, curated
+from retrieval.models.catalog import CURATED, DEFAULT, DEFAULT_BEFORE, curated
 from retrieval.models.encoder import Encoder
 from retrieval.models.loading import _apply_precision, load_model
 from retrieval.models.preprocess import preprocessing
@@ -246,7 +246,16 @@ def test_auto_takes_the_default_when_it_is_cached_and_asks_no_network(
     assert entry.repo is not None
     publish(hub, entry.repo, {"open_clip_model.safetensors": tiny / "published" / "open_clip_model.safetensors"})
     found = wt.resolve("auto")
-    assert (found.name, found.notice, found.tag) == (DEFAULT, None, "datacomp_s34b_b86k")
+    assert (found.name, found.notice, found.tag) == (DEFAULT, None, "webli")
+
+
+def test_auto_without_a_network_takes_the_default_of_before_where_that_is_here(tiny: Path, hub: Path) -> None:
+    entry = curated(DEFAULT_BEFORE)
+    assert entry is not None and entry.repo is not None
+    publish(hub, entry.repo, {"open_clip_model.safetensors": tiny / "published" / "open_clip_model.safetensors"})
+    found = wt.resolve("auto")
+    assert found.name == DEFAULT_BEFORE
+    assert found.notice is not None and f"mmsearch models pull {DEFAULT}" in found.notice
 
 
 def test_the_catalogue_agrees_with_open_clip_and_names_no_research_weights_by_default() -> None:
@@ -261,7 +270,7 @@ def test_the_catalogue_agrees_with_open_clip_and_names_no_research_weights_by_de
         assert open_clip.get_model_config(architecture)["embed_dim"] == model.dim
     default = curated(DEFAULT)
     assert default is not None
-    assert default.license == "MIT"
+    assert default.license == "Apache-2.0"
     for model in CURATED:
         assert ("research" in model.license) == (model.role in ("research only", "embedded"))
 

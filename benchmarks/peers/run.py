@@ -90,60 +90,91 @@ def _export_for_rclip(weights: Path, data: Path) -> None:
         )  # fmt: skip
 
 
+# What is timed of each program; `index` is from nothing, the others are whole commands over that index.
+ACTS = ("index", "text query", "image query", "unchanged", "one added")
+
+
 def measure(work: Path, photos: Path, rounds: int, peers: Sequence[str]) -> dict[str, object]:
-    """Seconds of indexing from nothing, and of a query where the peer has a command for it; ratios above 1 say that mmsearch
-    took less time."""
+    """Seconds of each act, where the program has a command for it; ratios above 1 say that mmsearch took less time."""
     model = f"{ARCHITECTURE}@{work / 'weights.safetensors'}"
-    ways: dict[str, Callable[[], tuple[float, float | None]]] = {"mmsearch": lambda: _ours(work, photos, model)}
+    folder = work / "photos"
+    if not folder.is_dir():
+        shutil.copytree(photos, folder)
+    ways: dict[str, Callable[[], dict[str, float]]] = {"mmsearch": lambda: _ours(work, folder, model)}
     if "rclip" in peers:
-        ways["rclip"] = lambda: _rclip(work, photos)
+        ways["rclip"] = lambda: _rclip(work, folder)
     if "clip-retrieval" in peers:
-        ways["clip-retrieval"] = lambda: _clip_retrieval(work, photos)
-    _ours(work, photos, model)  # exports the text tower, once for each model
-    index: dict[str, list[float]] = {name: [] for name in ways}
-    query: dict[str, list[float]] = {name: [] for name in ways}
+        ways["clip-retrieval"] = lambda: _clip_retrieval(work, folder)
+    _ours(work, folder, model)  # exports the towers, once for each model
+    seconds: dict[str, dict[str, list[float]]] = {name: {} for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            seconds, asked = way()
-            index[name].append(seconds)
-            if asked is not None:
-                query[name].append(asked)
-    out: dict[str, object] = {"photos": len(list(photos.glob("*.jpg"))), "rounds": rounds}
-    for name in ways:
-        out[name] = {
-            "index_seconds": spread(index[name]),
-            **({"query_seconds": spread(query[name])} if query[name] else {}),
-        }
+            for act, taken in way().items():
+                seconds[name].setdefault(act, []).append(taken)
+    out: dict[str, object] = {"photos": len(list(folder.glob("*.jpg"))), "rounds": rounds}
+    for name, of_acts in seconds.items():
+        out[name] = {act: spread(taken) for act, taken in of_acts.items()}
         if name != "mmsearch":
-            ratios = [peer / our for peer, our in zip(index[name], index["mmsearch"], strict=True)]
-            out[f"index_ratio_{name}"] = spread(ratios)
-            if query[name]:
-                both = zip(query[name], query["mmsearch"], strict=True)
-                out[f"query_ratio_{name}"] = spread([peer / our for peer, our in both])
+            out[f"{name}, ratio"] = {
+                act: spread([peer / our for peer, our in zip(taken, seconds["mmsearch"][act], strict=True)])
+                for act, taken in of_acts.items()
+            }
     return out
 
 
-def _ours(work: Path, photos: Path, model: str) -> tuple[float, float]:
+def _added(photos: Path) -> Path:
+    """A photo of the folder again, with other bytes and a name of its own; it goes before a folder is indexed anew."""
+    added = photos / "added.jpg"
+    if not added.exists():
+        added.write_bytes(min(photos.glob("*.jpg")).read_bytes() + os.urandom(16))
+    return added
+
+
+def _ours(work: Path, photos: Path, model: str) -> dict[str, float]:
     index = work / "mmsearch-index"
     shutil.rmtree(index, ignore_errors=True)
-    seconds = _timed(command("index", str(photos), "--model", model, "--index", str(index)), ROOT)
-    queries = [_timed(command("search", WORDS, "--index", str(index)), ROOT) for _ in range(3)]
-    return seconds, statistics.median(queries)
+    (photos / "added.jpg").unlink(missing_ok=True)
+    build = command("index", str(photos), "--model", model, "--index", str(index))
+    first = str(min(photos.glob("*.jpg")))
+    taken = {
+        "index": _timed(build, ROOT),
+        "text query": _middle(command("search", WORDS, "--index", str(index)), ROOT),
+        "image query": _middle(command("search", "--image", first, "--index", str(index)), ROOT),
+        "unchanged": _middle(build, ROOT),
+    }
+    _added(photos)
+    return {**taken, "one added": _timed(build, ROOT)}
 
 
-def _rclip(work: Path, photos: Path) -> tuple[float, float]:
-    """rclip indexes when it searches; a search that finds nothing new is the query."""
+def _rclip(work: Path, photos: Path) -> dict[str, float]:
+    """rclip indexes when it searches: an index from nothing is told less a query that indexes nothing, the last two are with
+    the query."""
     data = work / "rclip-data"
     for database in data.glob("db.sqlite3*"):
         database.unlink()
-    run = [str(work / "rclip" / "bin" / "rclip"), "--filepath-only", "--indexing-batch-size", "32", WORDS]
-    seconds = _timed(run, photos, RCLIP_DATADIR=str(data))
-    query = [run[0], "--filepath-only", "--no-indexing", WORDS]
-    queries = [_timed(query, photos, RCLIP_DATADIR=str(data)) for _ in range(3)]
-    return seconds - statistics.median(queries), statistics.median(queries)
+    (photos / "added.jpg").unlink(missing_ok=True)
+    program = [str(work / "rclip" / "bin" / "rclip"), "--filepath-only"]
+    looking = [*program, "--indexing-batch-size", "32", WORDS]
+    place = str(data)
+    first = _timed(looking, photos, RCLIP_DATADIR=place)
+    text = _middle([*program, "--no-indexing", WORDS], photos, RCLIP_DATADIR=place)
+    taken = {
+        "index": first - text,
+        "text query": text,
+        "image query": _middle(
+            [*program, "--no-indexing", str(min(photos.glob("*.jpg")))], photos, RCLIP_DATADIR=place
+        ),
+        "unchanged": _middle(looking, photos, RCLIP_DATADIR=place),
+    }
+    _added(photos)
+    return {**taken, "one added": _timed(looking, photos, RCLIP_DATADIR=place)}
 
 
-def _clip_retrieval(work: Path, photos: Path) -> tuple[float, None]:
+def _middle(run: Sequence[str], place: Path, **more: str) -> float:
+    return statistics.median(_timed(run, place, **more) for _ in range(3))
+
+
+def _clip_retrieval(work: Path, photos: Path) -> dict[str, float]:
     """Inference and index, its two commands; its queries go to a server, so none is timed."""
     program = str(work / "clip-retrieval" / "bin" / "clip-retrieval")
     embeddings, index = work / "cr-embeddings", work / "cr-index"
@@ -157,7 +188,7 @@ def _clip_retrieval(work: Path, photos: Path) -> tuple[float, None]:
     ]  # fmt: skip
     seconds = _timed(inference, work)
     seconds += _timed([program, "index", "--embeddings_folder", str(embeddings), "--index_folder", str(index)], work)
-    return seconds, None
+    return {"index": seconds}
 
 
 def _timed(run: Sequence[str], place: Path, **more: str) -> float:

@@ -27,12 +27,15 @@ from retrieval.models.processor import cpu_has_bf16
 from retrieval.models.text_tower import PROBES, export_text_tower, tower_folder
 from retrieval.models.towers import FORMAT, Towers, towers_folder
 from retrieval.models.weights import ModelFiles, resolve, weights_sha256
+from retrieval.models.word_table import save_words, text_module, word_embedding
 
 if TYPE_CHECKING:
     from retrieval.models.loading import LoadedModel
 
 # The least cosine between an embedding by an exported tower and the original's.
 LEAST_COSINE = 0.999
+# What half-precision weights must keep where the towers compute in float32; else they are written in full.
+LEAST_EXACT = 0.9999
 PHOTOS = Path(__file__).with_name("probes")
 
 Floats = NDArray[np.float32]
@@ -74,18 +77,23 @@ def export_towers(loaded: LoadedModel) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".export-", dir=final.parent))
     try:
-        images, texts = _convert(loaded, scratch)
+        images, texts, graphs = _convert(loaded, scratch)
         loaded.tokenizer.save(scratch)
         stored = {"format": FORMAT, "spec": spec.to_json(), "precision": "fp32", "cosine": 0.0}
-        for precision in ("bf16", "fp32") if cpu_has_bf16() else ("fp32",):
-            (scratch / "towers.json").write_text(json.dumps(stored), "utf-8")
-            cosine = _agreement(Towers(scratch, precision), images, texts)
-            if cosine >= LEAST_COSINE:
-                stored.update(precision=precision, cosine=round(cosine, 6))
-                (scratch / "towers.json").write_text(json.dumps(stored), "utf-8")
+        (scratch / "towers.json").write_text(json.dumps(stored), "utf-8")
+        for half in (True, False):
+            _write(graphs, scratch, half=half)
+            cosine = _agreement(Towers(scratch, "fp32"), images, texts)
+            if cosine >= LEAST_EXACT:
                 break
-        else:
+        if cosine < LEAST_COSINE:
             raise ModelError(f"the exported towers differ from their original (cosine {cosine:.4f})")
+        stored.update(cosine=round(cosine, 6))
+        if cpu_has_bf16():
+            cosine = _agreement(Towers(scratch, "bf16"), images, texts)
+            if cosine >= LEAST_COSINE:
+                stored.update(precision="bf16", cosine=round(cosine, 6))
+        (scratch / "towers.json").write_text(json.dumps(stored), "utf-8")
         shutil.rmtree(final, ignore_errors=True)
         os.replace(scratch, final)
     finally:
@@ -104,41 +112,72 @@ def probe_photos() -> list[Any]:
     return photos
 
 
-def _convert(loaded: LoadedModel, folder: Path) -> tuple[Floats, Floats]:
-    """Write `image.xml` and `text.xml`; returns the original's embeddings of the probes, images and texts."""
+def _write(graphs: dict[str, Any], folder: Path, *, half: bool) -> None:
+    """Write the graphs, and forget what was compiled of others in their place."""
+    import openvino
+
+    for compiled in folder.glob("compiled-*"):
+        shutil.rmtree(compiled)
+    for name, graph in graphs.items():
+        openvino.save_model(graph, str(folder / f"{name}.xml"), compress_to_fp16=half)
+
+
+def _convert(loaded: LoadedModel, folder: Path) -> tuple[Floats, Floats, dict[str, Any]]:
+    """The original's embeddings of the probes, images and texts, and the graphs of both towers by name; the words that the text
+    tower is given are in `folder` then."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
     import torch
 
-    class Tower(torch.nn.Module):
-        def __init__(self, model: Any, encode: str) -> None:
+    class Images(torch.nn.Module):
+        def __init__(self, model: Any) -> None:
             super().__init__()
-            self.inner, self.encode = model, encode
+            self.inner = model
 
-        def forward(self, values: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.normalize(getattr(self.inner, self.encode)(values), dim=-1)
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.normalize(self.inner.encode_image(pixels), dim=-1)
 
-    size = loaded.spec.image_size
+    spec = loaded.spec
     pixels = torch.stack([loaded.preprocess(photo) for photo in probe_photos()])
     ids = torch.from_numpy(loaded.tokenizer.encode(PROBES))
     torch.backends.mha.set_fastpath_enabled(False)
-    wanted = []
-    for name, tower, example, shape in (
-        ("image", Tower(loaded.model, "encode_image"), pixels, [-1, 3, size, size]),
-        ("text", Tower(loaded.model, "encode_text"), ids, [-1, ids.shape[1]]),
-    ):
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")
-            wanted.append(np.concatenate([tower(row[None]).numpy() for row in example]))
+    with torch.inference_mode():
+        embedding = word_embedding(loaded.model, ids)
+    texts, shapes = [ids], [[-1, ids.shape[1]]]
+    if embedding is not None:
+        save_words(embedding, folder, tower_folder(spec.name, spec.architecture, spec.weights_sha256))
+        texts.append(embedding(ids).detach())
+        shapes.append([-1, ids.shape[1], embedding.embedding_dim])
+    towers = {
+        "image": (Images(loaded.model).eval(), [pixels], [[-1, 3, spec.image_size, spec.image_size]]),
+        "text": (text_module(loaded.model, embedding), texts, shapes),
+    }
+    wanted, graphs = [], {}
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        for tower, given, _ in towers.values():
+            wanted.append(np.concatenate([tower(row[None]).numpy() for row in given[0]]))
+        _merge_branches(loaded.model)
+        for name, (tower, given, shapes_of_given) in towers.items():
             try:
-                graph = openvino.convert_model(
-                    tower.eval(), example_input=example[:2], input=[openvino.PartialShape(shape)]
+                graphs[name] = openvino.convert_model(
+                    tower,
+                    example_input=tuple(example[:2] for example in given),
+                    input=[openvino.PartialShape(shape) for shape in shapes_of_given],
                 )
             except Exception as error:  # whatever tracing a module that it does not know may raise
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise ModelError(f"its {name} tower cannot be converted: {reason[:200]}") from error
-        openvino.save_model(graph, str(folder / f"{name}.xml"), compress_to_fp16=True)
-    return wanted[0], wanted[1]
+    return wanted[0], wanted[1], graphs
+
+
+def _merge_branches(model: Any) -> None:
+    """Make one convolution of the branches that only training needs (MobileCLIP's), where an image tower has such."""
+    trunk = getattr(model.visual, "trunk", None)
+    if trunk is not None:
+        from timm.utils.model import reparameterize_model
+
+        model.visual.trunk = reparameterize_model(trunk, inplace=True)
 
 
 def _agreement(towers: Towers, images: Floats, texts: Floats) -> float:

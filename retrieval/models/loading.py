@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import ModelChoiceError, ModelError
+from retrieval.models.architecture import prepared
 from retrieval.models.preprocess import PixelConfig, is_plain, preprocessing
 from retrieval.models.processor import cpu_has_bf16
 from retrieval.models.tokens import TextTokenizer, TokenRules
@@ -138,34 +139,20 @@ def _apply_precision(
 
 def _load_open_clip(files: ModelFiles) -> LoadedModel:
     import open_clip
-    from open_clip.pretrained import get_pretrained_cfg
     from open_clip.transform import PreprocessCfg
 
-    if files.folder is not None:
-        model = _build(open_clip.create_model, f"local-dir:{files.folder}", load_weights=False)
-        config = json.loads((files.folder / "open_clip_config.json").read_text("utf-8"))["model_cfg"]
-        original = open_clip.get_tokenizer(f"local-dir:{files.folder}")
-    else:
-        tag = get_pretrained_cfg(files.architecture, files.tag) if files.tag else {}
-        pixels = {key: tag[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in tag}
-        model = _build(
-            open_clip.create_model,
-            files.architecture,
-            force_quick_gelu=bool(tag.get("quick_gelu", False)),
-            force_preprocess_cfg=pixels,
-            pretrained_text=False,
-        )
-        config = open_clip.get_model_config(files.architecture) or {}
-        original = open_clip.get_tokenizer(files.architecture)
+    with prepared(files) as (folder, config):
+        original = open_clip.get_tokenizer(f"local-dir:{folder}")
+        model = _build(open_clip.create_model, f"local-dir:{folder}", load_weights=False, pretrained_text=False)
     _fill(model, files.weights)
     pre = PreprocessCfg(**model.visual.preprocess_cfg)
     size = pre.size if isinstance(pre.size, int) else pre.size[0]
-    tokenizer = tokenizer_of(original, str(config.get("text_cfg", {}).get("hf_tokenizer_name", "")) or "clip-bpe")
-    spec = _spec(files, int(config["embed_dim"]), size, pre, tokenizer.rules)
+    tokenizer = tokenizer_of(original, str(config["text_cfg"].get("hf_tokenizer_name") or "clip-bpe"))
+    spec = _with_sigmoid(_spec(files, int(config["embed_dim"]), size, pre, tokenizer.rules), model)
     return LoadedModel(spec, model, preprocessing(pre), tokenizer, "cpu", "fp32", is_plain(pre))
 
 
-def _build(create: Callable[..., Any], name: str, **options: bool | dict[str, Any]) -> Any:
+def _build(create: Callable[..., Any], name: str, **options: bool) -> Any:
     """A model whose parameters are not filled: random numbers that weights replace at once cost seconds and memory.
 
     Memory that nothing has written is not resident, so the peak of loading is the weights themselves.
@@ -243,13 +230,19 @@ def _spec(files: ModelFiles, dim: int, size: int, pre: Any, rules: TokenRules) -
     )
 
 
+def _with_sigmoid(spec: ModelSpec, model: Any) -> ModelSpec:
+    """A model's spec with the scale and bias of its pairs, where it was trained with those."""
+    if getattr(model, "logit_bias", None) is None:
+        return spec
+    return replace(spec, scale=float(model.logit_scale.exp()), bias=float(model.logit_bias))
+
+
 def tokenizer_of(original: Any, name: str) -> TextTokenizer:
     """open_clip's tokenizer as a `TextTokenizer` that gives the same ids (a test holds the two side by side)."""
     import tokenizers
-    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, _clean_canonicalize, _clean_whitespace
+    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, get_clean_fn
 
-    cleaners = {_clean_canonicalize: "canonicalize", _clean_whitespace: "whitespace"}
-    how = cleaners.get(original.clean_fn, "lower")
+    how = next(name for name in ("canonicalize", "whitespace", "lower") if get_clean_fn(name) is original.clean_fn)
     if isinstance(original, SimpleTokenizer):
         from tokenizers import Regex, decoders, models, pre_tokenizers
 
@@ -267,14 +260,28 @@ def tokenizer_of(original: Any, name: str) -> TextTokenizer:
     if isinstance(original, HFTokenizer) and original.tokenizer.is_fast and not original.tokenizer_mode:
         inner = original.tokenizer
         built = tokenizers.Tokenizer.from_str(inner.backend_tokenizer.to_str())
-        erase = inner.sep_token_id if original.strip_sep_token and inner.sep_token_id is not None else -1
-        rules = TokenRules(
-            name=name, clean=how, length=original.context_length, pad=inner.pad_token_id or 0, added=True, erase=erase
-        )
-        return TextTokenizer(rules, built)
+        built.no_padding()
+        built.no_truncation()
+        around = _around(built)
+        if around is not None and inner.truncation_side == "right":
+            erase = inner.sep_token_id if original.strip_sep_token and inner.sep_token_id is not None else -1
+            rules = TokenRules(
+                name=name, clean=how, length=original.context_length, prefix=around[0], suffix=around[1],
+                pad=inner.pad_token_id or 0, pad_left=inner.padding_side == "left", erase=erase,
+            )  # fmt: skip
+            return TextTokenizer(rules, built)
     raise ModelError(
         f"the tokenizer of {name} is of a kind that mmsearch does not read yet ({type(original).__name__})"
     )
+
+
+def _around(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The ids that a tokenizer puts before and behind a text; None where it does something else with it."""
+    bare, whole = (model.encode("a dog", add_special_tokens=added).ids for added in (False, True))
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return tuple(whole[:start]), tuple(whole[start + len(bare) :])
+    return None
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """A text tower in ONNX Runtime: what answers a query without importing torch or open_clip.
 
-`export_text_tower` writes one folder for each model in the cache; `TextTower.find` opens it. The embeddings of the vocabulary,
-which are most of many towers, lie beside the graph in half precision and are mapped: a query reads the rows of its own words.
-The other weights are 8-bit where that keeps the embeddings within cosine 0.999 of the original, and float32 otherwise.
+`export_text_tower` writes one folder for each model in the cache; `TextTower.find` opens it. The words lie beside the graph
+(`retrieval.models.word_table`). The other weights are 8-bit where that keeps the embeddings within cosine 0.999 of the
+original, and float32 otherwise.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from retrieval.errors import ModelError
 from retrieval.models.exported import exported_folder
 from retrieval.models.tokens import TextTokenizer
+from retrieval.models.towers import towers_folder
+from retrieval.models.word_table import WordTable, save_words, text_module, word_embedding
 from retrieval.types import ModelSpec
 
 if TYPE_CHECKING:
     from retrieval.models.loading import LoadedModel
 
-FORMAT = 3
-WORDS = "words.npy"
+FORMAT = 4
 # Everyday sentences of different lengths, on which an exported tower must agree with its original.
 PROBES = (
     "a dog",
@@ -54,15 +55,14 @@ class TextTower:
         # The graph was optimised when it was exported; doing it again on every start costs more than it saves.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self.tokenizer = TextTokenizer.open(folder)
-        words = folder / WORDS
+        self._words = WordTable.open(folder)
         try:
-            self._words = np.load(words, mmap_mode="r", allow_pickle=False) if words.is_file() else None
             self._session = onnxruntime.InferenceSession(
                 str(folder / "text.onnx"), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's exceptions share no public parent
             raise ModelError(f"{folder}: cannot read the exported text tower: {error}") from error
-        self._inputs = {given.name for given in self._session.get_inputs()}
+        self._inputs = [given.name for given in self._session.get_inputs()]
 
     @staticmethod
     def find(spec: ModelSpec) -> TextTower | None:
@@ -76,10 +76,8 @@ class TextTower:
         for ids in self.tokenizer.encode(texts)[:, None]:
             given = {"ids": ids}
             if self._words is not None:
-                given["words"] = self._words[ids].astype(np.float32)
-            rows.append(
-                self._session.run(None, {name: value for name, value in given.items() if name in self._inputs})[0]
-            )
+                given["words"] = self._words.take(ids)
+            rows.append(self._session.run(None, {name: given[name] for name in self._inputs})[0])
         return np.concatenate(rows).astype(np.float32)
 
 
@@ -95,14 +93,6 @@ def export_text_tower(loaded: LoadedModel) -> Path:
     """
     import torch
 
-    class Tower(torch.nn.Module):
-        def __init__(self, model: Any) -> None:
-            super().__init__()
-            self.inner = model
-
-        def forward(self, ids: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.normalize(self.inner.encode_text(ids), dim=-1)
-
     spec = loaded.spec
     final = tower_folder(spec.name, spec.architecture, spec.weights_sha256)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -113,18 +103,21 @@ def export_text_tower(loaded: LoadedModel) -> Path:
         torch.backends.mha.set_fastpath_enabled(False)
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
-            wanted = torch.cat([Tower(loaded.model)(row[None]) for row in ids]).numpy()
+            embedding = word_embedding(loaded.model, ids)
+            tower = text_module(loaded.model, embedding)
+            wanted = torch.cat([tower(row[None]) for row in ids]).numpy()
             torch.onnx.export(
-                Tower(loaded.model).eval(),
-                (ids[:1],),
+                tower,
+                (ids[:1],) if embedding is None else (ids[:1], embedding(ids[:1])),
                 str(plain),
-                input_names=["ids"],
+                input_names=["ids"] if embedding is None else ["ids", "words"],
                 output_names=["embedding"],
                 opset_version=17,
                 dynamo=False,
             )
         loaded.tokenizer.save(scratch)
-        _take_out_words(plain, scratch)
+        if embedding is not None:
+            save_words(embedding, scratch, towers_folder(spec.name, spec.architecture, spec.weights_sha256))
         precision, cosine = _finish(scratch, plain, wanted)
         (scratch / "tower.json").write_text(
             json.dumps({"format": FORMAT, "name": spec.name, "precision": precision, "cosine": cosine}), "utf-8"
@@ -134,32 +127,6 @@ def export_text_tower(loaded: LoadedModel) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return final
-
-
-def _take_out_words(plain: Path, folder: Path) -> None:
-    """Write the embeddings of the vocabulary to a file of their own, and let the graph be given the rows of a text's ids, as
-    its input `words (1, length, width)`. A graph that looks words up in another way stays as it is."""
-    import onnx
-
-    model = onnx.load(str(plain))
-    graph = model.graph
-    weights = {weight.name: weight for weight in graph.initializer}
-    lookups = [node for node in graph.node if node.op_type == "Gather" and node.input[0] in weights]
-    lookups = [node for node in lookups if node.input[1] == "ids" and len(weights[node.input[0]].dims) == 2]
-    if len(lookups) != 1:
-        return
-    node = lookups[0]
-    table = onnx.numpy_helper.to_array(weights[node.input[0]])
-    np.save(folder / WORDS, table.astype(np.float16), allow_pickle=False)
-    shape = [1, graph.input[0].type.tensor_type.shape.dim[1].dim_value, table.shape[1]]
-    graph.input.append(onnx.helper.make_tensor_value_info("words", onnx.TensorProto.FLOAT, shape))
-    for other in graph.node:
-        other.input[:] = ["words" if name == node.output[0] else name for name in other.input]
-    graph.node.remove(node)
-    graph.initializer.remove(weights[node.input[0]])
-    if not any("ids" in other.input for other in graph.node):
-        del graph.input[0]
-    onnx.save(model, str(plain))
 
 
 def _finish(folder: Path, plain: Path, wanted: NDArray[np.float32]) -> tuple[str, float]:

@@ -1,4 +1,5 @@
-"""Text to token ids and back, without torch: open_clip's cleaning, then a `tokenizers` model from a JSON file.
+"""Text to token ids and back, without torch: open_clip's cleaning, then a `tokenizers` model from a JSON file, or the table
+that stands for a very large one (`retrieval.models.pieces`).
 
 The same object serves indexing and the cold query path, so a query is always cut up as the passages were.
 """
@@ -9,8 +10,11 @@ import html
 import json
 import re
 import string
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import ModelError
+from retrieval.models.pieces import PieceTable
 
 if TYPE_CHECKING:
     import tokenizers
@@ -26,7 +31,12 @@ if TYPE_CHECKING:
 # is. Keys struck at random are cut into nearly as many tokens as letters. Where the words are listed that a model was trained
 # on, what is not among them has to be of longer pieces.
 _TELLING, _PIECES, _PIECES_UNLISTED = 3, 1.7, 2.7
+# From here on scripts have letters for syllables or words, or no spaces: a letter of them is known that is not cut into bytes.
+_SYLLABLES = 0x0900
 _KNOWN_WORDS = "known_words.txt"
+_MODEL, _RULES = "tokenizer.json", "tokenizer_rules.json"
+# The mark of a space before a piece, in vocabularies that have no other sign of where a word begins.
+_SPACE = "▁"
 # What tokenizers that part punctuation from words leave of "dog's" and "t-shirt".
 _APOSTROPHE, _HYPHEN = re.compile(r"(?<=\w) ' (?=(?:s|t|d|m|re|ve|ll)\b)"), re.compile(r"(?<=\w) - (?=\w)")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -34,10 +44,10 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRules:
-    """How ids become a row: `prefix` and `suffix` around them, cut to `length` keeping the suffix, padded with `pad`.
+    """How ids become a row: `prefix` and `suffix` around them, cut to `length` keeping the suffix, padded with `pad` behind
+    them, or before them with `pad_left`.
 
-    `clean` is open_clip's normalisation: `lower`, `whitespace` or `canonicalize`. `added` says that the tokenizer adds
-    its own special tokens; `erase` is an id that becomes 0, or -1.
+    `clean` is open_clip's normalisation: `lower`, `whitespace` or `canonicalize`. `erase` is an id that becomes 0, or -1.
     """
 
     name: str
@@ -46,80 +56,128 @@ class TokenRules:
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
     pad: int = 0
-    added: bool = False
+    pad_left: bool = False
     erase: int = -1
+
+    @property
+    def room(self) -> int:
+        """How many ids of a text itself a row holds."""
+        return self.length - len(self.prefix) - len(self.suffix)
 
 
 class TextTokenizer:
-    """Texts to `(n, length) int64`, and ids back to text. `known` are words of several tokens that the model was trained on,
-    where that is recorded."""
+    """Texts to `(n, length) int64`, and ids back to text. `model` may be a file, read when it is needed: not while `table` says
+    the same. `known` are words of several tokens that the model was trained on, where that is recorded."""
 
-    def __init__(self, rules: TokenRules, model: tokenizers.Tokenizer, known: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        rules: TokenRules,
+        model: tokenizers.Tokenizer | Path,
+        known: frozenset[str] | None = None,
+        table: PieceTable | None = None,
+    ) -> None:
         self.rules = rules
-        self._known = known
-        self._model = model
+        self._known, self._table, self._given = known, table, model
+
+    @cached_property
+    def _model(self) -> tokenizers.Tokenizer:
+        import tokenizers
+
+        given = self._given
+        try:
+            model = tokenizers.Tokenizer.from_file(str(given)) if isinstance(given, Path) else given
+        except Exception as error:  # `tokenizers` raises bare Exception
+            raise ModelError(f"{given}: cannot read the tokenizer: {error}") from error
         model.no_padding()
         model.no_truncation()
+        return model
 
     @staticmethod
     def open(folder: Path) -> TextTokenizer:
-        """Read `tokenizer.json` and `tokenizer_rules.json`, and `known_words.txt` if it is there, from a folder."""
-        import tokenizers
-
+        """Read what `save` wrote into a folder. Raises `ModelError`."""
         try:
-            rules = json.loads((folder / "tokenizer_rules.json").read_text("utf-8"))
+            rules = json.loads((folder / _RULES).read_text("utf-8"))
+            rules.pop("added", None)  # of folders that an earlier edition wrote
             rules["prefix"], rules["suffix"] = tuple(rules["prefix"]), tuple(rules["suffix"])
             listed = folder / _KNOWN_WORDS
             known = frozenset(listed.read_text("utf-8").split()) if listed.is_file() else None
-            model = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-            return TextTokenizer(TokenRules(**rules), model, known)
-        except Exception as error:  # `tokenizers` raises bare Exception
+            tokenizer = TextTokenizer(TokenRules(**rules), folder / _MODEL, known, PieceTable.open(folder))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(f"{folder}: cannot read the tokenizer: {error}") from error
+        if tokenizer._table is None:
+            _ = tokenizer._model
+        return tokenizer
 
     def save(self, folder: Path) -> None:
-        """Write what `open` reads."""
-        self._model.save(str(folder / "tokenizer.json"), pretty=False)
-        (folder / "tokenizer_rules.json").write_text(json.dumps(asdict(self.rules)), "utf-8")
+        """Write `tokenizer.json`, `tokenizer_rules.json`, `known_words.txt` where words are listed, and the table of the pieces
+        where the tokenizer is of the kind that has one."""
+        self._model.save(str(folder / _MODEL), pretty=False)
+        (folder / _RULES).write_text(json.dumps(asdict(self.rules)), "utf-8")
         if self._known is not None:
             (folder / _KNOWN_WORDS).write_text("\n".join(sorted(self._known)) + "\n", "utf-8")
+        table = self._table or PieceTable.of(self._model)
+        if table is not None:
+            table.save(folder)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """`(n, length) int64`; a long text is cut, keeping its end marker."""
         rules = self.rules
         out = np.full((len(texts), rules.length), rules.pad, np.int64)
-        cleaned = [clean(text, rules.clean) for text in texts]
-        if rules.added:
-            self._model.enable_truncation(rules.length)
-        for row, encoded in enumerate(self._model.encode_batch(cleaned, add_special_tokens=rules.added)):
-            room = rules.length - len(rules.prefix) - len(rules.suffix)
-            ids = [*rules.prefix, *encoded.ids[:room], *rules.suffix]
-            out[row, : len(ids)] = ids
+        for row, ids in enumerate(self._ids([clean(text, rules.clean) for text in texts])):
+            ids = [*rules.prefix, *ids[: rules.room], *rules.suffix]
+            if rules.pad_left:
+                out[row, rules.length - len(ids) :] = ids
+            else:
+                out[row, : len(ids)] = ids
         if rules.erase >= 0:
             out[out == rules.erase] = 0
         return out
 
     def fits(self, text: str) -> bool:
         """Whether `encode` keeps all of a text."""
-        if self.rules.added:
-            self._model.no_truncation()
-        count = len(self._model.encode(clean(text, self.rules.clean), add_special_tokens=self.rules.added).ids)
-        return count + len(self.rules.prefix) + len(self.rules.suffix) <= self.rules.length
+        (ids,) = self._ids([clean(text, self.rules.clean)])
+        return len(ids) <= self.rules.room
 
     def words(self, text: str) -> list[tuple[str, list[int]]]:
         """The words of a text, as far as `encode` keeps them, each with the positions of its tokens in the row."""
-        encoded = self._model.encode(clean(text, self.rules.clean), add_special_tokens=False)
-        first, room = len(self.rules.prefix), self.rules.length - len(self.rules.prefix) - len(self.rules.suffix)
-        places_of_word: dict[int, list[int]] = {}
-        for place, word in enumerate(encoded.word_ids[:room]):
-            if word is not None:
-                places_of_word.setdefault(word, []).append(place)
+        ids_of_words = self._words(clean(text, self.rules.clean))
+        start = len(self.rules.prefix)
+        end = start + self.rules.room
+        if self.rules.pad_left:
+            start += max(0, self.rules.room - sum(len(ids) for _, ids in ids_of_words))
+        places_of_words = []
+        for word, ids in ids_of_words:
+            places = list(range(start, min(start + len(ids), end)))
+            start += len(ids)
+            if places:
+                shown = word if len(places) == len(ids) else str(self._model.decode(ids[: len(places)])).strip()
+                places_of_words.append((shown, places))
+        return places_of_words
+
+    def _ids(self, cleaned: Sequence[str]) -> list[list[int]]:
+        """The ids of each cleaned text, without prefix and suffix; of a text that is too long at least one more than fits."""
+        table, most = self._table, self.rules.room + 1
+        if table is None:
+            return [encoded.ids for encoded in self._model.encode_batch(list(cleaned), add_special_tokens=False)]
         return [
-            (
-                str(self._model.decode([encoded.ids[place] for place in places])).strip(),
-                [first + place for place in places],
-            )
-            for places in places_of_word.values()
+            list(islice((token for _, ids in table.chunks(text) for token in ids), most))
+            if table.reads(text)
+            else self._model.encode(text, add_special_tokens=False).ids
+            for text in cleaned
         ]
+
+    def _words(self, cleaned: str) -> list[tuple[str, list[int]]]:
+        """The words of a cleaned text with the ids of each."""
+        if self._table is not None and self._table.reads(cleaned):
+            return list(self._table.chunks(cleaned))
+        encoded = self._model.encode(cleaned, add_special_tokens=False)
+        ids_of_word: dict[tuple[int, int], list[int]] = {}
+        begun = 0
+        for token, piece, word in zip(encoded.ids, encoded.tokens, encoded.word_ids, strict=True):
+            if word is not None:
+                begun += piece.startswith(_SPACE)
+                ids_of_word.setdefault((word, begun), []).append(token)
+        return [(str(self._model.decode(ids)).strip(), ids) for ids in ids_of_word.values()]
 
     def knows(self, text: str) -> bool:
         """Whether some word of a text is of the vocabulary, listed as known, or put together from pieces of the vocabulary that
@@ -127,8 +185,15 @@ class TextTokenizer:
         least = _PIECES if self._known is None else _PIECES_UNLISTED
         told = False
         for word, places in self.words(text):
-            letters = sum(map(str.isalpha, word.removesuffix("</w>")))
-            if letters >= _TELLING:
+            alphabetic = [
+                unicodedata.normalize("NFD", letter) for letter in word.removesuffix("</w>") if letter.isalpha()
+            ]
+            letters = len(alphabetic)
+            if any(ord(letter[0]) >= _SYLLABLES for letter in alphabetic):
+                told = True
+                if letters >= len(places):
+                    return True
+            elif letters >= _TELLING:
                 told = True
                 if (
                     letters / len(places) > least

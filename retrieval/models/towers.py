@@ -22,12 +22,13 @@ from retrieval.models.exported import exported_folder
 from retrieval.models.preprocess import image_pixels
 from retrieval.models.processor import cpu_has_bf16, may_have_cuda
 from retrieval.models.tokens import TextTokenizer
+from retrieval.models.word_table import WordTable
 from retrieval.types import ModelSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMAT = 1
+FORMAT = 2
 # OpenVINO's names of the precisions that the command knows. Half precision is left to GPUs.
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _TEXT_BATCH = 64
@@ -82,12 +83,22 @@ class Towers:
         rows = [np.empty((0, self.spec.dim), np.float32)]
         for start in range(0, len(texts), _TEXT_BATCH):
             ids = self.tokenizer.encode(texts[start : start + _TEXT_BATCH])
-            rows.append(np.array(self._text(ids)[0], np.float32))
+            given = {"ids": ids} if self._words is None else {"ids": ids, "words": self._words.take(ids)}
+            names = [name for name in given if name in self._text_inputs]
+            rows.append(np.array(self._text({name: given[name] for name in names})[0], np.float32))
         return np.concatenate(rows)
 
     @cached_property
     def _image(self) -> Any:
         return compiled(self._folder, "image", self.precision)
+
+    @cached_property
+    def _words(self) -> WordTable | None:
+        return WordTable.open(self._folder)
+
+    @cached_property
+    def _text_inputs(self) -> set[str]:
+        return {name for given in self._text.inputs for name in given.names}
 
     @cached_property
     def _text(self) -> Any:

@@ -11,7 +11,8 @@ import json
 import os
 import socket
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ import platformdirs
 
 from retrieval.errors import ModelChoiceError, ModelError
 from retrieval.files import write_atomically
-from retrieval.models.catalog import DEFAULT, curated
+from retrieval.models.catalog import DEFAULT, DEFAULT_BEFORE, curated
 from retrieval.settings import chosen_model, config_file
 
 NETWORK_WAIT = 3.0
@@ -56,8 +57,8 @@ def cache_dir() -> Path:
 
 
 def resolve(name: str, default: str = DEFAULT) -> ModelFiles:
-    """The files of a model that is here already, or for `auto` those of `default` if it is here or can be fetched, else
-    `mini`; where the user has chosen a default (`retrieval.settings`), `auto` means that in place of `DEFAULT`.
+    """The files of a model that is here already, or for `auto` those of `default` if it is here or can be fetched, else those
+    of the default of before, else `mini`; where the user has chosen a default (`retrieval.settings`), `auto` means that.
 
     Raises `ModelError` for an unknown name, a missing file, or a model that is not in the cache.
     """
@@ -82,7 +83,7 @@ def resolve(name: str, default: str = DEFAULT) -> ModelFiles:
             raise ModelChoiceError(f"{weights}: weights must be one of {', '.join(WEIGHT_SUFFIXES)}")
         if not weights.is_file():
             raise ModelChoiceError(f"{weights}: no such weights file")
-        check_architecture(architecture)
+        _remembered(architecture, lambda: known_architecture(architecture))
         return ModelFiles(name=f"{architecture}@{weights.resolve()}", architecture=architecture, weights=weights)
     repo = hub_repo(name)
     weights_file = _cached_weights(repo)
@@ -90,6 +91,12 @@ def resolve(name: str, default: str = DEFAULT) -> ModelFiles:
         raise ModelError(f"{name} is not in the cache; fetch it with: mmsearch models pull {name}")
     architecture, _, tag = name.rpartition("/")
     return ModelFiles(name=name, architecture=architecture, weights=weights_file, tag=tag)
+
+
+def default_here() -> str:
+    """What `auto` means for search with what is on this machine: nothing is fetched."""
+    here = (name for name in (DEFAULT, DEFAULT_BEFORE) if is_cached(name))
+    return chosen_model() or next(here, "mini")
 
 
 def has_decoder(files: ModelFiles) -> bool:
@@ -124,7 +131,11 @@ def hub_repo(name: str) -> str:
         raise ModelChoiceError(
             f"unknown model {name!r}; use ARCH/TAG, ARCH@FILE, hf-hub:ORG/REPO, local-dir:DIR, mini or auto"
         )
-    check_architecture(architecture)
+    return _remembered(name, lambda: _published_repo(architecture, tag))
+
+
+def _published_repo(architecture: str, tag: str) -> str:
+    known_architecture(architecture)
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
     config = get_pretrained_cfg(architecture, tag)
@@ -133,12 +144,14 @@ def hub_repo(name: str) -> str:
         raise ModelChoiceError(f"{architecture} has no weights called {tag!r}; it has: {tags}")
     hub = str(config.get("hf_hub", "")).rsplit("/", 1)[0]
     if not hub:
-        raise ModelError(f"{name} is not published on the hub; download its file and use {architecture}@FILE")
+        raise ModelError(
+            f"{architecture}/{tag} is not published on the hub; download its file and use {architecture}@FILE"
+        )
     return hub
 
 
-def check_architecture(name: str) -> None:
-    """Raise `ModelError`, with the nearest names, when open_clip has no such architecture."""
+def known_architecture(name: str) -> str:
+    """The name, where open_clip has such an architecture. Raises `ModelError` with the nearest names."""
     import difflib
 
     import open_clip
@@ -147,6 +160,7 @@ def check_architecture(name: str) -> None:
     if name not in architectures:
         near = ", ".join(difflib.get_close_matches(name, architectures, 3)) or "see open_clip.list_models()"
         raise ModelChoiceError(f"open_clip has no architecture {name!r}; near it: {near}")
+    return name
 
 
 def download(name: str) -> Path:
@@ -160,19 +174,29 @@ def download(name: str) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
-    entry = curated(name)
+    from retrieval.models.architecture import CONFIG, OPEN_CLIP_CONFIG, TOKENIZER_FILES, configuration, other_repos
+
+    def fetch(repo: str, wanted: set[str]) -> None:
+        for file in sorted(wanted):
+            huggingface_hub.hf_hub_download(repo, file)
+
     try:
-        files = set(huggingface_hub.list_repo_files(repo))
-        chosen = next((file for file in _WEIGHT_FILES if file in files), None)
+        listed = set(huggingface_hub.list_repo_files(repo))
+        chosen = next((file for file in _WEIGHT_FILES if file in listed), None)
         if chosen is None:
             raise ModelError(f"{repo} holds no weights that can be loaded safely (safetensors or a plain state dict)")
-        wanted = {"open_clip_config.json", "config.json", "tokenizer.json", "tokenizer_config.json",
-                  "special_tokens_map.json", "vocab.json", "merges.txt"}  # fmt: skip
-        for file in sorted(wanted & files):
-            huggingface_hub.hf_hub_download(repo, file)
-        for extra in entry.extra_repos if entry else ():
-            huggingface_hub.snapshot_download(extra, allow_patterns=["*.json", "*.txt", "sentencepiece*"])
-        return Path(huggingface_hub.hf_hub_download(repo, chosen))
+        small = {*TOKENIZER_FILES, CONFIG}
+        fetch(repo, {OPEN_CLIP_CONFIG, *small} & listed)
+        weights = Path(huggingface_hub.hf_hub_download(repo, chosen))
+        architecture, _, tag = name.rpartition("/")
+        by_repo = name.startswith("hf-hub:")
+        files = ModelFiles(
+            name=name, architecture=architecture, weights=weights, tag=None if by_repo else tag,
+            folder=weights.parent if by_repo else None,
+        )  # fmt: skip
+        for other in sorted(other_repos(configuration(files)["model_cfg"]) - {repo}):
+            fetch(other, small & set(huggingface_hub.list_repo_files(other)))
+        return weights
     except (HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"cannot fetch {repo}: {reason}; run the same command again to resume") from error
@@ -204,22 +228,30 @@ def hub_answers() -> bool:
 def weights_sha256(file: Path) -> str:
     """The SHA-256 of a weights file. Remembered by path, size and time of change: hashing 600 MB takes a second."""
     stat = file.stat()
-    key = f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
+
+    def digest() -> str:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+
+    return _remembered(f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}", digest)
+
+
+def _remembered(key: str, find: Callable[[], str]) -> str:
+    """What `find` found for a key once, in this or another run. Finding means to read a large file, or to import open_clip."""
     memory = cache_dir() / "weights.json"
     try:
-        digests = json.loads(memory.read_text("utf-8"))
+        found = json.loads(memory.read_text("utf-8"))
     except (OSError, ValueError):
-        digests = {}
-    if key in digests:
-        return str(digests[key])
-    with open(file, "rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        found = {}
+    if key in found:
+        return str(found[key])
+    value = find()
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(memory, json.dumps({**digests, key: digest}, indent=1).encode())
+        write_atomically(memory, json.dumps({**found, key: value}, indent=1).encode())
     except OSError:
-        pass  # Only a shortcut: without it the next run hashes again.
-    return digest
+        pass  # Only a shortcut: without it the next run finds it again.
+    return value
 
 
 def _hub() -> tuple[str, int]:
@@ -245,6 +277,12 @@ def _resolve_auto(default: str) -> ModelFiles:
             return resolve(default)
         except ModelError:
             pass
+    if default == DEFAULT and is_cached(DEFAULT_BEFORE):
+        return replace(
+            resolve(DEFAULT_BEFORE),
+            notice=f"made by {DEFAULT_BEFORE}, which is here: {DEFAULT} is not, and cannot be fetched; "
+            f"better, when online: mmsearch models pull {DEFAULT}",
+        )
     mini = resolve("mini")
     # Fetched later, it serves descriptions at once; an index stays on the model that made it.
     stays = f"; an index made by mini stays on mini until: mmsearch index FOLDER --model {default}"

@@ -3,11 +3,13 @@
 `relevance` is the probability that a hit is what was asked for, if hits that are and hits that are not were equally common:
 σ(slope · score + intercept), fitted by logistic regression (Platt, 1999) on judged hits and stored with the model
 (`training.relevance`). For a model without a fit the collection is used instead: most of its images are not relevant to a
-query, so the query's scores over a sample of them tell which scores chance brings to the top among so many.
+query, so the query's scores over a sample of them tell which scores chance brings to the top among so many. A model that was
+trained by the sigmoid of single pairs (SigLIP) says itself how probable a pair is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -21,6 +23,9 @@ from retrieval.types import Kind, Query
 # deviation of the scores of a sample. Measured with `mini` (benchmarks/README.md); a sample smaller than LEAST says nothing.
 _BY_CHANCE, _SLOPE = 0.1, 2.7
 LEAST = 30
+# Sigmoid-trained models learn what is a pair where each image has one right text among this many (the batch of SigLIP's
+# training), and are as doubtful. Among fewer items a pair is more probable by as much (Bayes); among more there are more pairs.
+_TRAINED_AMONG = 32_768
 # Logits beyond this are certain.
 _CERTAIN = 60.0
 # From which relevance on each word holds. No figure: nobody believes a percent, and a cosine is no certainty.
@@ -81,6 +86,12 @@ def from_sample(scores: NDArray[np.float32], count: int) -> Calibration | None:
     slope = _SLOPE / spread
     middle = NormalDist().inv_cdf(1 - _BY_CHANCE / max(count, LEAST))
     return Calibration(slope=slope, intercept=-slope * (float(scores.mean()) + middle * spread))
+
+
+def from_sigmoid(scale: float, bias: float, count: int) -> Calibration:
+    """The calibration of a sigmoid-trained model by its own scale and bias, for a search among `count` items."""
+    among = min(max(count, 1), _TRAINED_AMONG)
+    return Calibration(slope=scale, intercept=bias + math.log(_TRAINED_AMONG / among))
 
 
 def fit_calibration(true: NDArray[np.float32], false: NDArray[np.float32]) -> Calibration:

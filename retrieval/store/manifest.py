@@ -305,8 +305,8 @@ def check_model(made_with: ModelSpec, given: ModelSpec) -> None:
         if old != new:
             shown = (old[:12], new[:12]) if name == "weights_sha256" else (old, new)
             raise ModelError(
-                f"this index was made by {made_with.name} ({field} {shown[0]}), the model given is {given.name} "
-                f"({field} {shown[1]}); use the first, or let the index change to the other with: "
+                f"this index was made by {made_with.name} ({name} {shown[0]}), the model given is {given.name} "
+                f"({name} {shown[1]}); use the first, or let the index change to the other with: "
                 f"mmsearch index FOLDER --model {given.name} --change-model"
             )
 
