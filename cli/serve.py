@@ -9,9 +9,10 @@ from urllib.parse import quote
 
 import typer
 
+from cli.listening import AllowHostOption, TokenOption, listen, names, token_of
 from cli.options import DeviceOption, IndexOption, choices
 from cli.terminal import busy, note, shown
-from retrieval.errors import MmsearchError, QueryError
+from retrieval.errors import QueryError
 
 
 def serve_command(
@@ -20,16 +21,8 @@ def serve_command(
         str, typer.Option(metavar="ADDRESS", help="Where to listen; any but this machine itself needs a token.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    token: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="TOKEN", envvar="MMSEARCH_TOKEN", help="Ask every request for this token.", show_default=False
-        ),
-    ] = None,
-    allow_host: Annotated[
-        Optional[list[str]],
-        typer.Option(metavar="NAME", help="Another name by which the server may be called; may be repeated."),
-    ] = None,
+    token: TokenOption = None,
+    allow_host: AllowHostOption = None,
     root: Annotated[
         Optional[list[Path]],
         typer.Option(
@@ -75,28 +68,18 @@ def serve_command(
     if watch and not roots and folder.name != ".mmsearch":
         raise QueryError("--watch: this index is not inside the folder that it is of; name that with --root FOLDER")
     import gc
-    import socket
 
-    from server.access import check_token, new_token
     from server.app import ServeConfig, create_app
-    from server.guard import EVERYWHERE, host_names, is_loopback
+    from server.guard import EVERYWHERE
     from server.run import http_server
 
     start_messages(log_level)
     log = AccessLog(None if str(access_log) == "-" else access_log) if access_log is not None else None
-    if token is not None:
-        check_token(token)
-    names = [*(allow_host or ()), *([socket.gethostname(), "localhost"] if host in EVERYWHERE else [])]
-    if token is None and not is_loopback(host):
-        token = new_token()
-    try:
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise MmsearchError(f"cannot listen on {host}:{port}: {error.strerror}; take another with --port") from error
-    with listener:
+    token = token_of(host, token)
+    with listen(host, port) as listener:
         config = ServeConfig(
             folder=folder,
-            hosts=host_names(host, names),
+            hosts=names(host, allow_host or ()),
             token=token,
             device=device,
             roots=roots,

@@ -31,10 +31,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from media.reader import ImageSource
-    from retrieval.crossmodal.decoder import Caption
     from retrieval.models.loading import LoadedModel
-    from retrieval.store.facets import Facets
-    from retrieval.store.sources import Failure
+    from retrieval.results import Caption, Facets, Failure
 
 
 class Engine:

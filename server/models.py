@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from retrieval.types import Kind, Match, Sort
 
 MOST = 200
+_MOST_IDS = 16
 Text = Annotated[str, Field(max_length=2000)]
 Name = Annotated[str, Field(max_length=400)]
+Identity = Annotated[str, Field(max_length=64)]
+Picture = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 def _as_list(value: object) -> object:
@@ -37,6 +40,15 @@ class Narrowed(Strict):
     near: Name | None = None
 
 
+class RerankModel(Strict):
+    """How to order the best again: how many `candidates` are read, for at most so many `milliseconds`, and how both scores are
+    joined."""
+
+    candidates: Annotated[int, Field(ge=1, le=200)] = 50
+    milliseconds: Annotated[float, Field(ge=0, le=180_000)] | None = None
+    fusion: Literal["weighted", "attention", "concat"] = "weighted"
+
+
 class SearchRequest(Narrowed):
     """What to look for. At least one of `text`, `image_id`, `picture` and an uploaded image; or filters alone, which list what
     passes them, newest first. `text` is a line that may hold filters. `region` is the part of the image that is meant, as
@@ -45,18 +57,21 @@ class SearchRequest(Narrowed):
     `picture` names an image that was uploaded before, by the hash that the answer to that search gave. `cursor` is the `next`
     of the page before, of the same search. `match` says what `text` is matched by: meaning, words, or auto, both joined; with
     `prefix` its last word may be the beginning of a longer word. Copies of a picture are one hit, unless `copies` asks for
-    each.
+    each, and so are the moments of a video, unless `moments` does. `rerank` may say how. With `details`, each hit has all that
+    the index knows of it.
     """
 
-    picture: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    image_id: Annotated[str, Field(max_length=64)] | None = None
-    unlike_id: Annotated[str, Field(max_length=64)] | None = None
+    picture: Picture | Annotated[list[Picture], Field(max_length=_MOST_IDS)] | None = None
+    image_id: Identity | Annotated[list[Identity], Field(max_length=_MOST_IDS)] | None = None
+    unlike_id: Identity | Annotated[list[Identity], Field(max_length=_MOST_IDS)] | None = None
     negatives: Annotated[list[Text], Field(alias="not", max_length=16), BeforeValidator(_as_list)] = []
     region: Annotated[str, Field(max_length=128)] | tuple[float, float, float, float] | None = None
     sort: Sort = "relevance"
     k: Annotated[int, Field(ge=1, le=MOST)] = 20
-    rerank: bool = False
+    rerank: bool | RerankModel = False
     copies: bool = False
+    moments: bool = False
+    details: bool = False
     match: Match = "auto"
     prefix: bool = False
     min_relevance: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -79,12 +94,15 @@ class MomentModel(BaseModel):
 
 class ItemModel(BaseModel):
     """One item of the index. `path` is for people, with the replacement character where a name is no UTF-8, and then
-    `path_raw` are its bytes as base64; the file itself is at `media_url`."""
+    `path_raw` are its bytes as base64; the file itself is at `media_url`. `source` is the file that it is in, which is another
+    one for a member of a container and for a caption; `mtime_ns` belongs to that."""
 
     id: str
     kind: Kind
     path: str
     path_raw: str | None = None
+    source: str
+    source_raw: str | None = None
     start: float | None
     end: float | None
     text: str | None
@@ -98,9 +116,29 @@ class ItemModel(BaseModel):
     rating: int | None
     words: str | None
     date_source: str | None
+    text_kind: str | None
     size: int
+    mtime_ns: int
+    sha256: str
+    dhash: int | None
     media_url: str
     thumb_url: str
+
+
+class DetailsModel(BaseModel):
+    """A hit with its whole item, and each of its moments in the same form."""
+
+    rank: int
+    score: float
+    first_stage_score: float
+    rerank_score: float | None
+    relevance: float | None
+    item: ItemModel
+    moments: list[DetailsModel]
+    matched: list[str]
+    matched_words: list[str]
+    copies: list[str]
+    copies_raw: list[str | None] | None = None
 
 
 class HitModel(BaseModel):
@@ -132,6 +170,7 @@ class HitModel(BaseModel):
     matched_words: list[str]
     copies: list[str]
     moments: list[MomentModel]
+    details: DetailsModel | None = None
 
 
 class SearchResponse(BaseModel):
@@ -139,7 +178,9 @@ class SearchResponse(BaseModel):
 
     `more` says whether there are others, which beyond the last page a narrower search brings; `truncated` whether the model
     read only the beginning of the words; `picture` names the uploaded image, to be asked for again without sending it. `notes`
-    are sentences about the query for whoever typed it.
+    are sentences about the query for whoever typed it. Of a search that re-ranks, `seen` candidates were read, those whose
+    image is gone or damaged are `unreadable`, each with the reason, `out_of_time` says that some were left unread, and
+    `text_cut` that the reranker reads less than all the words. The words of `unindexed` rows were not looked at.
     """
 
     hits: list[HitModel]
@@ -148,6 +189,11 @@ class SearchResponse(BaseModel):
     truncated: bool
     picture: str | None
     notes: list[str]
+    seen: int
+    unreadable: list[tuple[str, str]]
+    out_of_time: bool
+    text_cut: bool
+    unindexed: int
     milliseconds: float
     model: str
 
@@ -183,11 +229,13 @@ class DescribeRequest(Strict):
 
 
 class DescribeResponse(BaseModel):
-    """A caption of a picture, or of the middle of a moment."""
+    """A caption of a picture, or of the middle of a moment; its logarithmic probability in nats, and its tokens in the reader's
+    vocabulary."""
 
     id: str
     caption: str
     log_probability: float
+    tokens: list[int]
 
 
 class AskRequest(Strict):
@@ -195,6 +243,9 @@ class AskRequest(Strict):
 
     question: Annotated[str, Field(min_length=1, max_length=2000)]
     k: Annotated[int, Field(ge=1, le=20)] = 3
+    min_relevance: Annotated[float, Field(ge=0, le=1)] = 0.5
+    candidates: Annotated[int, Field(ge=1, le=200)] = 50
+    details: bool = False
 
 
 class EvidenceModel(BaseModel):
@@ -206,9 +257,12 @@ class EvidenceModel(BaseModel):
     start: float | None
     end: float | None
     caption: str
+    log_probability: float
+    tokens: list[int]
     score: float
     media_url: str
     thumb_url: str
+    details: DetailsModel | None = None
 
 
 class AskResponse(BaseModel):

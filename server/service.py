@@ -27,9 +27,9 @@ from retrieval.cancellation import Cancellation
 from retrieval.crossmodal.decoder_models import reading_model
 from retrieval.engine import Engine
 from retrieval.errors import IndexNotFoundError, MmsearchError
-from retrieval.store.facets import Facets
+from retrieval.results import Facets
 from retrieval.store.manifest import read_manifest
-from retrieval.types import Filter, Hit, Item, Query
+from retrieval.types import Answer, Filter, Item, Query
 from server.lanes import Busy, Lane
 from server.metrics import Metrics
 
@@ -45,14 +45,13 @@ class ResultsChanged(MmsearchError):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """The hits of a search, the state of the index that they are of and its model, whether that read less than all the words,
-    and notes on the query."""
+    """What a search found, the state of the index that it is of and its model, and whether that read less than all the
+    words."""
 
-    hits: list[Hit]
+    answer: Answer
     state: str
     model: str
     truncated: bool
-    notes: tuple[str, ...]
 
 
 class _Stoppable:
@@ -168,16 +167,14 @@ class SearchService:
                 raise ResultsChanged("the index has changed since these results were found; search again")
             answer = engine.answer(query)
             cut = query.words is not None and not engine.reads_whole(query.words)
-            result = SearchResult(
-                hits=list(answer.hits), state=now, model=engine.model.name, truncated=cut, notes=answer.notes
-            )
+            result = SearchResult(answer=answer, state=now, model=engine.model.name, truncated=cut)
             return result, stamp(self.folder)
 
         with self.metrics.stage("rerank" if query.rerank is not None else "search"):
             async with self._admitted(query):
                 result, stamped = await lane.run(work, request)
         if state_name(stamped) == result.state:
-            self._remember(stamped, [each.item for hit in result.hits for each in (hit, *hit.moments)])
+            self._remember(stamped, [each.item for hit in result.answer.hits for each in (hit, *hit.moments)])
         return result
 
     @asynccontextmanager
