@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import ipaddress
 import socket
 from collections.abc import Iterable
 from typing import Annotated, Optional
@@ -30,6 +33,53 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
         raise MmsearchError(f"cannot listen on {host}:{port}: {error.strerror}; take another with --port") from error
+
+
+def reachable(host: str) -> list[str]:
+    """The hosts, as an address has them, by which a server that listens on `host` is reached: of one that listens everywhere
+    those of the network, the one that leads out of this machine first; its own where there is no network."""
+    from server.guard import EVERYWHERE
+
+    if host not in EVERYWHERE:
+        return [_in_address(host)]
+    families = [socket.AF_INET] if host == "0.0.0.0" else [socket.AF_INET, socket.AF_INET6]
+    found = [address for family in families for address in _own_addresses(family)]
+    return [_in_address(address) for address in dict.fromkeys(found)] or ["127.0.0.1"]
+
+
+def qr_code(link: str) -> str:
+    """A link as a QR code for a terminal, which a phone's camera reads."""
+    import segno
+
+    out = io.StringIO()
+    segno.make(link, error="l", micro=False).terminal(out=out, border=2, compact=True)
+    # In colours of its own: on a light terminal it would be a negative, which not every camera reads.
+    return "\n".join(f"\x1b[97;40m{line}\x1b[0m" for line in out.getvalue().splitlines())
+
+
+def _own_addresses(family: socket.AddressFamily) -> list[str]:
+    """This machine's addresses in the network."""
+    found: list[str] = []
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        # Nothing is sent: this asks the system only which way a packet would take. No machine has that address.
+        probe.connect(("192.0.2.1" if family == socket.AF_INET else "2001:db8::1", 9))
+        found.append(str(probe.getsockname()[0]))
+    with contextlib.suppress(OSError):
+        found += [str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None, family)]
+    return [address for address in found if _is_of_network(address)]
+
+
+def _is_of_network(address: str) -> bool:
+    """Whether other machines can open it: a link-local one needs the name of an interface, which browsers do not take."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return not (parsed.is_loopback or parsed.is_link_local or parsed.is_unspecified)
+
+
+def _in_address(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def names(host: str, more: Iterable[str]) -> frozenset[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cli.listening import AllowHostOption, TokenOption, listen, names, split_address, token_of
+from cli.listening import AllowHostOption, TokenOption, listen, names, reachable, split_address, token_of
 from cli.options import DeviceOption, IndexOption
 from cli.terminal import note, shown
 
@@ -57,7 +57,7 @@ def mcp_command(
         secret = token_of(host, token)
         with listen(host, port) as listener:
             application = http_application(server, names(host, allow_host or ()), secret)
-            address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}{PATH}"
+            address = f"http://{reachable(host)[0]}:{listener.getsockname()[1]}{PATH}"
             note(f"{shown(str(folder))} at {address}   (Ctrl-C ends it)")
             if secret is not None and token is None:
                 note(f"requests need the header Authorization: Bearer {secret}")

@@ -229,13 +229,17 @@ class Engine:
 
         return read_failures(self.folder, self.manifest)
 
-    def duplicates(self) -> Iterator[CopyGroup]:
-        """The groups of copies of two items and more, in index order."""
+    def duplicates(self, start: int = 0) -> Iterator[CopyGroup]:
+        """The groups of copies of two items and more, in index order, from the one of number `start` on."""
         groups = self._state.copies
         for number in range(0 if groups is None else len(groups)):
             places = groups.members_of(number) if groups is not None else np.empty(0, np.int64)
             places = places[self._state.places.living(places)]
-            if groups is not None and len(places) > 1:
+            if groups is None or len(places) < 2:
+                continue
+            if start > 0:
+                start -= 1
+            else:
                 items = self._state.reader.items(*self._state.places.rows(places))
                 yield CopyGroup(kind=groups.kind_of(number), items=tuple(items))
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from retrieval.types import Kind, Match, Sort
 
 MOST = 200
+MOST_SELECTED = 2000
 _MOST_IDS = 16
 Text = Annotated[str, Field(max_length=2000)]
 Name = Annotated[str, Field(max_length=400)]
@@ -222,6 +223,12 @@ class UploadResponse(BaseModel):
     picture: str
 
 
+class SelectionRequest(Strict):
+    """The ids of the items that are selected, in their order."""
+
+    ids: Annotated[list[Identity], Field(min_length=1, max_length=MOST_SELECTED)]
+
+
 class DescribeRequest(Strict):
     """The item to describe."""
 
@@ -274,11 +281,13 @@ class AskResponse(BaseModel):
 
 
 class WatchModel(BaseModel):
-    """What indexing in the background does now."""
+    """What indexing in the background does now: `remaining` files are known to be left."""
 
     state: str
     done: int
     total: int
+    remaining: int
+    failed: int
     path: str
     error: str | None
 
@@ -302,6 +311,52 @@ class StatusResponse(BaseModel):
     generation: int
     reader: str
     watch: WatchModel | None
+
+
+class FailureModel(BaseModel):
+    """A file that is not indexed, or not whole: at which stage (`read`, `decode`, `encode`) it failed, and why. `source` is the
+    file that it is in."""
+
+    path: str
+    path_raw: str | None = None
+    source: str
+    source_raw: str | None = None
+    stage: str
+    reason: str
+
+
+class FailuresResponse(BaseModel):
+    """The ledger, in the order of paths, a page at a time; `total` is its length. `skipped` counts, by suffix, files that are
+    of no kind that is indexed, null where no run of this server has looked; `advice` are sentences on what to do."""
+
+    failures: list[FailureModel]
+    total: int
+    next: str | None
+    skipped: dict[str, int] | None
+    advice: list[str]
+
+
+class CopyGroupModel(BaseModel):
+    """Copies of one picture or film, the best first: `same` in content, `near` in looks, or a `stack` of one shot. `bytes` is
+    what their files take, `frees` what deleting all but the first would free."""
+
+    kind: Literal["same", "near", "stack"]
+    bytes: int
+    frees: int
+    items: list[ItemModel]
+
+
+class DuplicatesResponse(BaseModel):
+    """Groups of copies, in index order; `next` is the cursor of the page after this one."""
+
+    groups: list[CopyGroupModel]
+    next: str | None
+
+
+class NeighboursResponse(BaseModel):
+    """What was taken near an item, in time, in place or both; the nearest in time first."""
+
+    hits: list[HitModel]
 
 
 class HealthResponse(BaseModel):

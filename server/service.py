@@ -12,8 +12,8 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +26,7 @@ from media.types import Place
 from retrieval.cancellation import Cancellation
 from retrieval.crossmodal.decoder_models import reading_model
 from retrieval.engine import Engine
-from retrieval.errors import IndexNotFoundError, MmsearchError
+from retrieval.errors import IndexNotFoundError, ItemNotFoundError, MmsearchError
 from retrieval.results import Facets
 from retrieval.store.manifest import read_manifest
 from retrieval.types import Answer, Filter, Item, Query
@@ -207,6 +207,22 @@ class SearchService:
         if state == state_name(stamped):
             self._remember(stamped, [item])
         return item
+
+    async def items(self, identities: Sequence[str], request: Request | None = None) -> list[Item]:
+        """The items of these ids, as the index has them now, in their order; those that it has no more are left out."""
+
+        def work(engine: Engine, _: str) -> list[Item]:
+            found = []
+            for identity in identities:
+                with suppress(ItemNotFoundError):
+                    found.append(engine.item(identity))
+            return found
+
+        return await self._lookups.run(work, request)
+
+    async def look_up(self, work: Callable[[Engine, str], Result], request: Request | None = None) -> Result:
+        """Have something short read from the index, with the name of its state, on the lookup lane."""
+        return await self._lookups.run(work, request)
 
     async def facets(self, wanted: Filter, request: Request | None = None) -> Facets:
         """As `Engine.facets`."""
