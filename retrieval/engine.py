@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,11 +33,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from media.reader import ImageSource
-    from retrieval.crossmodal.decoder import Caption
     from retrieval.models.loading import LoadedModel
-    from retrieval.store.facets import Facets
+    from retrieval.results import Caption, Facets, Failure
+    from retrieval.store.copy_groups import CopyGroups
     from retrieval.store.points import Point
-    from retrieval.store.sources import Failure
 
 
 class Engine:
@@ -239,24 +239,25 @@ class Engine:
         return read_failures(self.folder, self.manifest)
 
     def duplicates(self, start: int = 0) -> Iterator[CopyGroup]:
-        """The groups of copies of two items and more, in index order, from the one of number `start` on."""
+        """The groups of copies of two files and more, in index order, without the first `start` of them."""
         groups = self._state.copies
-        for number in range(0 if groups is None else len(groups)):
-            places = groups.members_of(number) if groups is not None else np.empty(0, np.int64)
-            places = places[self._state.places.living(places)]
-            if groups is None or len(places) < 2:
-                continue
-            if start > 0:
-                start -= 1
-            else:
-                items = self._state.reader.items(*self._state.places.rows(places))
-                # A photo and the film inside of it are one file.
-                files = {item.path: item for item in reversed(items)}
-                # Of equal documents the first pages stand for all.
-                later = all((page_of(path) or (path, 1))[1] > 1 for path in files)
-                if len(files) > 1 and not later:
-                    kept = tuple(item for item in items if files[item.path] is item)
-                    yield CopyGroup(kind=groups.kind_of(number), items=kept)
+        if groups is None:
+            return
+        every = (self._copy_group(groups, number) for number in range(len(groups)))
+        yield from islice((group for group in every if group is not None), start, None)
+
+    def _copy_group(self, groups: CopyGroups, number: int) -> CopyGroup | None:
+        """A group of copies; None where it is of one file, or of later pages of documents, whose first pages stand for all."""
+        places = groups.members_of(number)
+        places = places[self._state.places.living(places)]
+        if len(places) < 2:
+            return None
+        items = self._state.reader.items(*self._state.places.rows(places))
+        # A photo and the film inside of it are one file.
+        files = {item.path: item for item in reversed(items)}
+        if len(files) < 2 or all((page_of(path) or (path, 1))[1] > 1 for path in files):
+            return None
+        return CopyGroup(kind=groups.kind_of(number), items=tuple(item for item in items if files[item.path] is item))
 
     def copies(self, identity: str) -> list[Item]:
         """An item and all its living copies, the best first; itself alone where it has none. Raises `ItemNotFoundError`."""

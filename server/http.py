@@ -18,6 +18,8 @@ from media.motion import Film
 FOR_EVER = "private, max-age=31536000, immutable"
 REVALIDATE = "private, no-cache"
 _PIECE = 64 * 1024
+# Pictures and archives, which gain nothing, and files whose ranges count bytes.
+_PLAIN = ("/media/", "/thumb/", "/upload/", "/preview/", "/api/selection/zip")
 _RANGE = re.compile(r"\s*(\d*)\s*-\s*(\d*)\s*")
 
 
@@ -172,5 +174,5 @@ class Compressed:
         self._compressed = GZipMiddleware(app, minimum_size=1000, compresslevel=5)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        plain = scope["type"] != "http" or scope["path"].startswith(("/media/", "/thumb/", "/upload/"))
+        plain = scope["type"] != "http" or scope["path"].startswith(_PLAIN)
         await (self._plain if plain else self._compressed)(scope, receive, send)
