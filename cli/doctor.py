@@ -34,6 +34,7 @@ class Extra:
 EXTRAS = {
     "asr": Extra(("faster-whisper",), "what is said in videos and sound files becomes searchable: index --transcribe"),
     "bench": Extra(("matplotlib", "py-spy"), "the pages that bench --html writes, and bench speed --profile"),
+    "cluster": Extra(("ray[client]",), "many machines index together: index --cluster"),
     "ocr": Extra(("rapidocr",), "the text in pictures becomes searchable: index --ocr"),
     "demo": Extra(("scikit-image",), "the sample photos of make demo"),
     "docs": Extra(("zensical",), "the documentation as a site: make docs"),
@@ -186,7 +187,7 @@ def _extras() -> list[dict[str, object]]:
 
 def _is_installed(package: str) -> bool:
     try:
-        metadata.version(package)
+        metadata.version(package.partition("[")[0])
     except metadata.PackageNotFoundError:
         return False
     return True

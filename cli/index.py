@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -119,6 +120,16 @@ def index_command(
             autocompletion=choices("auto", "all", "off"),
         ),
     ] = None,
+    cluster: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="local|ray://HOST:PORT",
+            help="Decode and encode on a cluster, with Ray (extra cluster): processes of this machine, or the nodes that "
+            "HOST leads.",
+            show_default=False,
+            autocompletion=choices("local", "ray://"),
+        ),
+    ] = None,
     rebuild_vectors: Annotated[
         bool, typer.Option("--rebuild-vectors", help="Make the Faiss files anew from the shards; reads no media.")
     ] = False,
@@ -133,7 +144,7 @@ def index_command(
         raise typer.BadParameter(f"{ocr!r} is not auto, all or off", param_hint="--ocr")
     began = time.monotonic()
     with interruptible():
-        from indexer.config import BuildConfig, ocr_config
+        from indexer.config import BuildConfig, cluster_config, ocr_config
         from indexer.roots import roots_of
         from indexer.run import build_of, index_folder, joins, open_encoder
         from retrieval.crossmodal.moments import MOMENT_FUSIONS
@@ -141,6 +152,7 @@ def index_command(
         fusion = next((choice for choice in MOMENT_FUSIONS if choice == moment_fusion), None)
         if fusion is None:
             raise typer.BadParameter(f"{moment_fusion!r} is not mean or attention", param_hint="--moment-fusion")
+        nodes = cluster_config(cluster, device)
         roots = roots_of(paths)
         folder = index_folder(index, roots)
         first = not (folder / "manifest.json").is_file()
@@ -175,7 +187,9 @@ def index_command(
             max_pixels=max_pixels * 1_000_000,
             exclude=_globs(exclude or ()),
             default_excludes=default_excludes,
-            ocr=ocr_config(ocr),
+            # Pictures are read here and not on the nodes: where there are enough for a cluster, only if it is asked for.
+            ocr=ocr_config("off" if ocr is None and nodes is not None else ocr),
+            cluster=nodes,
         )
         build = build_of(roots, folder, opened, config)
         _run(build, f"indexing with {encoder.spec.name}")
@@ -223,7 +237,13 @@ def _change_agreed(folder: Path, model: str) -> bool:
 
 
 def _run(build: IndexBuild | ModelChange, what: str) -> None:
-    with quiet_native_stderr() as stream, progress_bar(stream) as bar:
+    # Ray prints what it thinks of dead workers, which the ledger tells in its own way.
+    with (
+        quiet_native_stderr() as stream,
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(nowhere),
+        progress_bar(stream) as bar,
+    ):
         task = bar.add_task(what, total=None, rate="", file="")
         began, stage = time.monotonic(), "encode"
         for event in build:
@@ -235,7 +255,7 @@ def _run(build: IndexBuild | ModelChange, what: str) -> None:
                 task,
                 completed=event.done,
                 total=event.total,
-                rate=f"{rate:.1f}/s",
+                rate=f"{rate:.1f}/s" + (f" on {event.nodes} node(s)" if event.nodes else ""),
                 file=shown(Path(event.path).name)[:48],
             )
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,9 @@ from retrieval.store.sources import SourceTable
 from retrieval.store.writer import IndexWriter
 
 if TYPE_CHECKING:
+    from indexer.cluster import ClusterWork
     from indexer.encode import Embedder
+    from indexer.work import Step, Work
 
 COMMIT_ROWS = SHARD_ROWS // 2
 COMMIT_SECONDS = 600.0
@@ -109,6 +112,7 @@ class _Run:
         *, exclude_anew: bool,
     ) -> None:  # fmt: skip
         self._writer, self._state, self._embedder, self._config = writer, state, embedder, config
+        self._there = [path for path in paths if os.path.lexists(path)]
         self._touched = Touched()
         table = SourceTable(writer.folder, state, self._touched)
         self._plan = Plan(
@@ -133,7 +137,8 @@ class _Run:
         try:
             first = next(self._units, None)
             if first is not None:
-                self._embedder.warm()
+                if self._config.cluster is None:
+                    self._embedder.warm()
                 self._began = time.monotonic()
                 yield from self._encode(itertools.chain([first], self._units))
                 # Publishing loads Faiss: the two are never held at once.
@@ -150,22 +155,41 @@ class _Run:
         self._writer.publish(self._plan.gone, merge=True)
 
     def _encode(self, units: Iterator[Unit]) -> Iterator[Progress]:
-        from indexer.work import Step, Work
+        from indexer.work import Step
 
-        work = Work(units, self._writer.folder, self._state, self._embedder, self._config, self._touched)
+        work = self._work(units)
         try:
             with closing(iter(work)) as outputs:
                 for output in outputs:
                     if isinstance(output, Step):
-                        yield self._progress(output.path, output.files)
+                        yield self._progress(output)
                     else:
                         self._journal(output)
         finally:
             self._encoded, self._own = work.encoded, work.own
+            self._began = work.began or self._began
 
-    def _progress(self, path: str, done: int) -> Progress:
-        self._done += done
-        return Progress(done=self._done, total=max(self._done, self._plan.changed), failed=self._failed, path=path)
+    def _work(self, units: Iterator[Unit]) -> Work | ClusterWork:
+        """Who does the units: this process, or the workers of a cluster."""
+        folder, cluster = self._writer.folder, self._config.cluster
+        if cluster is None:
+            # Imported here, as all that decodes: a run that finds nothing to do needs none of it.
+            from indexer.copies import Copies
+            from indexer.work import Work
+
+            copies = Copies.of(folder, self._state, self._touched)
+            return Work(units, self._state.roots, self._embedder, self._config, copies)
+        from indexer.cluster import ClusterWork
+        from indexer.node import Job
+
+        config = replace(self._config, ocr=None, cluster=None)
+        job = Job(embedder=self._embedder, folder=folder, state=self._state, config=config, paths=tuple(self._there))
+        return ClusterWork(units, cluster, job)
+
+    def _progress(self, step: Step) -> Progress:
+        self._done += step.files
+        total = max(self._done, self._plan.changed)
+        return Progress(done=self._done, total=total, failed=self._failed, path=step.path, nodes=step.nodes)
 
     def _journal(self, result: UnitResult) -> None:
         self._writer.journal(result)

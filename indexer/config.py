@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from media.types import MAX_PIXELS
 from retrieval.errors import UsageError
@@ -37,6 +38,15 @@ class OcrCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Which cluster encodes: `address` is `local`, for processes of this machine, or `ray://HOST:PORT`. Workers run on the
+    GPUs of a node that has some, else on its CPUs; `device` `cpu` or `cuda` leaves out the others."""
+
+    address: str
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildConfig:
     """How to build. `workers` are decoding threads; 0 means one for each CPU, at most eight.
 
@@ -46,7 +56,8 @@ class BuildConfig:
     `exclude` are globs that the index leaves out from now on, beside those that it remembers; `default_excludes` (None: as
     before) whether it leaves out what nobody means. `reread` reads the facts of unchanged photos and videos again, whose
     embeddings are taken from the index. With `eager`, results are published within seconds, and then ever more seldom: for
-    a run that somebody watches. With `ocr`, the text in pictures is read once all else is published.
+    a run that somebody watches. With `ocr`, the text in pictures is read once all else is published, in this process. With a
+    `cluster`, its nodes decode and encode, each worker with `workers` threads or as many as it has CPUs.
     """
 
     batch_size: int = 32
@@ -63,6 +74,7 @@ class BuildConfig:
     exclude: tuple[str, ...] = ()
     default_excludes: bool | None = None
     ocr: OcrConfig | None = None
+    cluster: ClusterConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +106,24 @@ class BuildReport:
     def images_per_second(self) -> float:
         """Images and frames encoded over the time from the first read to the last publication."""
         return self.encoded / self.seconds if self.seconds > 0 else 0.0
+
+
+def cluster_config(address: str | None, device: str) -> ClusterConfig | None:
+    """What `--cluster` and `--device` mean; None where no cluster is asked for. Raises `UsageError` for an address that is
+    neither `local` nor `ray://HOST:PORT`, and for a device by its number."""
+    if address is None:
+        return None
+    parts = urlsplit(address)
+    try:
+        well_formed = address == "local" or (parts.scheme == "ray" and bool(parts.hostname) and parts.port is not None)
+    except ValueError:
+        well_formed = False
+    if not well_formed:
+        raise UsageError(f"cluster must be local or ray://HOST:PORT, not {address!r}")
+    for choice in ("auto", "cpu", "cuda"):
+        if device == choice:
+            return ClusterConfig(address=address, device=choice)
+    raise UsageError(f"on a cluster the device is auto, cpu or cuda, not {device!r}: every node has GPUs of its own")
 
 
 def ocr_config(reading: str | None, threads: int = 0) -> OcrConfig | None:

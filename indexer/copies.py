@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from indexer.rows import item_id
 from media.errors import MediaError
 from media.types import Source
+from retrieval.store.manifest import Manifest
 from retrieval.store.roots import Roots
 from retrieval.store.shards import ShardReader
-from retrieval.store.source_keys import key_of, place_of
+from retrieval.store.source_keys import Touched, key_of, place_of
 from retrieval.store.sources import SourceLine, SourceTable
 from retrieval.types import Item
 
@@ -30,6 +32,11 @@ class Copies:
     reader: ShardReader
     table: SourceTable
     _alone: threading.Lock = field(default_factory=threading.Lock)
+
+    @staticmethod
+    def of(folder: Path, state: Manifest, touched: Touched) -> Copies:
+        """Those of one state of the index at `folder`; `touched` counts what is read."""
+        return Copies(ShardReader(folder, state, touched), SourceTable(folder, state, touched))
 
     def may_hold_image(self, sha256: str) -> bool:
         """Whether the index holds an image of this content; wrong once in some 10¹⁹ times."""

@@ -89,7 +89,7 @@ class UnitEncoder:
             digest = next((ready.sha256 for ready in prepared if ready.record.path == source.path), "")
             lines.append(
                 replace(
-                    self.line(source, failures.get(source.path, [])),
+                    source_line(self.roots, source, failures.get(source.path, [])),
                     media=len({path for path in paths if path != source.path}) if many else int(bool(paths)),
                     content=bytes.fromhex(digest) if source.path in paths else b"",
                     ocr_seen=mark.ocr_seen if mark is not None else len(written),
@@ -130,7 +130,9 @@ class UnitEncoder:
         failures += [(source.path, _notfinite("a text in it"))] if len(places) < len(passages) else []
         texts = text_items(self.roots, passages, source)
         items += [texts[place] for place in places]
-        line = replace(self.line(source, failures), media=int(bool(items)), heard=video.heard, content=video.content)
+        line = replace(
+            source_line(self.roots, source, failures), media=int(bool(items)), heard=video.heard, content=video.content
+        )
         return UnitResult(
             items=tuple(with_facts(item, facts) for item in items),
             embeddings=np.concatenate([*embeddings, embeddings_of_texts]),
@@ -149,7 +151,7 @@ class UnitEncoder:
         if heard and not line.heard:
             return None
         facts, wrong = self._video_facts(source, facts_of(source.path))
-        line_here = replace(self.line(source, wrong), media=line.media, content=content, heard=line.heard)
+        line_here = replace(source_line(self.roots, source, wrong), media=line.media, content=content, heard=line.heard)
         rows = tuple(with_facts(item, facts) for item in items)
         return UnitResult(items=rows, embeddings=embeddings, lines=(line_here,))
 
@@ -175,19 +177,6 @@ class UnitEncoder:
         means = [embeddings[owners == owner].mean(axis=0) for owner in kept]
         units = [mean / max(float(np.linalg.norm(mean)), 1e-12) for mean in means]
         return np.stack([self.none().sum(axis=0), *units])[1:].astype(np.float32), kept.tolist()
-
-    def line(self, source: Source, failures: Iterable[tuple[str, MediaError]]) -> SourceLine:
-        """The line of a source without items, with these failures by absolute path."""
-        return SourceLine(
-            key=key_of(*self.roots.split(source.path)),
-            kind=source.kind,
-            size=source.size,
-            mtime_ns=source.mtime_ns,
-            about=key_of(*self.roots.split(source.about)) if source.about is not None else None,
-            sidecar=source.sidecar_state,
-            media=0,
-            failures=tuple((self.roots.split(path)[1], error.stage, error.reason) for path, error in failures),
-        )
 
     def _images(
         self,
@@ -309,6 +298,20 @@ class UnitEncoder:
     def none(self) -> Floats:
         """No embeddings, `(0, d)`."""
         return np.empty((0, self.embedder.spec.dim), np.float32)
+
+
+def source_line(roots: Roots, source: Source, failures: Iterable[tuple[str, MediaError]]) -> SourceLine:
+    """The line of a source without items, with these failures by absolute path."""
+    return SourceLine(
+        key=key_of(*roots.split(source.path)),
+        kind=source.kind,
+        size=source.size,
+        mtime_ns=source.mtime_ns,
+        about=key_of(*roots.split(source.about)) if source.about is not None else None,
+        sidecar=source.sidecar_state,
+        media=0,
+        failures=tuple((roots.split(path)[1], error.stage, error.reason) for path, error in failures),
+    )
 
 
 def finite(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from indexer.config import BuildConfig
 from indexer.copies import Copies, sampled_digest
@@ -20,10 +20,7 @@ from media.isolated import ImageDecoder
 from media.types import CONTAINERS, Record, Source
 from media.video import SampleConfig, VideoDecoder, VideoDecoders
 from retrieval.store.journal import UnitResult
-from retrieval.store.manifest import Manifest
-from retrieval.store.shards import ShardReader
-from retrieval.store.source_keys import Touched
-from retrieval.store.sources import SourceTable
+from retrieval.store.roots import Roots
 
 # Records of a container, each image with its captions, that make a slice: a killed run goes on after the last whole one.
 # Slices that an index holds were counted with this number.
@@ -32,10 +29,11 @@ SLICE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """Work went on at `path`, and `files` of the plan are done with it."""
+    """Work went on at `path`, and `files` of the plan are done with it; `nodes` machines of a cluster are at work."""
 
     path: str
     files: int = 1
+    nodes: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,34 +47,29 @@ class _End:
 
 class Work:
     """Does units. Iterate over it for their results, and for a step wherever there is progress to show; what one unit gives may
-    come as several results. `encoded` and `own` are counted meanwhile, as `UnitEncoder` counts them.
+    come as several results. `encoded` and `own` are counted meanwhile, as `UnitEncoder` counts them; `began` is when it was
+    made, in seconds of the monotonic clock.
 
-    Rows whose content the index at `folder` holds, as its `state` has it, are copied from there; `touched` counts that.
+    Rows whose content the index holds already are taken from its `copies`, where there are any.
     """
 
     def __init__(
-        self,
-        units: Iterator[Unit],
-        folder: Path,
-        state: Manifest,
-        embedder: Embedder,
-        config: BuildConfig,
-        touched: Touched,
+        self, units: Iterator[Unit], roots: Roots, embedder: Embedder, config: BuildConfig, copies: Copies | None
     ) -> None:
         self._units, self._config = units, config
+        self.began = time.monotonic()
         self._decoder = ImageDecoder(decoding_threads(config), config.max_pixels)
         self._films = VideoDecoders(decoding_threads(config))
-        copies = Copies(ShardReader(folder, state, touched), SourceTable(folder, state, touched))
         self._encoder = UnitEncoder(
             embedder=embedder,
-            roots=state.roots,
+            roots=roots,
             batch_size=config.batch_size,
             how=Preparation(
                 preprocess=embedder.preprocess,
                 min_side=embedder.spec.image_size,
                 decode=self._decoder.decode,
                 page=self._decoder.page,
-                holds=copies.may_hold_image if state.shards else _never,
+                holds=copies.may_hold_image if copies is not None and copies.table.manifest.shards else _never,
                 sample=self._films.sample,
                 fps=config.fps,
             ),

@@ -30,6 +30,7 @@ class WhisperRecogniser:
     def __init__(self, model: str, device: str = "auto") -> None:
         if importlib.util.find_spec("faster_whisper") is None:
             raise ModelError("transcribing needs faster-whisper; install it with: pip install faster-whisper")
+        self._asked_for = (model, device)
         place = os.path.expanduser(model)
         if os.sep in model and not os.path.isdir(place):
             raise ModelChoiceError(
@@ -47,6 +48,10 @@ class WhisperRecogniser:
                 f"the speech model {model!r} cannot be loaded: {reason}; "
                 "name the folder of a model in CTranslate2 format"
             ) from error
+
+    def __reduce__(self) -> tuple[type[WhisperRecogniser], tuple[str, str]]:
+        """Another process loads its own model, by the same name."""
+        return WhisperRecogniser, self._asked_for
 
     def transcribe(self, path: str) -> Iterator[Cue]:
         """See `Recogniser`; silence is left out by voice activity detection."""

@@ -18,8 +18,9 @@ import indexer.ocr
 import indexer.work
 from indexer.build import IndexBuild
 from indexer.change import ModelChange
-from indexer.config import BuildConfig, OcrConfig
+from indexer.config import BuildConfig, ClusterConfig, OcrConfig
 from retrieval.store.writer import IndexWriter
+from tests.clusters import LoggedEncoder, make_small
 from tests.stores import LettersRecogniser, OtherEncoder, PlainEncoder
 
 
@@ -33,7 +34,7 @@ class SlowEncoder(PlainEncoder):
 
 def main() -> None:
     """`compact INDEX`, or `index INDEX ROOT...`, publishing often, `ocr INDEX ROOT...` with the text in pictures,
-    or `change INDEX ROOT...` to another model."""
+    `cluster INDEX ROOT...` with workers of a cluster of this machine, or `change INDEX ROOT...` to another model."""
     act, index, *roots = sys.argv[1:]
     indexer.build.COMMIT_ROWS = 24
     indexer.work.SLICE = 6
@@ -47,7 +48,12 @@ def main() -> None:
         if act == "ocr":
             indexer.ocr._STEP_PICTURES = 2
             config = BuildConfig(batch_size=4, workers=2, ocr=OcrConfig(recogniser=LettersRecogniser(), reading="all"))
-        build: IndexBuild | ModelChange = IndexBuild(roots, Path(index), SlowEncoder(), config)
+        encoder: PlainEncoder = SlowEncoder()
+        if act == "cluster":
+            make_small()
+            encoder = LoggedEncoder(os.environ["ENCODED_LOG"])
+            config = BuildConfig(batch_size=4, workers=2, cluster=ClusterConfig(address="local"))
+        build: IndexBuild | ModelChange = IndexBuild(roots, Path(index), encoder, config)
         if act == "change":
             build = ModelChange(roots, Path(index), OtherEncoder(), config)
         for step, _ in enumerate(build):

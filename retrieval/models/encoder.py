@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,12 +26,20 @@ class Encoder:
     """One model: its exported towers on the CPU where they are there, else the whole model in torch. `preprocess` may run on
     any thread once `warm` was called; the encode calls belong to one thread."""
 
-    def __init__(self, files: ModelFiles, spec: ModelSpec, device: str, precision: str) -> None:
+    def __init__(self, files: ModelFiles | str, spec: ModelSpec, device: str, precision: str) -> None:
         self.spec = spec
-        self._files = files
+        self._named = files
         self._wanted = (device, precision)
         self._towers: Towers | None = None
         self._model: LoadedModel | None = None
+
+    def __reduce__(self) -> tuple[type[Encoder], tuple[str, ModelSpec, str, str]]:
+        """What travels to another machine is the model's name and what it has to be: its files are looked for there."""
+        return Encoder, (self._files.name, self.spec, *self._wanted)
+
+    @cached_property
+    def _files(self) -> ModelFiles:
+        return resolve(self._named) if isinstance(self._named, str) else self._named
 
     @staticmethod
     def load(name: str | ModelFiles, device: str = "auto", precision: str = "auto") -> Encoder:
