@@ -46,7 +46,9 @@ export class Viewer {
   #board = new Board();
   #written = new Written();
   #strips;
+  /** @type {Zoom} */
   #zoom;
+  /** @type {RegionTool} */
   #part;
   /** @type {Player | null} */
   #player = null;
