@@ -9,6 +9,7 @@ is missing, or as a reason. Prints JSON: the counts by format, the slowest file,
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import json
 import os
@@ -98,7 +99,12 @@ def sound_images(chance: random.Random) -> dict[str, list[bytes]]:
         "BMP": [("BMP", {})],
         "JPEG2000": [("JPEG2000", {})],
         "AVIF": [("AVIF", {"speed": 10})],
+        "PPM": [("PPM", {})],
     }
+    if importlib.util.find_spec("pillow_jxl") is not None:
+        # Importing it teaches Pillow the format.
+        importlib.import_module("pillow_jxl")
+        forms["JXL"] = [("JXL", {"quality": 90}), ("JXL", {"lossless": True})]
     whole: dict[str, list[bytes]] = {}
     for form, ways in forms.items():
         for pillow, options in ways:
@@ -123,7 +129,20 @@ def sound_videos(folder: Path, chance: random.Random) -> dict[str, list[bytes]]:
         file = folder / f"sound{suffix}"
         write_video(file, shots, how)
         whole[suffix] = [file.read_bytes()]
+    whole[".jpg"] = [_motion_photo(Image.fromarray(noise[0]).resize((96, 72)), whole[".mp4"][0])]
     return whole
+
+
+def _motion_photo(image: Image.Image, film: bytes) -> bytes:
+    """A photo with a film inside of it, as phones wrote it first."""
+    packet = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" GCamera:MicroVideo="1" '
+        f'GCamera:MicroVideoOffset="{len(film)}"/></rdf:RDF></x:xmpmeta>'
+    )
+    out = io.BytesIO()
+    image.save(out, "JPEG", xmp=packet.encode())
+    return out.getvalue() + film
 
 
 def fuzz_images(count: int, seed: int, processes: int = 2) -> Fuzzed:

@@ -16,7 +16,7 @@ from media.colors import Signal, signal_of, to_srgb, tone_mapped
 from media.drawings import draw, is_drawing
 from media.errors import MediaError
 from media.foreign import RAW_SUFFIXES, missing_extra
-from media.opening import open_image, reason_of
+from media.opening import open_image, reason_of, too_large
 from media.pages import page_picture
 from media.raw import develop
 from media.salvage import salvaged
@@ -63,7 +63,7 @@ def decode_image(data: bytes, min_side: int, *, name: str = "", max_pixels: int 
 def _decoded(data: bytes, min_side: int, name: str, max_pixels: int) -> DecodedImage:
     suffix = os.path.splitext(name)[1].lower()
     if suffix in RAW_SUFFIXES and missing_extra(name) is None:
-        raw, exif, size = develop(data, min_side)
+        raw, exif, size = develop(data, min_side, max_pixels)
         return _facts(_upright(_smaller(raw.convert("RGB"), min_side), exif), exif, *size)
     if is_drawing(data[:512]):
         if missing_extra("x.svg") is not None:
@@ -170,9 +170,7 @@ def difference_hash(rgb: Image.Image) -> int:
 
 def _check_size(size: tuple[int, int], bound: int) -> None:
     if size[0] * size[1] > bound:
-        raise MediaError(
-            "decode", f"{size[0]}×{size[1]} is more than {bound // 1_000_000} million pixels (--max-pixels)"
-        )
+        raise MediaError("decode", too_large(size, bound))
 
 
 def _pixels(frame: Image.Image, profile: bytes | None, signal: Signal | None, min_side: int) -> Image.Image:

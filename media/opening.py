@@ -102,6 +102,11 @@ def without_pixels(content: IO[bytes]) -> IO[bytes]:
     return io.BytesIO(b"".join(kept) + bytes(4) + b"IDAT" + bytes(4))
 
 
+def too_large(size: tuple[int, int], bound: int) -> str:
+    """What is said of a picture of more than `bound` pixels."""
+    return f"{size[0]}×{size[1]} is more than {bound // 1_000_000} million pixels (--max-pixels)"
+
+
 def reason_of(error: BaseException) -> str:
     """What is wrong with a file, by what a plugin made of it: many run over its end, and say so in their own terms."""
     own = error.__cause__ if isinstance(error, SyntaxError) and error.__cause__ is not None else error

@@ -9,7 +9,7 @@ from typing import IO, Any
 from PIL import ExifTags, Image
 
 from media.errors import MediaError
-from media.opening import open_image
+from media.opening import open_image, too_large
 
 _TURNS = {3: 3, 5: 8, 6: 6}
 # TIFFs of Olympus and Panasonic under names of their own.
@@ -17,9 +17,10 @@ _OWN_TIFFS = {b"IIRO": b"II*\0", b"IIRS": b"II*\0", b"MMOR": b"MM\0*", b"IIU\0":
 _MOST_HEAD = 4 << 20
 
 
-def develop(data: bytes, min_side: int) -> tuple[Image.Image, Image.Exif, tuple[int, int]]:
+def develop(data: bytes, min_side: int, max_pixels: int) -> tuple[Image.Image, Image.Exif, tuple[int, int]]:
     """The picture as it was stored, its EXIF with the orientation that makes it upright, and the size of the sensor's
-    picture as stored. A preview is good enough with a shorter side of `min_side`, or where nothing else can be read.
+    picture as stored. A preview is good enough with a shorter side of `min_side`, or where nothing else can be read: of more
+    than `max_pixels`, nothing else is.
 
     Raises `MediaError("decode", reason)`.
     """
@@ -31,9 +32,12 @@ def develop(data: bytes, min_side: int) -> tuple[Image.Image, Image.Exif, tuple[
             turn = _TURNS.get(int(raw.sizes.flip), 1)
             preview = _preview(raw, min_side)
             exif = _exif(data, preview)
-            if preview is not None and min(preview.size) >= min(min_side, *size):
+            large = size[0] * size[1] > max_pixels
+            if preview is not None and (large or min(preview.size) >= min(min_side, *size)):
                 exif[ExifTags.Base.Orientation] = turn
                 return preview, exif, size
+            if large:
+                raise MediaError("decode", too_large(size, max_pixels))
             try:
                 values = raw.postprocess(use_camera_wb=True, half_size=min(size) >= 2 * min_side, user_flip=0)
                 image = Image.fromarray(values)

@@ -33,6 +33,7 @@ from media.text import TABLE_SUFFIXES, TEXT_SUFFIXES
 from media.types import Sidecar, Source, SourceKind, Unchanged, Unreadable, below
 
 _LONGEST_SUFFIX = 12
+_IN_THE_CLOUD = "is in the cloud only, and reading it would fetch it"
 
 
 @dataclass(kw_only=True)
@@ -109,7 +110,7 @@ def _look(folder: str, names: Collection[str], view: _View) -> Iterator[Source |
         if kind in ("document", "subtitles"):
             belongs = not stems.isdisjoint((stem, os.path.splitext(stem)[0]))
         else:
-            belongs = kind in ("image", "video") and bool(beside.of(file.name, video=kind == "video"))
+            belongs = kind in ("image", "pages", "video") and bool(beside.of(file.name, video=kind == "video"))
         if file.name in names or belongs:
             yield listing.source(file, kind)
 
@@ -158,10 +159,18 @@ def moving(path: str, kind: SourceKind) -> SourceKind:
     return kind
 
 
-def _is_video(path: str) -> bool:
-    """False for a `.ts` that holds a program's source."""
-    head = _head(path) if os.path.splitext(path)[1].lower() in SHARED_SUFFIXES else b""
+def _is_video(entry: os.DirEntry[str]) -> bool:
+    """False for a `.ts` that holds a program's source. One that is in a cloud alone is not looked into."""
+    shared = os.path.splitext(entry.name)[1].lower() in SHARED_SUFFIXES
+    head = _head(entry.path) if shared and not _is_in_cloud(entry) else b""
     return not head or is_transport_stream(head) or is_program_stream(head)
+
+
+def _is_in_cloud(entry: os.DirEntry[str]) -> bool:
+    try:
+        return is_placeholder(entry.stat())
+    except OSError:
+        return False
 
 
 def _head(path: str) -> bytes:
@@ -296,7 +305,15 @@ class _Listing:
                 listing._add(entry, view)
             except OSError as error:
                 listing.unreadable.append(Unreadable(path=entry.path, reason=error.strerror or str(error)))
+        if listing.beside:
+            listing._skip_sidecars_of_nothing(view)
         return listing
+
+    def _skip_sidecars_of_nothing(self, view: _View) -> None:
+        media = [(file.name, kind == "video") for file, kind in self.files if kind in ("image", "pages", "video")]
+        used = {sidecar for name, is_video in media for sidecar in self.sidecars.of(name, video=is_video)}
+        for name in self.beside.keys() - used:
+            view.skip(name)
 
     def _add(self, entry: os.DirEntry[str], view: _View) -> None:
         is_folder = entry.is_dir()
@@ -318,9 +335,11 @@ class _Listing:
             return
         kind = source_kind(entry.name)
         if os.path.splitext(entry.name)[1].lower() in SIDECAR_SUFFIXES:
-            self.beside[entry.name] = entry
-            if kind is None:
-                return
+            if _is_in_cloud(entry):
+                self._refuse(entry, _IN_THE_CLOUD)
+            else:
+                self.beside[entry.name] = entry
+            return
         if kind is None or (kind in ("image", "pages") and view.lacks_extra(entry.name)):
             view.skip(entry.name)
             return
@@ -328,7 +347,7 @@ class _Listing:
             # A pipe without a writer would make whoever opens it wait for ever.
             self._refuse(entry, "not a regular file")
             return
-        if kind == "video" and not _is_video(entry.path):
+        if kind == "video" and not _is_video(entry):
             view.skip(entry.name)
             return
         stem = _stem(entry.name)
@@ -354,7 +373,7 @@ class _Listing:
         except OSError as error:
             return Unreadable(path=entry.path, reason=error.strerror or str(error))
         if is_placeholder(stat):
-            return Unreadable(path=entry.path, reason="is in the cloud only, and reading it would fetch it")
+            return Unreadable(path=entry.path, reason=_IN_THE_CLOUD)
         about = None
         stem = _stem(entry.name)
         if kind == "document" and entry.name.lower().endswith(".txt"):
@@ -364,7 +383,9 @@ class _Listing:
             # `talk.srt` and `talk.en.srt` both belong to `talk.mp4`.
             about = self.spoken.get(stem) or self.spoken.get(os.path.splitext(stem)[0])
         pictured = about if kind == "sidecar" and about is not None else entry.path
-        sidecars = self._sidecars_of(os.path.basename(pictured)) if kind in ("image", "video", "sidecar") else ()
+        sidecars = (
+            self._sidecars_of(os.path.basename(pictured)) if kind in ("image", "pages", "video", "sidecar") else ()
+        )
         return Source(
             path=entry.path, kind=kind, size=stat.st_size, mtime_ns=stat.st_mtime_ns, about=about, sidecars=sidecars
         )

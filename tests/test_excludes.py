@@ -208,3 +208,22 @@ def test_what_lies_in_a_cloud_is_told_by_what_the_system_says() -> None:
     assert is_placeholder(Status())  # type: ignore[arg-type]
     assert is_placeholder(Apple())  # type: ignore[arg-type]
     assert not is_placeholder(os.stat(__file__))
+
+
+def test_a_sidecar_of_nothing_is_counted_and_one_in_a_cloud_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `.json` or `.xmp` that belongs to no photo was passed over in silence."""
+    for name in ("a.jpg", "a.xmp", "a.jpg.json", "package.json", "other.XMP", "film.ts"):
+        (tmp_path / name).write_bytes(b"G" + bytes(187) + b"G" if name == "film.ts" else b"x")
+    config = WalkConfig()
+    entries = list(walk([str(tmp_path)], config))
+    assert config.skipped == {".json": 1, ".xmp": 1}
+    assert [len(entry.sidecars) for entry in entries if isinstance(entry, Source) and entry.kind == "image"] == [2]
+    monkeypatch.setattr("media.walk.is_placeholder", lambda stat: True)
+    monkeypatch.setattr("media.walk._head", lambda _: pytest.fail("a file in a cloud was opened"))
+    entries = list(walk([str(tmp_path)], WalkConfig()))
+    assert {os.path.basename(entry.path) for entry in entries} == {
+        "a.jpg", "a.xmp", "a.jpg.json", "package.json", "other.XMP", "film.ts"
+    }  # fmt: skip
+    assert all(isinstance(entry, Unreadable) and "in the cloud" in entry.reason for entry in entries)

@@ -16,7 +16,7 @@ def test_no_broken_picture_is_lost_without_a_reason() -> None:
 
 
 def test_no_broken_film_is_lost_without_a_reason() -> None:
-    fuzzed = fuzz_videos(16, 7)
+    fuzzed = fuzz_videos(20, 7)
     assert fuzzed.lost == []
     assert not sum(counts["hung"] for counts in fuzzed.outcomes.values())
 

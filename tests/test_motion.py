@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import Browser
 
 import indexer.pipeline
 from indexer.config import BuildConfig
@@ -30,6 +32,7 @@ from retrieval.store.ledger import read_failures
 from retrieval.store.manifest import read_manifest
 from retrieval.store.shards import ShardReader
 from retrieval.types import Filter, Item, Query
+from tests.browsers import tab_of
 from tests.conftest import Command, build, picture
 from tests.films import film, same_picture, scene
 from tests.libraries import run
@@ -277,6 +280,17 @@ def test_the_server_plays_it_from_the_photo(library: Path, tmp_path: Path) -> No
         photo = web.post("/api/search", json={"text": "kind:image name:b.jpg", "k": 5}).json()["hits"][0]
         assert web.get(photo["media_url"]).headers["content-type"] == "image/jpeg"
         assert web.get(photo["media_url"]).content == (library / "b.jpg").read_bytes()
+
+
+def test_the_page_plays_the_film_of_a_photo(library: Path, browser: Browser) -> None:
+    with serving(library / ".mmsearch") as address, tab_of(browser, address) as tab:
+        page = tab.open("/?q=name:b.jpg&kind=video")
+        page.locator('#grid a.tile[aria-label^="b.jpg"]').first.click()
+        page.wait_for_function("() => document.querySelector('#stage video')?.readyState >= 2")
+        # From the photo itself where the browser plays it, else by a preview.
+        assert re.search(r"/(media|preview)/", page.evaluate("document.querySelector('#stage video').currentSrc"))
+        assert page.evaluate("document.querySelector('#stage video').videoWidth") == 160
+        tab.wrong.clear()
 
 
 def test_a_clip_of_it_has_the_frames_of_the_moment(shot: bytes, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import Browser, expect
 
 from indexer.build import IndexBuild
 from indexer.config import BuildConfig, OcrConfig
@@ -29,6 +30,7 @@ from retrieval.store.ledger import read_failures
 from retrieval.store.manifest import read_manifest
 from retrieval.store.shards import ShardReader
 from retrieval.types import Item, Query
+from tests.browsers import tab_of
 from tests.conftest import Command, build
 from tests.films import same_picture, scene
 from tests.libraries import run
@@ -203,6 +205,14 @@ def test_the_table_and_the_server_show_the_page(library: Path, command: Command)
         (text,) = web.post("/api/search", json={"text": "giraffe", "kind": "text", "k": 1}).json()["hits"]
         assert web.get(text["thumb_url"]).status_code == 200
         assert same_picture(Image.open(io.BytesIO(web.get(f"/thumb/{hit['id']}").content)), thumb) < 2
+
+
+def test_the_page_of_the_browser_names_the_page_of_the_document(library: Path, browser: Browser) -> None:
+    with serving(library / ".mmsearch") as address, tab_of(browser, address) as tab:
+        page = tab.open("/?q=giraffe")
+        page.locator('#grid a.tile[aria-label^="words.pdf, page 2"]').first.click()
+        expect(page.locator("#name")).to_have_text("words.pdf, page 2")
+        assert (page.locator("#open").get_attribute("href") or "").endswith("#page=2")
 
 
 def test_pages_without_text_are_read_and_others_are_not(tmp_path: Path) -> None:

@@ -37,6 +37,13 @@ def test_a_preview_that_is_large_enough_is_shown_and_a_small_one_is_not() -> Non
     assert far(small.rgb, SENSOR.resize(small.rgb.size)) < 16
 
 
+def test_a_sensor_of_more_pixels_than_allowed_is_not_developed() -> None:
+    with pytest.raises(MediaError, match=r"400×300 is more than 0 million pixels \(--max-pixels\)"):
+        decode_image(dng(SENSOR), 150, name="a.dng", max_pixels=100_000)
+    small = decode_image(dng(SENSOR, PREVIEW.resize((80, 60))), 200, name="a.dng", max_pixels=100_000)
+    assert (small.rgb.size, small.width) == ((80, 60), 400)
+
+
 @pytest.mark.parametrize("kind", MAKERS)
 def test_the_preview_of_each_maker_is_shown_upright(kind: str) -> None:
     for orientation, turn in ((6, -90), (8, 90), (1, 0)):
