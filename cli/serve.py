@@ -81,7 +81,10 @@ def serve_command(
         place = find_index(index, os.environ, Path.cwd())
     else:
         place, encoder = _begun(folder, index, device)
-        roots, watch = (*roots, folder.absolute()), True
+        watch, whole = True, Path(os.path.abspath(folder))
+        # An index inside a folder is of that folder without its being named.
+        if place.name != ".mmsearch" or place.parent not in (whole, *whole.parents):
+            roots = (*roots, whole)
     watch = watch or watch_poll is not None
     if watch and not roots and place.name != ".mmsearch":
         raise QueryError("--watch: this index is not inside the folder that it is of; name that with --root FOLDER")

@@ -290,7 +290,7 @@ def _reply(reply: httpx.Response) -> Reply:
 
 def _unreachable(url: str, error: httpx.HTTPError) -> MmsearchError:
     if isinstance(error, httpx.TimeoutException):
-        return MmsearchError(f"the server at {url} did not answer in time; try again, or give it more seconds")
+        return MmsearchError(f"the server at {url} did not answer in time; try again in a moment")
     reason = " ".join(str(error).split()) or type(error).__name__
     return MmsearchError(f"the server at {url} cannot be reached: {reason}; is mmsearch serve running there?")
 

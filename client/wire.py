@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import retrieval.errors
 from media.names import join_name
@@ -19,10 +19,15 @@ from retrieval.errors import ItemNotFoundError, MediaError, MmsearchError, Query
 from retrieval.results import Caption, Facets, Failure
 from retrieval.types import Answer, CopyGroup, Filter, Hit, Item, Query, Rerank
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 Result = TypeVar("Result")
 _PAGE = 200
 _LISTED = 200
 _TRIES = 3
+# Of the shorter side of a picture that is sent, in pixels.
+_SIDE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +101,7 @@ def searching(query: Query) -> Conversation[Answer]:
         for image in query.images:
             if isinstance(image, tuple):
                 raise QueryError("a server searches by pictures, not by a film; send one of its frames")
-            out = io.BytesIO()
-            image.convert("RGB").save(out, "PNG")
-            reply = yield Call(method="POST", path="/api/upload", image=out.getvalue())
+            reply = yield Call(method="POST", path="/api/upload", image=_png(image))
             pictures.append(str(reply.json()["picture"]))
         body["picture"] = pictures
     for _ in range(_TRIES - 1):
@@ -274,6 +277,17 @@ def _search_body(query: Query) -> dict[str, object]:
         "rerank": _rerank(query.rerank),
         "details": True,
     }
+
+
+def _png(image: Image) -> bytes:
+    """A picture without a loss, but of no more pixels than a model could use: a request has a bound."""
+    rgb = image.convert("RGB")
+    side = min(rgb.size)
+    if side > _SIDE:
+        rgb = rgb.resize((rgb.width * _SIDE // side, rgb.height * _SIDE // side), reducing_gap=2.0)
+    out = io.BytesIO()
+    rgb.save(out, "PNG")
+    return out.getvalue()
 
 
 def _rerank(how: Rerank | None) -> object:

@@ -185,6 +185,13 @@ def test_captions_and_evidence_are_the_engines(client: Client, engine: Engine) -
     assert of_evidence(client.evidence(question, 2, min_relevance=0.1, candidates=10)) == of_evidence(local)
 
 
+def test_a_large_picture_is_sent_small_enough(client: Client, engine: Engine) -> None:
+    large = Image.effect_noise((4200, 3000), 90).convert("RGB")
+    assert [hit.item.id for hit in client.search(Query(images=(large,), k=3))]
+    cat = Image.open(engine.search(Query(text="a cat", k=1))[0].item.path).resize((4510, 3000))
+    assert client.search(Query(images=(cat,), k=1))[0].item.path.endswith("chelsea.png")
+
+
 def test_errors_are_our_own_with_the_servers_words(client: Client, site: Path) -> None:
     for identity in ("nothing", "../status", "a/b", "", "é"):
         with pytest.raises(ItemNotFoundError, match="the index has no item"):
