@@ -276,7 +276,8 @@ def check(page: Page, done: list[str]) -> None:
             caption: document.querySelector("#caption").textContent, facts: document.querySelector("#facts").textContent,
             images: [...document.querySelectorAll("#stage img")].map((one) => one.getAttribute("src")),
             strips: [...document.querySelectorAll("#strips ul a")].map((one) => new URLSearchParams(one.search).get("item")),
-            asked: document.querySelector("#answer h2")?.textContent ?? "", answer: document.querySelector("#answer").textContent,
+            asked: document.querySelector("#answer h2")?.textContent ?? "",
+            answer: document.querySelector("#answer").textContent,
             kind: document.querySelector("[name=kind]:checked").value,
         })"""
     )
