@@ -60,7 +60,7 @@ def add_reading(app: FastAPI, service: SearchService, files: Files) -> None:
             for hit, caption in captioned
         ]  # fmt: skip
         cited = [Evidence(path=e.path, start=e.start, end=e.end, caption=e.caption, score=e.score) for e in evidence]
-        return AskResponse(question=asked.question, answer=compose(cited), evidence=evidence)
+        return AskResponse(question=asked.question, answer=compose(cited, asked.question), evidence=evidence)
 
     @app.get(
         "/api/explain", response_class=Response, responses=binary("image/png", "The picture, once for each word"),
