@@ -63,7 +63,7 @@ def ask_command(
         Evidence(path=hit.item.path, start=hit.item.start, end=hit.item.end, caption=caption.text, score=hit.score)
         for hit, caption in described
     ]
-    answer = writer.answer(question, evidence) if writer is not None else compose(evidence)
+    answer = writer.answer(question, evidence) if writer is not None else compose(evidence, question)
     if as_json:
         print_json({"question": question, "answer": answer, "evidence": [vars(entry) for entry in evidence]})
         return

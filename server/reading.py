@@ -147,7 +147,7 @@ async def answered(service: SearchService, asked: AskRequest, request: Request |
         for hit, caption in captioned
     ]  # fmt: skip
     cited = [Evidence(path=e.path, start=e.start, end=e.end, caption=e.caption, score=e.score) for e in evidence]
-    return AskResponse(question=asked.question, answer=compose(cited), evidence=evidence)
+    return AskResponse(question=asked.question, answer=compose(cited, asked.question), evidence=evidence)
 
 
 def _explained(loaded: Any, files: Files, item: Item, text: str) -> bytes:

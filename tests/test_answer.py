@@ -90,6 +90,25 @@ def test_an_answer_says_what_the_captions_say_and_cites_them() -> None:
     assert compose([]) == NOTHING
 
 
+@pytest.mark.parametrize(
+    ("question", "verdict"),
+    [
+        ("is there a dog?", "Yes: "),
+        ("Are there dogs on the grass?", "Yes: "),
+        ("is there a brown dog?", "Perhaps: "),
+        ("is there no dog?", ""),
+        ("where is the dog?", ""),
+        ("a dog", ""),
+    ],
+)
+def test_a_question_that_wants_a_yes_gets_one(question: str, verdict: str) -> None:
+    found = [
+        Evidence(path=f"{n}.jpg", start=None, end=None, caption=caption, score=0.9)
+        for n, caption in enumerate(("a dog runs on grass.", "two men talk."))
+    ]
+    assert compose(found, question) == f"{verdict}A dog runs on grass [1]. Two men talk [2]."
+
+
 class _Server(BaseHTTPRequestHandler):
     """A real server of the test's own: answers as its class says, and keeps what it was asked."""
 

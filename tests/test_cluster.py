@@ -42,7 +42,7 @@ from retrieval.store.ledger import read_failures
 from retrieval.store.manifest import Manifest, read_manifest
 from retrieval.store.roots import Roots
 from retrieval.store.source_keys import Touched
-from retrieval.store.sources import Failure
+from retrieval.results import Failure
 from retrieval.store.writer import IndexWriter
 from tests.clusters import (
     FILES_A_CALL,

@@ -191,7 +191,8 @@ def sound(page: Page, width: int) -> None:
     )
     assert small == []
     cut = page.evaluate(
-        """[...document.querySelectorAll("#viewer[open] button")].filter((one) => one.checkVisibility() && one.scrollWidth > one.clientWidth + 1)
+        """[...document.querySelectorAll("#viewer[open] button")]
+            .filter((one) => one.checkVisibility() && one.scrollWidth > one.clientWidth + 1)
             .map((one) => one.id || one.textContent)"""
     )
     assert cut == []

@@ -65,7 +65,7 @@ def frame(page: Page) -> dict[str, float]:
     """Where the picture is on the screen."""
     box = page.locator("#stage .frame").bounding_box()
     assert box
-    return dict(box)
+    return {name: float(value) for name, value in dict(box).items()}  # type: ignore[arg-type]
 
 
 def middle(page: Page) -> tuple[float, float]:
@@ -140,10 +140,7 @@ def test_zoom_keeps_what_is_under_the_pointer_and_brings_the_file_itself(wide: T
         page.mouse.move(x - 30, y - 20, steps=3)
         page.mouse.up()
         moved = frame(page)
-        assert (moved["x"] - zoomed["x"], moved["y"] - zoomed["y"]) == (
-            pytest.approx(-30, abs=1),
-            pytest.approx(-20, abs=1),
-        )
+        assert [moved["x"] - zoomed["x"], moved["y"] - zoomed["y"]] == pytest.approx([-30, -20], abs=1)
     page.keyboard.press("0")
     assert frame(page) == pytest.approx(fitted, abs=1)
     page.keyboard.press("+")
@@ -231,7 +228,7 @@ def test_a_part_by_keys_alone_and_escape_puts_only_the_tool_away(browser: Browse
         assert region == pytest.approx([0.29, 0.23, 0.52, 0.46], abs=0.001)
         # Without its picture a part means nothing.
         page.get_by_label("Search without the picture it shall be like").click()
-        assert query_of(page) == {"q": "name:pair.jpg"}
+        assert query_of(page) == {}
 
 
 def test_a_press_that_lasts_takes_up_the_tool(browser: Browser, home: str) -> None:

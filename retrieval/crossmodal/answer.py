@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from retrieval.errors import ModelError, QueryError
+from retrieval.ranking.stop_words import STOP_WORDS
 from retrieval.types import Query, Rerank
 
 NOTHING = "Nothing relevant was found."
@@ -23,6 +24,8 @@ _LEAD = re.compile(
     r"('s|\s+(is|are|was|were|do|does|did|can|could|there|about|of|any)\b)*\s*",
     re.IGNORECASE,
 )
+_YES_OR_NO = re.compile(r"(is|are|was|were|do|does|did|can|could|has|have|had)\b", re.IGNORECASE)
+_NEGATED = re.compile(r"\b(no|not|never|without|nobody|nothing)\b|n't\b", re.IGNORECASE)
 _LARGEST_REPLY = 1_000_000
 
 
@@ -52,15 +55,28 @@ def evidence_query(question: str, k: int, min_relevance: float, how: Rerank) -> 
     return Query(text=search_words(question), k=k, group=False, min_relevance=min_relevance, rerank=how)
 
 
-def compose(evidence: Sequence[Evidence]) -> str:
-    """The captions as sentences, equal ones together, in the order of the evidence, each with its citations."""
+def compose(evidence: Sequence[Evidence], question: str = "") -> str:
+    """The captions as sentences, equal ones together, in the order of the evidence, each with its citations. A question that
+    wants a yes or no begins with Yes where a caption has all that it asks for, else with Perhaps: what was found is near."""
     if not evidence:
         return NOTHING
     cited: dict[str, list[int]] = {}
     for number, entry in enumerate(evidence, 1):
         cited.setdefault(entry.caption.strip().rstrip(". "), []).append(number)
     parts = [f"{text[:1].upper()}{text[1:]} {''.join(f'[{n}]' for n in numbers)}." for text, numbers in cited.items()]
-    return " ".join(parts)
+    return _verdict(evidence, question) + " ".join(parts)
+
+
+def _verdict(evidence: Sequence[Evidence], question: str) -> str:
+    asked = {word for word in _words(search_words(question)) if word not in STOP_WORDS}
+    if not _YES_OR_NO.match(question.strip()) or _NEGATED.search(question) or not asked:
+        return ""
+    return "Yes: " if any(asked <= _words(entry.caption) for entry in evidence) else "Perhaps: "
+
+
+def _words(text: str) -> set[str]:
+    """The words of a text, without what makes a plural."""
+    return {word.rstrip("s") if len(word) > 3 else word for word in re.findall(r"\w+", text.casefold())}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,8 @@ export class Viewer {
   #part;
   /** @type {Player | null} */
   #player = null;
+  /** Whether the file itself is asked for, and whether it is shown. */
+  #asked = false;
   #sharp = false;
   /** @type {Hit | null} */
   hit = null;
@@ -126,7 +128,7 @@ export class Viewer {
 
   #empty() {
     this.#player = null;
-    this.#sharp = false;
+    this.#asked = this.#sharp = false;
     this.#part.stop();
     this.#why.clear();
     this.#board.clear();
@@ -214,8 +216,8 @@ export class Viewer {
   /** The file itself, once it is looked at closely. */
   async #sharpen() {
     const hit = this.hit, signal = this.#owner.signal;
-    if (!hit || this.#sharp || hit.start !== null || FOREIGN.test(hit.path)) return;
-    this.#sharp = true;
+    if (!hit || this.#asked || hit.start !== null || FOREIGN.test(hit.path)) return;
+    this.#asked = true;
     const image = el("img", { alt: nameOf(hit), src: hit.media_url });
     signal.addEventListener("abort", () => image.removeAttribute("src"), { once: true });
     try {
@@ -225,7 +227,9 @@ export class Viewer {
     }
     const shown = hit.width && hit.height ? hit.width / hit.height : image.naturalWidth / image.naturalHeight;
     // Of a page or a part of a file, the file shows something else.
-    if (!signal.aborted && Math.abs(image.naturalWidth / image.naturalHeight / shown - 1) < 0.02) this.#zoom.show(image, hit.width, hit.height);
+    if (signal.aborted || Math.abs(image.naturalWidth / image.naturalHeight / shown - 1) > 0.02) return;
+    this.#sharp = true;
+    this.#zoom.show(image, hit.width, hit.height);
   }
 
   /** @param {Hit} hit @param {Promise<HeldFile | null>} file @param {AbortSignal} signal */

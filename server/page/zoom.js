@@ -12,7 +12,7 @@ import { el } from "./dom.js";
  *   tool: () => {drag: (from: Point, to: Point) => void} | null}} Acts
  */
 
-const STEP = 1.5, TAP = 300, NEAR = 30, STILL = 8, SWIPE = 50, PRESS = 550, PAN = 80;
+const STEP = 1.5, TAP = 300, NEAR = 30, STILL = 8, SWIPE = 50, PRESS = 550, PAN = 80, CONTROLS = 80;
 
 export class Zoom {
   frame = el("div", { className: "frame" });
@@ -164,6 +164,8 @@ export class Zoom {
   #down(event) {
     const touch = event.pointerType !== "mouse";
     if (event.button || (event.target instanceof Element && event.target.closest("button, a")) || (!touch && !this.#holds)) return;
+    // The lower edge of a video is its own: there a finger seeks.
+    if (event.target instanceof HTMLVideoElement && event.offsetY > event.target.clientHeight - CONTROLS) return;
     const at = this.#pointOf(event);
     this.#fingers.set(event.pointerId, at);
     if (this.#holds) this.#stage.setPointerCapture(event.pointerId);
