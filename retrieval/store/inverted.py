@@ -6,11 +6,13 @@ of embeddings may carry much of them); both are searched by Faiss's fast-scan ke
 the latter are means, not unit rows: that makes differences smaller, and codes true.
 
 Training sees at most 48 rows a list and a gigabyte of them, drawn evenly from all shards. They are rows of the kind that is
-searched: joining texts to them, where they lie or moved to the mean of the pictures, was measured to find nothing more for
-queries that are texts, of real rows (`mini` on Flickr8k) and of made-up ones.
+searched: with a fifth or a half of texts joined to them, where they lie or moved to the mean of the pictures, queries that are
+texts find no more of the exact first ten, and of made-up rows somewhat less (`mini` on Flickr8k, and `benchmarks.made_up`).
 
-Memory while a file is made: that sample twice (k-means holds a copy), one shard, and sixteen bytes a row; for `sq8` the codes
-as well. Codes of the other kinds wait in a scratch file, so that each shard is read once for training and once for filling.
+Memory while a file is made: that sample (twice where it is rotated or k-means copies it), one shard, and twenty-four bytes a
+row: its list, and the order of all rows by their lists. That is under three gigabytes for ten million rows of 512 dimensions.
+For `sq8` the codes come to it; those of the other kinds wait in a scratch file of their size, so that each shard is read once
+for training and once for filling.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ _BATCH = 8192
 _TRAINING_ROWS = 48
 _TRAINING_BYTES = 1024**3
 _ROUNDS = 8
+# Codes of four bits have sixteen centroids, which Faiss wants as many rows for.
+_LEAST_SAMPLE = 16
 
 Load = Callable[[ShardEntry], NDArray[np.float16]]
 
@@ -74,15 +78,22 @@ def _sample(shards: Sequence[ShardEntry], load: Load, nlist: int, seed: int) -> 
     """The rows that lists are trained on, `(n, d)`."""
     rows = sum(shard.rows for shard in shards)
     rng = np.random.default_rng(seed)
-    sample, share = [], 0.0
+    sample, taken, share = np.empty((0, 0), np.float32), 0, 0.0
     for shard in shards:
         vectors = load(shard)
         if not share:
-            share = min(1.0, min(_TRAINING_ROWS * nlist, _TRAINING_BYTES // (4 * vectors.shape[1])) / rows)
-        count = min(len(vectors), max(1, round(len(vectors) * share)))
-        sample.append(vectors[np.sort(rng.choice(len(vectors), count, replace=False))].astype(np.float32))
+            dim = vectors.shape[1]
+            share = min(1.0, min(_TRAINING_ROWS * nlist, _TRAINING_BYTES // (4 * dim)) / rows)
+            sample = np.empty((sum(_share_of(each.rows, share) for each in shards), dim), np.float32)
+        count = _share_of(len(vectors), share)
+        sample[taken : taken + count] = vectors[np.sort(rng.choice(len(vectors), count, replace=False))]
+        taken += count
         del vectors
-    return np.concatenate(sample)
+    return sample
+
+
+def _share_of(rows: int, share: float) -> int:
+    return min(rows, max(1, round(rows * share)))
 
 
 def _trained(sample: NDArray[np.float32], nlist: int, codes: Codes, seed: int) -> CodedLists:
@@ -104,6 +115,8 @@ def _trained(sample: NDArray[np.float32], nlist: int, codes: Codes, seed: int) -
     lists = CodedLists(index, rotation)
     index.cp.niter, index.cp.seed, index.cp.spherical = _ROUNDS, seed, codes == "sq8"
     index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = _TRAINING_ROWS, 1
+    if len(sample) < _LEAST_SAMPLE:
+        sample = np.resize(sample, (_LEAST_SAMPLE, dim))
     index.train(lists.rotated(sample))
     return lists
 
