@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
 from media.names import printable, valid_json
+from media.storage import is_object
 from media.types import below
 from retrieval.errors import MmsearchError
 
@@ -68,7 +69,9 @@ def byte_count(count: int) -> str:
 
 
 def file_url(path: str) -> str:
-    """A `file://` address, for OSC 8 links and pages."""
+    """A `file://` address, for OSC 8 links and pages; an object of a store has one of its own."""
+    if is_object(path):
+        return quote(path, safe="/:")
     return "file://" + quote(os.fsencode(path))
 
 

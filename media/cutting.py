@@ -18,6 +18,7 @@ from typing import Any
 import av
 from av.stream import Disposition
 
+from media import storage
 from media.encoding import VideoWriter
 from media.errors import MediaError
 from media.marks import COMMENT, MARK
@@ -97,7 +98,7 @@ class Source:
     """A video opened for reading some of it."""
 
     def __init__(self, path: str) -> None:
-        self.opened = av.open(path, metadata_errors="ignore")
+        self.opened = av.open(storage.source(path), "r", metadata_errors="ignore")
         video = [s for s in self.opened.streams.video if not s.disposition & Disposition.attached_pic]
         if not video or video[0].codec_context is None or video[0].time_base is None:
             self.opened.close()

@@ -18,6 +18,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
+from media import storage
 from media.colors import to_rgb
 from media.errors import MediaError, OwnOutputError
 from media.marks import is_marked_container
@@ -49,7 +50,7 @@ def sample(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | End
     Raises `OwnOutputError`, and `MediaError("decode", reason)` for a file of which nothing can be read.
     """
     try:
-        if not os.path.getsize(path):
+        if not storage.stat(path).st_size:
             raise MediaError("decode", "the file is empty")
     except OSError as error:
         raise MediaError("read", error.strerror or str(error)) from error
@@ -57,7 +58,7 @@ def sample(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | End
         yield from _animation(path, config)
         return
     try:
-        opened = av.open(path, metadata_errors="ignore")
+        opened = av.open(storage.source(path), "r", metadata_errors="ignore")
     except (*_FFMPEG_ERRORS, OSError) as error:
         raise MediaError("decode", f"not a video that can be opened: {_reason(error)}") from error
     with opened:
@@ -71,7 +72,7 @@ def frame_at(path: str, time: float, min_side: int) -> Image.Image:
     try:
         if os.path.splitext(path)[1].lower() in ANIMATED_SUFFIXES:
             return _animation_at(path, time)
-        with av.open(path, metadata_errors="ignore") as opened:
+        with av.open(storage.source(path), "r", metadata_errors="ignore") as opened:
             stream = _video_stream(opened)
             origin = opened.start_time / av.time_base if opened.start_time is not None else 0.0
             if stream.time_base is not None:
@@ -89,7 +90,7 @@ def frame_at(path: str, time: float, min_side: int) -> Image.Image:
 
 
 def _animation_at(path: str, time: float) -> Image.Image:
-    with open(path, "rb") as content, open_image(content) as opened:
+    with storage.open_file(path) as content, open_image(content) as opened:
         passed = 0.0
         for number in range(getattr(opened, "n_frames", 1)):
             opened.seek(number)
@@ -338,7 +339,7 @@ def _animation(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat |
 
     count = 0
     try:
-        with open(path, "rb") as content, open_image(content) as opened:
+        with storage.open_file(path) as content, open_image(content) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise MediaError("decode", f"more than {MAX_PIXELS // 1_000_000} million pixels")
             width, height = opened.size
