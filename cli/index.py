@@ -31,7 +31,9 @@ _KINDS_SHOWN = 8
 def index_command(
     paths: Annotated[
         Optional[list[str]],
-        typer.Argument(metavar="PATH", help="Folders, files, .tar or .parquet.", show_default=False),
+        typer.Argument(
+            metavar="PATH", help="Folders, files, .tar or .parquet; s3://BUCKET/PREFIX.", show_default=False
+        ),
     ] = None,
     index: Annotated[
         Optional[str],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -29,13 +28,14 @@ def summarize_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say in words what a video shows: its most representative moments, in order, and a paragraph that joins them."""
+    from media import storage
     from media.motion import holds_film
     from media.reader import moves
     from retrieval.crossmodal.decoder import CaptionDecoder
     from retrieval.crossmodal.summary import Segment, choose, paragraph
     from retrieval.crossmodal.viewing import view_video
 
-    if os.path.isfile(video) and not moves(video) and not holds_film(video):
+    if storage.is_file(video) and not moves(video) and not holds_film(video):
         raise UsageError(f"{shown(video)} is no video; for a picture there is: mmsearch describe FILE")
     with interruptible():
         encoder = load_captioner(model, device, precision)

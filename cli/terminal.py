@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from media.foreign import page_of
 from media.names import printable, valid_json
+from media.storage import is_object
 from media.types import below
 from retrieval.errors import MmsearchError
 
@@ -72,7 +73,9 @@ def byte_count(count: int) -> str:
 
 
 def file_url(path: str) -> str:
-    """A `file://` address, for OSC 8 links and pages."""
+    """A `file://` address, for OSC 8 links and pages; an object of a store has one of its own."""
+    if is_object(path):
+        return quote(path, safe="/:")
     return "file://" + quote(os.fsencode(path))
 
 

@@ -18,12 +18,13 @@ import numpy as np
 from indexer.config import BuildConfig, BuildReport
 from indexer.plan import Plan, PlanConfig, Unit
 from indexer.progress import Progress
+from media import storage
 from media.excludes import Excludes
 from media.foreign import hint_of
 from media.names import printable
 from media.types import Source
 from media.walk import WalkConfig, walk
-from retrieval.errors import IndexNotFoundError
+from retrieval.errors import IndexNotFoundError, MmsearchError
 from retrieval.store.journal import UnitResult
 from retrieval.store.leases import open_state
 from retrieval.store.manifest import Manifest
@@ -50,27 +51,37 @@ class IndexBuild:
     longer exists removes the file or folder from the index.
 
     Ctrl-C (`KeyboardInterrupt`) publishes what is done and is raised again. Raises `IndexNotFoundError` when nothing
-    under the paths can be indexed, and what `IndexWriter` raises.
+    under the paths can be indexed, `MmsearchError` when a store does not answer, and what `IndexWriter` raises.
     """
 
     def __init__(
         self, paths: Sequence[str | os.PathLike[str]], folder: Path, embedder: Embedder, config: BuildConfig
     ) -> None:
-        self._paths = [os.path.abspath(os.fspath(path)) for path in paths]
+        self._paths = [storage.absolute(os.fspath(path)) for path in paths]
         self._folder = folder
         self._embedder = embedder
         self._config = config
         self.report: BuildReport | None = None
 
     def __iter__(self) -> Iterator[Progress]:
+        try:
+            yield from self._steps()
+        except OSError as error:
+            if isinstance(error.filename, str) and storage.is_object(error.filename):
+                raise MmsearchError(
+                    f"{error.filename}: {error.strerror}; what was done is kept, run the same command to go on"
+                ) from error
+            raise
+
+    def _steps(self) -> Iterator[Progress]:
         fresh = not (self._folder / "manifest.json").exists()
         begun = WalkConfig(sound=self._hears, excludes=self._excludes(Excludes()))
         if fresh and not has_media(self._paths, begun):
             raise IndexNotFoundError(f"nothing to index in {_shown(self._paths)}: no pictures, videos or texts there")
         with IndexWriter(self._folder, self._embedder.spec) as writer:
             for path in self._paths:
-                if os.path.lexists(path):
-                    writer.add_root(path if os.path.isdir(path) else os.path.dirname(path))
+                if storage.exists(path):
+                    writer.add_root(path if storage.is_folder(path) else os.path.dirname(path))
             anew = writer.set_excludes(self._excludes(writer.manifest.excludes))
             # The journal of a killed run: from here on the table of sources is complete.
             writer.publish()
@@ -112,7 +123,7 @@ class _Run:
         *, exclude_anew: bool,
     ) -> None:  # fmt: skip
         self._writer, self._state, self._embedder, self._config = writer, state, embedder, config
-        self._there = [path for path in paths if os.path.lexists(path)]
+        self._there = [path for path in paths if storage.exists(path)]
         self._touched = Touched()
         table = SourceTable(writer.folder, state, self._touched)
         self._plan = Plan(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from indexer.config import BuildConfig, BuildReport
 from indexer.encode import Embedder
 from indexer.ocr import PictureTexts
 from indexer.progress import Progress
+from media import storage
 from media.types import below_any
 from retrieval.errors import MmsearchError
 from retrieval.store.manifest import Manifest
@@ -70,7 +70,7 @@ def _others(folder: Path, manifest: Manifest, paths: Sequence[str], config: Buil
             sounds += kind == "sound"
             if not reachable[number]:
                 lost[roots[number]] = lost.get(roots[number], 0) + 1
-            elif not below_any(path, paths) and os.path.lexists(path):
+            elif not below_any(path, paths) and storage.exists(path):
                 others.append(path)
     if lost and not config.prune:
         where, count = next(iter(lost.items()))
@@ -87,7 +87,6 @@ def _others(folder: Path, manifest: Manifest, paths: Sequence[str], config: Buil
 
 def _holds_something(root: str) -> bool:
     try:
-        with os.scandir(root) as entries:
-            return any(not entry.name.startswith(".") for entry in entries)
+        return any(not entry.name.startswith(".") for entry in storage.entries(root))
     except OSError:
         return False

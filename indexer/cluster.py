@@ -43,6 +43,8 @@ FILES_A_VIDEO = 16
 # So often may a worker die of what it was given: together, before each source is tried alone, and then alone.
 TRIES_TOGETHER = 2
 TRIES_ALONE = 3
+# So many files one after the other that no worker can do mean that something else is wrong than the files.
+HOPELESS = 20
 # Ray's own store of values, on this machine: results pass through it, a few at a time.
 STORE_BYTES = 200 * 1024**2
 # Seconds until the cluster is looked at again, and without any worker until the run gives up.
@@ -102,6 +104,7 @@ class ClusterWork:
         self._last_answer = time.monotonic()
         self._ended = False
         self._lost = "its nodes have no room for one"
+        self._given_up = 0
         self.began: float | None = None
         self.nodes = 0
         self.encoded = 0
@@ -240,6 +243,10 @@ class ClusterWork:
                 if died:
                     self._again.append(batch)
                     continue
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, MmsearchError) and not isinstance(cause, MediaError):
+                    # No fault of a file, as when the index cannot be read on a node.
+                    raise MmsearchError(f"a node of the cluster: {cause}") from error
                 yield from self._failed(batch, _in_short(error))
                 if not isinstance(error, self._ray.exceptions.RayTaskError):
                     died = True
@@ -248,6 +255,7 @@ class ClusterWork:
             yield from self._done(worker, reply)
 
     def _done(self, worker: _Worker, reply: Reply) -> Iterator[UnitResult | Step]:
+        self._given_up = 0
         self.encoded += reply.encoded
         self.own += reply.own
         if reply.rest is not None:
@@ -271,6 +279,12 @@ class ClusterWork:
         elif batch.tries < TRIES_ALONE:
             self._again.append(batch)
         else:
+            self._given_up += 1
+            if self._given_up >= HOPELESS:
+                raise MmsearchError(
+                    f"{HOPELESS} files one after the other failed on every worker, the last one so: {reason}; try them without "
+                    "--cluster to see more"
+                )
             unit = batch.units[0]
             source = unit.sources[0]
             error = MediaError("encode", f"{TRIES_ALONE} workers failed at it, the last one so: {reason}")
@@ -305,7 +319,7 @@ def connected(address: str) -> Iterator[Any]:
         import ray
         import ray.exceptions
     except ImportError as error:
-        raise MmsearchError("a cluster needs Ray; install it with: pip install 'mmsearch[cluster]'") from error
+        raise MmsearchError("a cluster needs Ray; install it with: pip install 'ray[client]'") from error
     with contextlib.ExitStack() as stack:
         try:
             if address == "local":

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.rows import item_id
+from media import storage
 from media.errors import MediaError
 from media.types import Source
 from retrieval.store.manifest import Manifest
@@ -150,7 +151,7 @@ def sampled_digest(source: Source) -> bytes:
     """
     digest = hashlib.sha256(str(source.size).encode())
     try:
-        with open(source.path, "rb") as opened:
+        with storage.open_file(source.path, _PIECE) as opened:
             for start in (0, max(0, source.size // 2 - _PIECE // 2), max(0, source.size - _PIECE)):
                 opened.seek(start)
                 digest.update(opened.read(_PIECE))

@@ -5,7 +5,6 @@ A `NodeWorker` lives in a process of its own, on whatever node Ray puts it. What
 
 from __future__ import annotations
 
-import os
 import platform
 import socket
 from collections.abc import Generator, Iterator, Sequence
@@ -19,6 +18,7 @@ from indexer.copies import Copies
 from indexer.encode import Embedder
 from indexer.plan import Unit
 from indexer.work import Step, Work
+from media import storage
 from media.types import CONTAINERS
 from retrieval.errors import MmsearchError
 from retrieval.store.journal import UnitResult
@@ -97,7 +97,7 @@ class NodeWorker:
     def _prepare(self) -> None:
         job = self._job
         for path in job.paths:
-            if not os.path.lexists(path):
+            if not storage.exists(path):
                 raise MmsearchError(f"{path} is not there; every node has to see the files at the same path")
         job.embedder.warm()
         # Where the index itself is out of sight, what it holds already is encoded once more, with the same result.

@@ -24,6 +24,7 @@ from indexer.likeness import THRESHOLD, TextLikeness
 from indexer.places import places_of
 from indexer.progress import Progress
 from indexer.rows import recognised_item
+from media import storage
 from media.errors import MediaError
 from media.foreign import page_of
 from media.isolated import ImageDecoder
@@ -190,7 +191,7 @@ class PictureTexts:
 
     def _image(self, source: UnreadSource, item: Item) -> Image | MediaError | None:
         try:
-            stat = os.stat(item.source)
+            stat = storage.stat(item.source)
             if (stat.st_size, stat.st_mtime_ns) != (source.size, source.mtime_ns):
                 return None
             page = page_of(item.path) if item.path != item.source else None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from media import storage
 from media.types import below
 from retrieval.store.roots import Roots
 from retrieval.store.source_keys import folder_key, folder_of, key_of
@@ -32,7 +33,7 @@ class FolderScope:
     @cached_property
     def missing(self) -> list[bytes]:
         """The key prefixes of named files and folders that no longer exist."""
-        gone = [name for name in self.names or () if not os.path.lexists(os.path.join(self.path, name))]
+        gone = [name for name in self.names or () if not storage.exists(os.path.join(self.path, name))]
         return sorted(folder_key(self.root, self._below(name)) for name in gone)
 
     def _below(self, name: str) -> str:
@@ -49,12 +50,12 @@ def places_of(roots: Roots, paths: Sequence[str]) -> list[FolderScope]:
     names: dict[str, set[str]] = {}
     for path in paths:
         base = roots.paths[roots.split(path)[0]]
-        while path != base and not os.path.isdir(os.path.dirname(path)):
+        while path != base and not storage.is_folder(os.path.dirname(path)):
             path = os.path.dirname(path)
         folder, name = os.path.split(path)
-        if path == base or os.path.isdir(path):
+        if path == base or storage.is_folder(path):
             folders.append(path)
-        elif folder == base and not os.path.lexists(path) and not os.listdir(base):
+        elif folder == base and not storage.exists(path) and not storage.entries(base):
             folders.append(base)
         else:
             names.setdefault(folder, set()).add(name)
@@ -78,7 +79,7 @@ def caption_tables(roots: Roots, moved: Iterable[bytes], looked_at: Sequence[Fol
             continue
         looked = {name for place in looked_at if place.path == folder for name in place.names or ()}
         try:
-            listed = os.listdir(folder)
+            listed = [entry.name for entry in storage.entries(folder)]
         except OSError:
             continue
         tables = {name for name in listed if os.path.splitext(name)[0].lower() == CAPTIONS} - looked

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from stat import S_ISDIR
 
+from media import storage
 from media.names import printable
 from media.walk import source_kind
 from retrieval.errors import IndexNotFoundError
@@ -17,13 +19,13 @@ def roots_of(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     """
     roots: list[str] = []
     for given in paths:
-        path = os.path.abspath(os.path.expanduser(os.fspath(given)))
+        path = storage.absolute(os.fspath(given))
         shown = printable(path)
         try:
-            os.stat(path)
+            there = storage.stat(path)
         except OSError as error:
             raise IndexNotFoundError(f"{shown}: {error.strerror or error}") from error
-        if not os.path.isdir(path) and source_kind(path) is None:
+        if not S_ISDIR(there.st_mode) and source_kind(path) is None:
             raise IndexNotFoundError(f"{shown}: not a kind of file that can be indexed")
         if path not in roots:
             roots.append(path)

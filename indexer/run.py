@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from indexer.build import IndexBuild, has_media
 from indexer.config import BuildConfig, BuildReport, ocr_config
 from indexer.roots import roots_of
+from media import storage
 from media.names import printable
 from retrieval.errors import IndexNotFoundError, MmsearchError, ModelError, OldFormatError, UsageError
 from retrieval.models.encoder import Encoder
@@ -44,6 +45,8 @@ def index_folder(given: str | os.PathLike[str] | None, roots: Sequence[str]) -> 
         folder = Path(os.path.abspath(Path(wanted).expanduser()))
         nested = folder / ".mmsearch"
         return nested if (nested / "manifest.json").is_file() else folder
+    if storage.is_object(roots[0]):
+        raise UsageError("an index of what lies in a store needs a folder of its own: name one with --index")
     first = Path(roots[0])
     home = first if first.is_dir() else first.parent
     around = next((folder for folder in (home, *home.parents) if _is_part(first, folder / ".mmsearch")), home)

@@ -5,7 +5,6 @@ The feed decodes one video after the other and hands over frames, ready for the 
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from media import storage
 from media.errors import MediaError
 from media.sound import Recogniser
 from media.subtitles import Cue, mended, subtitle_files
@@ -152,7 +152,7 @@ class VideoFeed:
 def _check_unchanged(source: Source) -> None:
     """Raises `MediaError` for a file that somebody still writes. What was read of it is kept; the next run reads it again."""
     try:
-        stat = os.stat(source.path)
+        stat = storage.stat(source.path)
     except OSError as error:
         raise MediaError("read", error.strerror or str(error)) from error
     if (stat.st_size, stat.st_mtime_ns) != (source.size, source.mtime_ns):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
+from media import storage
 from media.errors import MediaError
 from media.pages import Document, read_document
 from media.suffixes import IMAGE_SUFFIXES
@@ -35,21 +36,23 @@ _CAPTION_SUFFIXES = frozenset((".txt", ".caption", ".md", ".json"))
 _CAPTION_COLUMNS = ("captions", "caption", "text")
 _MAX_CAPTION = 1024 * 1024
 _ROWS_AT_ONCE = 16
+# What one request of a tar in a store fetches.
+_TAR_PIECE = 4 << 20
 
 
 def read_bytes(path: str) -> bytes:
     """A whole regular file; `MediaError("read", …)` says why not, and also where it changed meanwhile."""
     try:
-        # A pipe without a writer would make a plain open wait for ever.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as opened:
-            before = os.fstat(handle)
+        if storage.is_object(path):
+            return storage.read(path, _MAX_FILE)
+        with storage.open_file(path) as opened:
+            before = os.fstat(opened.fileno())
             if not modes.S_ISREG(before.st_mode):
                 raise MediaError("read", "not a regular file")
             if before.st_size > _MAX_FILE:
                 raise MediaError("read", "larger than 2 GiB")
             data = opened.read(_MAX_FILE + 1)
-            after = os.fstat(handle)
+            after = os.fstat(opened.fileno())
     except OSError as error:
         raise MediaError("read", error.strerror or str(error)) from error
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -154,7 +157,7 @@ def _captions(source: Source, roots: Sequence[str]) -> Iterator[Record]:
     pairs = caption_rows(decode_text(read_bytes(source.path)), suffix)
     if not pairs:
         raise MediaError("decode", "holds no captions")
-    folder, real = os.path.dirname(source.path), [os.path.realpath(root) for root in roots]
+    folder, real = os.path.dirname(source.path), [storage.real(root) for root in roots]
     paths: dict[str, str | None] = {}
     refused: dict[str, str] = {}
     texts: list[Passage] = []
@@ -163,7 +166,7 @@ def _captions(source: Source, roots: Sequence[str]) -> Iterator[Record]:
             paths[name] = _find_image(folder, name)
             path = paths[name]
             # By its name and in truth: an index knows files by the names of its roots.
-            if path is not None and not (below_any(path, roots) and below_any(os.path.realpath(path), real)):
+            if path is not None and not (below_any(path, roots) and below_any(storage.real(path), real)):
                 refused[name], paths[name] = "lies outside of the indexed folders", None
         path = paths[name]
         if path is not None:
@@ -189,9 +192,9 @@ def _find_image(folder: str, name: str) -> str | None:
     if "\0" in name:
         return None
     for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
-        path = os.path.normpath(os.path.join(folder, form))
+        path = storage.inside(folder, form)
         for suffix in ("", ".jpg", ".jpeg", ".png", ".webp"):
-            if source_kind(path + suffix) in ("image", "video") and os.path.isfile(path + suffix):
+            if source_kind(path + suffix) in ("image", "video") and storage.is_file(path + suffix):
                 return path + suffix
     return None
 
@@ -217,7 +220,11 @@ class _Member:
 def _tar(source: Source) -> Iterator[Record]:
     """A webdataset: members that follow each other and share a key, the name up to its first dot, belong together."""
     try:
-        with tarfile.open(source.path, "r:") as opened, open(source.path, "rb") as content:
+        with (
+            storage.open_file(source.path, _TAR_PIECE) as headers,
+            tarfile.open(fileobj=headers, mode="r:") as opened,
+            storage.open_file(source.path, _TAR_PIECE) as content,
+        ):
             key: str | None = None
             group: list[_Member] = []
             for name, member in tar_members(opened):
@@ -346,7 +353,7 @@ def _parquet(source: Source) -> Iterator[Record]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(source.path, buffer_size=1 << 20, pre_buffer=False) as opened:
+        with pq.ParquetFile(storage.source(source.path), buffer_size=1 << 20, pre_buffer=False) as opened:
             named_by, image = table_columns(opened.schema_arrow)
             captions = [name for name in _CAPTION_COLUMNS if name in opened.schema_arrow.names]
             columns = list(dict.fromkeys((named_by, image, *captions)))

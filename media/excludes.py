@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from media import storage
 from media.types import below
 
 if TYPE_CHECKING:
@@ -84,9 +85,9 @@ class Rules:
             return None
         for name in (FOREIGN_IGNORE, IGNORE_FILE):
             file = os.path.join(folder, name)
-            if name not in names or not os.path.isfile(file) or (name == FOREIGN_IGNORE and not self.defaults):
+            if name not in names or not storage.is_file(file) or (name == FOREIGN_IGNORE and not self.defaults):
                 continue
-            with open(file, "rb") as opened:
+            with storage.open_file(file) as opened:
                 text = opened.read(_MOST_BYTES).decode("utf-8-sig", "replace")
             if name == FOREIGN_IGNORE and not text.strip():
                 return None
@@ -126,7 +127,7 @@ class Excluder:
     def _inside(self, folder: str) -> Rules | None:
         if folder not in self._rules:
             rules = self.rules(folder)
-            names = [name for name in MARKS if os.path.lexists(os.path.join(folder, name))]
+            names = [name for name in MARKS if storage.exists(os.path.join(folder, name))]
             self._rules[folder] = rules.entering(folder, names) if rules is not None else None
         return self._rules[folder]
 

@@ -20,6 +20,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
+from media import storage
 from media.colors import to_rgb
 from media.errors import MediaError, OwnOutputError
 from media.marks import is_marked_container
@@ -53,7 +54,7 @@ def sample(path: str, config: SampleConfig) -> Iterator[Frame | Cue | Beat | End
     Raises `OwnOutputError`, and `MediaError("decode", reason)` for a file of which nothing can be read.
     """
     try:
-        if not os.path.getsize(path):
+        if not storage.stat(path).st_size:
             raise MediaError("decode", "the file is empty")
     except OSError as error:
         raise MediaError("read", error.strerror or str(error)) from error
@@ -106,7 +107,7 @@ def _animation_at(path: str, time: float) -> Image.Image:
 @contextlib.contextmanager
 def _opened_animation(path: str) -> Iterator[tuple[Image.Image, str | None]]:
     """An animated image, and why it is not all there: of a WebP that ends early, libwebp would give nothing."""
-    with open(path, "rb") as content:
+    with storage.open_file(path) as content:
         whole = whole_frames(content.read()) if path.lower().endswith(".webp") else None
         content.seek(0)
         with open_image(io.BytesIO(whole) if whole is not None else content) as opened:

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING
 
 from PIL import ExifTags, Image
 
+from media import storage
 from media.errors import MediaError
 from media.facts import (
     NO_FACTS,
@@ -100,9 +101,7 @@ def file_facts(path: str) -> Facts:
     if os.path.splitext(path)[1].lower() not in IMAGE_SUFFIXES:
         return NO_FACTS
     try:
-        with open(
-            os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
-        ) as content:
+        with storage.open_file(path) as content:
             return image_facts(content)
     except OSError:
         return NO_FACTS
@@ -316,7 +315,7 @@ def video_facts(path: str) -> Facts:
     import av
 
     try:
-        with av.open(path, metadata_errors="ignore") as opened:
+        with av.open(storage.source(path), "r", metadata_errors="ignore") as opened:
             return opened_facts(opened)
     except (av.error.FFmpegError, ValueError, OverflowError, OSError):
         return NO_FACTS

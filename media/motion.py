@@ -9,8 +9,9 @@ import io
 import os
 import struct
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
 
+from media import storage
 from media.errors import MediaError
 from media.suffixes import ANIMATED_SUFFIXES, IMAGE_SUFFIXES
 
@@ -67,7 +68,7 @@ def film_in(content: IO[bytes]) -> Film | None:
 def film_of(path: str) -> Film:
     """The film in the photo at `path`. Raises `MediaError` where there is none, or no file."""
     try:
-        with open(path, "rb") as content:
+        with storage.open_file(path) as content:
             film = film_in(content)
     except OSError as error:
         raise MediaError("read", error.strerror or str(error)) from error
@@ -93,12 +94,12 @@ def open_video(path: str) -> Iterator[InputContainer]:
     import av
 
     if not may_hold_film(path):
-        with av.open(path, "r", metadata_errors="ignore") as opened:
+        with av.open(storage.source(path), "r", metadata_errors="ignore") as opened:
             yield opened
         return
     film = film_of(path)
     with (
-        open(path, "rb", buffering=0) as content,
+        storage.open_file(path) as content,
         av.open(_Stretch(content, film), "r", metadata_errors="ignore") as opened,
     ):
         yield opened
@@ -107,7 +108,7 @@ def open_video(path: str) -> Iterator[InputContainer]:
 class _Stretch(io.RawIOBase):
     """A stretch of an opened file as a file of its own."""
 
-    def __init__(self, content: io.FileIO, film: Film) -> None:
+    def __init__(self, content: BinaryIO, film: Film) -> None:
         self._content, self._film, self._at = content, film, 0
 
     def readable(self) -> bool:

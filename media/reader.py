@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
 import threading
 from collections import OrderedDict
@@ -11,6 +10,7 @@ from typing import Protocol
 
 from PIL.Image import Image
 
+from media import storage
 from media.containers import image_bytes, read_bytes, table_columns, table_names, tar_members
 from media.errors import MediaError
 from media.foreign import page_of
@@ -58,7 +58,7 @@ class ImageReader:
                 raise MediaError("read", "has no image")
             return frame_at(place.path, (place.start + (place.end or place.start)) / 2, self._min_side)
         page = page_of(place.path)
-        if page is not None and not os.path.isfile(place.path):
+        if page is not None and not storage.is_file(place.path):
             return decode_page(*page, self._min_side).rgb
         if not self._is_member(place.path) and source_kind(place.path) not in ("image", "pages"):
             raise MediaError("read", "has no image of its own")
@@ -76,14 +76,14 @@ class ImageReader:
         container, mark, _ = path.partition(MEMBER)
         if not mark or source_kind(container) not in ("tar", "parquet"):
             return False
-        return os.path.isfile(container) or not os.path.isfile(path)
+        return storage.is_file(container) or not storage.is_file(path)
 
     def _find(self, container: str) -> _Find:
         try:
-            stat = os.stat(container)
+            stat = storage.stat(container)
         except OSError as error:
             raise MediaError("read", f"cannot read {container}: {error.strerror or error}") from error
-        state = (container, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        state = (container, stat.st_size, stat.st_mtime_ns, getattr(stat, "st_ino", 0))
         with self._listing:
             if state not in self._containers:
                 self._containers[state] = _lister(container)
@@ -99,7 +99,7 @@ def query_media(path: str) -> Image | tuple[Image, ...]:
         return decode_image(read_bytes(path), 512, name=path).rgb
     with VideoDecoder() as decoder:
         config = SampleConfig(max_frames=_QUERY_FRAMES, min_side=512)
-        return tuple(event.rgb for event in decoder.sample(os.path.abspath(path), config) if isinstance(event, Frame))
+        return tuple(event.rgb for event in decoder.sample(storage.absolute(path), config) if isinstance(event, Frame))
 
 
 def moves(path: str) -> bool:
@@ -116,7 +116,7 @@ def _lister(container: str) -> _Find:
 
 
 def _tar(container: str) -> _Find:
-    with tarfile.open(container, "r:") as opened:
+    with storage.open_file(container) as headers, tarfile.open(fileobj=headers, mode="r:") as opened:
         places = {name: (member.offset_data, member.size) for name, member in tar_members(opened) if member.isfile()}
 
     def find(member: str) -> bytes:
@@ -124,7 +124,7 @@ def _tar(container: str) -> _Find:
             raise MediaError("read", f"{container} has no member {member}")
         offset, size = places[member]
         try:
-            with open(container, "rb") as opened:
+            with storage.open_file(container, size) as opened:
                 opened.seek(offset)
                 return opened.read(size)
         except OSError as error:
@@ -140,7 +140,7 @@ def _parquet(container: str) -> _Find:
 
     rows: dict[str, int] = {}
     ends: list[int] = []
-    with pq.ParquetFile(container, pre_buffer=False) as opened:
+    with pq.ParquetFile(storage.source(container), pre_buffer=False) as opened:
         named_by, _ = table_columns(opened.schema_arrow)
         # Of a struct the name alone is read, not the image beside it.
         names = ["image.path"] if named_by == "image" else [named_by]
@@ -164,7 +164,7 @@ def _parquet(container: str) -> _Find:
         row -= ends[group - 1] if group else 0
         try:
             # A buffer of its own keeps Arrow from reading the whole column of the group into memory first.
-            with pq.ParquetFile(container, buffer_size=1 << 20, pre_buffer=False) as opened:
+            with pq.ParquetFile(storage.source(container), buffer_size=1 << 20, pre_buffer=False) as opened:
                 batches = opened.iter_batches(
                     batch_size=_ROWS_AT_ONCE, row_groups=[group], columns=["image"], use_threads=False
                 )

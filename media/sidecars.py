@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
+from media import storage
 from media.errors import MediaError
 from media.facts import Facts, joined, local, phrases, position
 from media.types import Sidecar
@@ -93,9 +94,7 @@ def _read(path: str) -> Facts:
 
     bound = MAX_XMP if xmp else MAX_TAKEOUT
     try:
-        with open(
-            os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
-        ) as opened:
+        with storage.open_file(path) as opened:
             data = opened.read(bound + 1)
     except OSError as error:
         raise MediaError("read", error.strerror or str(error)) from error

@@ -8,6 +8,7 @@ from stat import S_ISREG
 from typing import Protocol
 
 from media.excludes import MARKS
+from media.storage import Entry, Stat
 
 # What systems say of a file that is in a cloud alone: reading it would fetch it.
 _OFFLINE_ATTRIBUTES = 0x1000 | 0x40000 | 0x400000
@@ -23,7 +24,7 @@ class Snapshot(Protocol):
         is asked about folders in the order of the walk."""
 
 
-def is_same(folder: str, entries: Sequence[os.DirEntry[str]], snapshot: Snapshot) -> bool:
+def is_same(folder: str, entries: Sequence[Entry], snapshot: Snapshot) -> bool:
     """Whether nothing here has to be looked at: all are files that the snapshot has, or plain folders, or hidden."""
     names, sizes, times = [], [], []
     for entry in entries:
@@ -46,7 +47,7 @@ def is_same(folder: str, entries: Sequence[os.DirEntry[str]], snapshot: Snapshot
     return bool(names) and snapshot.holds(folder, names, sizes, times)
 
 
-def is_placeholder(stat: os.stat_result) -> bool:
+def is_placeholder(stat: Stat) -> bool:
     """Whether a file's content is in a cloud alone, as OneDrive and iCloud leave them: reading it would download it."""
     attributes: int = getattr(stat, "st_file_attributes", 0)
     flags: int = getattr(stat, "st_flags", 0)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
+from media import storage
 from media.errors import MediaError, ModelChoiceError, ModelError
 from media.subtitles import Cue
 
@@ -56,7 +57,7 @@ class WhisperRecogniser:
     def transcribe(self, path: str) -> Iterator[Cue]:
         """See `Recogniser`; silence is left out by voice activity detection."""
         try:
-            segments, _ = self._model.transcribe(path, vad_filter=True)
+            segments, _ = self._model.transcribe(storage.source(path), vad_filter=True)
             heard = [
                 Cue(start=segment.start, end=segment.end, text=segment.text, kind="speech") for segment in segments
             ]

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from media import storage
 from media.errors import MediaError
 from media.text import decode_text
 
@@ -51,10 +52,10 @@ def read_subtitles(data: bytes, suffix: str) -> list[Cue]:
 
 def subtitle_files(path: str) -> list[str]:
     """The subtitle files beside a video that are named like it, `video.srt` or `video.en.srt` for `video.mp4`, by name."""
-    folder, name = os.path.split(os.path.abspath(path))
+    folder, name = os.path.split(storage.absolute(path))
     stem = os.path.splitext(name)[0]
     try:
-        names = sorted(os.listdir(folder))
+        names = sorted(entry.name for entry in storage.entries(folder))
     except OSError:
         return []
     pairs = ((other, *os.path.splitext(other)) for other in names)

@@ -14,11 +14,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from media import storage
 from media.excludes import MARKS, Excluder, Excludes, Rules
 from media.foreign import PAGED_SUFFIXES, missing_extra
 from media.sidecars import SIDECAR_SUFFIXES, SidecarNames
 from media.snapshot import Snapshot, is_placeholder, is_same
 from media.sound import SOUND_SUFFIXES
+from media.storage import Entry
 from media.subtitles import SUBTITLE_SUFFIXES
 from media.suffixes import (
     ANIMATED_SUFFIXES,
@@ -63,13 +65,13 @@ def walk(paths: Sequence[str], config: WalkConfig | None = None) -> Iterator[Sou
     walked once. A link that leads out is said to be `Unreadable`, and one to what is walked anyway is passed over.
     """
     view = _View.of(paths, config or WalkConfig())
-    visited: set[tuple[int, int]] = set()
+    visited: set[object] = set()
     given = set(paths)
     for path in paths:
         folder, name = os.path.split(path)
         if view.goes_by_another_name(path):
             continue
-        if os.path.isdir(path):
+        if storage.is_folder(path):
             try:
                 rules = view.excluder.rules(path)
             except OSError as error:
@@ -77,7 +79,7 @@ def walk(paths: Sequence[str], config: WalkConfig | None = None) -> Iterator[Sou
                 continue
             if rules is not None:
                 yield from _walk(path, rules, given, visited, view)
-        elif os.path.lexists(path):
+        elif storage.exists(path):
             yield from (entry for entry in _look(folder, {name}, view) if entry.path == path)
         else:
             yield Unreadable(path=path, reason=os.strerror(errno.ENOENT))
@@ -93,7 +95,7 @@ def look(folder: str, names: Collection[str], config: WalkConfig | None = None) 
 def _look(folder: str, names: Collection[str], view: _View) -> Iterator[Source | Unreadable]:
     try:
         rules = view.excluder.rules(folder)
-        listing = _Listing.of(folder, rules, view, _entries(folder), names) if rules is not None else None
+        listing = _Listing.of(folder, rules, view, storage.entries(folder), names) if rules is not None else None
     except FileNotFoundError:
         return
     except OSError as error:
@@ -175,7 +177,7 @@ def _is_in_cloud(entry: os.DirEntry[str]) -> bool:
 
 def _head(path: str) -> bytes:
     try:
-        with open(path, "rb") as opened:
+        with storage.open_file(path, 4096) as opened:
             return opened.read(4096)
     except OSError:
         return b""
@@ -193,10 +195,10 @@ class _View:
 
     @staticmethod
     def of(paths: Sequence[str], config: WalkConfig) -> _View:
-        folders = [path if os.path.isdir(path) else os.path.dirname(path) for path in paths]
+        folders = [path if storage.is_folder(path) else os.path.dirname(path) for path in paths]
         reach = dict.fromkeys(path.rstrip(os.sep) or os.sep for path in (*paths, *config.roots))
         bases = list(config.roots or dict.fromkeys(folder.rstrip(os.sep) or os.sep for folder in folders))
-        return _View(config, [(path, os.path.realpath(path)) for path in reach], Excluder(bases, config.excludes))
+        return _View(config, [(path, storage.real(path)) for path in reach], Excluder(bases, config.excludes))
 
     def leads_out(self, target: str) -> bool:
         """Whether the true path `target` lies outside of what may be reached."""
@@ -212,8 +214,8 @@ class _View:
 
     def goes_by_another_name(self, path: str) -> bool:
         """Whether a path leads by a link to what is walked by its own name."""
-        target = os.path.realpath(path)
-        return path not in self._names(target) and self.walks(target, os.path.isdir(target))
+        target = storage.real(path)
+        return path not in self._names(target) and self.walks(target, storage.is_folder(target))
 
     def _names(self, target: str) -> list[str]:
         """What a true path is called below each of the folders that hold it, as they are named, where nothing hides it."""
@@ -239,14 +241,14 @@ class _View:
 
 
 def _walk(
-    folder: str, rules: Rules, given: set[str], visited: set[tuple[int, int]], view: _View
+    folder: str, rules: Rules, given: set[str], visited: set[object], view: _View
 ) -> Iterator[Source | Unreadable | Unchanged]:
     try:
-        stat = os.stat(folder)
-        if (stat.st_dev, stat.st_ino) in visited:
+        identity = storage.identity(folder)
+        if identity in visited:
             return
-        visited.add((stat.st_dev, stat.st_ino))
-        entries = _entries(folder)
+        visited.add(identity)
+        entries = storage.entries(folder)
         same = view.config.snapshot is not None and len(given) == 1 and is_same(folder, entries, view.config.snapshot)
         listing = _Listing.of(folder, rules, view, [entry for entry in entries if entry.is_dir()] if same else entries)
     except OSError as error:
@@ -265,24 +267,18 @@ def _walk(
             yield from _walk(entry.path, listing.rules, given, visited, view)
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What a folder holds, by the bytes of its names. Raises `OSError`."""
-    with os.scandir(folder) as opened:
-        return sorted(opened, key=lambda entry: os.fsencode(entry.name))
-
-
 @dataclass(frozen=True)
 class _Listing:
     """What a folder holds, by name, and the rules that hold in it. `images` and `spoken` (videos and sound) are paths by
     stem: what texts belong to."""
 
     rules: Rules
-    files: list[tuple[os.DirEntry[str], SourceKind]] = field(default_factory=list)
-    folders: list[os.DirEntry[str]] = field(default_factory=list)
+    files: list[tuple[Entry, SourceKind]] = field(default_factory=list)
+    folders: list[Entry] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     images: dict[str, str] = field(default_factory=dict)
     spoken: dict[str, str] = field(default_factory=dict)
-    beside: dict[str, os.DirEntry[str]] = field(default_factory=dict)
+    beside: dict[str, Entry] = field(default_factory=dict)
 
     @cached_property
     def sidecars(self) -> SidecarNames:
@@ -290,9 +286,7 @@ class _Listing:
         return SidecarNames(self.beside)
 
     @staticmethod
-    def of(
-        folder: str, rules: Rules, view: _View, entries: Sequence[os.DirEntry[str]], named: Collection[str] = ()
-    ) -> _Listing:
+    def of(folder: str, rules: Rules, view: _View, entries: Sequence[Entry], named: Collection[str] = ()) -> _Listing:
         """Sort the entries of `folder`, to which `rules` lead; hidden files only where they are `named`. Raises `OSError`."""
         entered = rules.entering(folder, [entry.name for entry in entries if entry.name in MARKS])
         if entered is None:
@@ -315,7 +309,7 @@ class _Listing:
         for name in self.beside.keys() - used:
             view.skip(name)
 
-    def _add(self, entry: os.DirEntry[str], view: _View) -> None:
+    def _add(self, entry: Entry, view: _View) -> None:
         is_folder = entry.is_dir()
         if self.rules.leaves_out(entry.path, is_folder=is_folder):
             return
@@ -363,10 +357,10 @@ class _Listing:
         else:
             view.skip(entry.name)
 
-    def _refuse(self, entry: os.DirEntry[str], reason: str) -> None:
+    def _refuse(self, entry: Entry, reason: str) -> None:
         self.unreadable.append(Unreadable(path=entry.path, reason=reason, keep=False))
 
-    def source(self, entry: os.DirEntry[str], kind: SourceKind) -> Source | Unreadable:
+    def source(self, entry: Entry, kind: SourceKind) -> Source | Unreadable:
         """A file as it is now."""
         try:
             stat = entry.stat()

@@ -7,17 +7,20 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from email.utils import formatdate, parsedate_to_datetime
+from typing import BinaryIO
+from urllib.parse import quote
 
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from media import storage
 from media.motion import Film
 
 FOR_EVER = "private, max-age=31536000, immutable"
 REVALIDATE = "private, no-cache"
-_PIECE = 64 * 1024
+_PIECE = 256 * 1024
 # Pictures and archives, which gain nothing, and files whose ranges count bytes.
 _PLAIN = ("/media/", "/thumb/", "/upload/", "/preview/", "/api/selection/zip")
 _RANGE = re.compile(r"\s*(\d*)\s*-\s*(\d*)\s*")
@@ -71,7 +74,7 @@ def file_response(
     request: Request, file: str, kind: str, headers: dict[str, str], name: str, *, inline: bool
 ) -> Response:
     """A file or the range of it that is asked for. Raises `OSError` where it is gone."""
-    stat = os.stat(file)
+    stat = storage.stat(file)
     headers = {**headers, **_validators(file, stat)}
     same = not_modified(request, headers)
     if same is not None:
@@ -83,6 +86,9 @@ def file_response(
     if part is None:
         request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0].lower() != b"range"]
     shown = name.encode("utf-8", "replace").decode()
+    if not isinstance(stat, os.stat_result):
+        is_head = bool(request.scope.get("mmsearch.head"))
+        return _object(None if is_head else file, part, stat.st_size, kind, headers, shown, inline=inline)
     return _File(
         file,
         media_type=kind,
@@ -96,7 +102,7 @@ def file_response(
 def film_response(request: Request, file: str, film: Film, headers: dict[str, str]) -> Response:
     """The film inside of a photo, or the range of it that is asked for, as it is read from the photo's file. Raises `OSError`
     where that is gone."""
-    headers = {**headers, **_validators(file, os.stat(file)), "Accept-Ranges": "bytes"}
+    headers = {**headers, **_validators(file, storage.stat(file)), "Accept-Ranges": "bytes"}
     same = not_modified(request, headers)
     if same is not None:
         return same
@@ -108,22 +114,45 @@ def film_response(request: Request, file: str, film: Film, headers: dict[str, st
     if part:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{film.size}"
     headers["Content-Length"] = str(stop - start)
-    pieces = () if request.scope.get("mmsearch.head") else _pieces(file, film.start + start, stop - start)
+    if request.scope.get("mmsearch.head"):
+        return Response(None, 206 if part else 200, headers, "video/mp4")
+    pieces = _pieces(storage.open_file(file), film.start + start, film.start + stop)
     return StreamingResponse(pieces, 206 if part else 200, headers, "video/mp4")
 
 
-def _pieces(file: str, start: int, size: int) -> Iterator[bytes]:
-    with open(file, "rb") as opened:
+def _object(
+    file: str | None, part: tuple[int, int] | None, size: int, kind: str, headers: dict[str, str], name: str,
+    *, inline: bool,
+) -> Response:  # fmt: skip
+    """An object of a store, or a range of it, piece by piece as the client takes it; None for the headers alone. Raises
+    `OSError`."""
+    start, stop = part or (0, size)
+    headers = {
+        **headers,
+        "Accept-Ranges": "bytes",
+        "Content-Length": str(stop - start),
+        "Content-Disposition": f"{'inline' if inline else 'attachment'}; filename*=utf-8''{quote(name)}",
+    }
+    if part is not None:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    status = 200 if part is None else 206
+    if file is None:
+        return Response(None, status, headers, kind)
+    return StreamingResponse(_pieces(storage.open_file(file), start, stop), status, headers, kind)
+
+
+def _pieces(opened: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
+    with opened:
         opened.seek(start)
-        while size > 0 and (piece := opened.read(min(_PIECE, size))):
-            size -= len(piece)
+        while start < stop and (piece := opened.read(min(stop - start, _PIECE))):
+            start += len(piece)
             yield piece
 
 
-def _validators(file: str, stat: os.stat_result) -> dict[str, str]:
+def _validators(file: str, stat: storage.Stat) -> dict[str, str]:
     return {
-        "ETag": etag(file, stat.st_mtime_ns, stat.st_size, stat.st_ino),
-        "Last-Modified": formatdate(stat.st_mtime, usegmt=True),
+        "ETag": etag(file, stat.st_mtime_ns, stat.st_size, getattr(stat, "st_ino", 0)),
+        "Last-Modified": formatdate(stat.st_mtime_ns / 1e9, usegmt=True),
     }
 
 

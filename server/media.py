@@ -19,6 +19,7 @@ from pathlib import Path
 
 from PIL.Image import Image
 
+from media import storage
 from media.child import module_command, module_environment
 from media.foreign import page_of
 from media.motion import Film, film_of, may_hold_film
@@ -61,15 +62,18 @@ class Files:
     def place(self, item: Item) -> str:
         """Where the file of an item is. Raises `MediaError`, which says why, where it is gone or lies outside of every root."""
         path = item.source if MEMBER in item.path else item.path
-        real = os.path.realpath(path)
+        real = storage.real(path)
         roots = self.roots()
-        if not below_any(real, [*self._named, *map(os.path.realpath, roots)]):
+        if not below_any(real, [*self._named, *map(storage.real, roots)]):
             raise MediaError(
                 "read", "the file is a link that leads out of the indexed folders, and those alone are served"
             )
-        if os.path.isfile(real):
-            return real
-        away = next((root for root in roots if below(path, root) and not os.path.isdir(root)), None)
+        try:
+            if storage.is_file(real):
+                return real
+            away = next((root for root in roots if below(path, root) and not storage.is_folder(root)), None)
+        except OSError as error:
+            raise MediaError("read", error.strerror or str(error)) from error
         if away is not None:
             raise MediaError("read", f"its folder {printable(away)} is not there now; is a drive not mounted?")
         raise MediaError("read", "the file is gone")

@@ -58,6 +58,13 @@ class PoisonedEncoder(PlainEncoder):
         return super().preprocess(image)
 
 
+class HopelessEncoder(PlainEncoder):
+    """Cannot encode anything, as where a GPU has no memory left."""
+
+    def encode_pixels(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        raise RuntimeError("no memory is left")
+
+
 def workers_below(parent: int) -> list[int]:
     """The processes of workers that `parent` has started, by whichever processes between."""
     return [pid for pid, command in descendants(parent) if command.startswith("ray::NodeWorker")]

@@ -37,15 +37,16 @@ from indexer.work import Work
 from media.walk import walk
 from retrieval.errors import IndexLockedError, MmsearchError, UsageError
 from retrieval.models.encoder import Encoder
+from retrieval.results import Failure
 from retrieval.store.journal import UnitResult
 from retrieval.store.ledger import read_failures
 from retrieval.store.manifest import Manifest, read_manifest
 from retrieval.store.roots import Roots
 from retrieval.store.source_keys import Touched
-from retrieval.results import Failure
 from retrieval.store.writer import IndexWriter
 from tests.clusters import (
     FILES_A_CALL,
+    HopelessEncoder,
     LoggedEncoder,
     PoisonedEncoder,
     end_agents,
@@ -188,6 +189,17 @@ def test_what_kills_every_worker_is_in_the_ledger_alone(tmp_path: Path, small: N
     assert len(check_whole(index)) == 24
     again = build(index, [media], PoisonedEncoder())
     assert (again.indexed, again.unchanged, again.failed, again.encoded) == (0, 22, 1, 0), "it is not tried again"
+
+
+@SLOW
+def test_where_nothing_can_be_encoded_the_run_ends_and_fills_no_ledger(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexer.cluster, "HOPELESS", 3)
+    write_photos(tmp_path / "media", 12)
+    with pytest.raises(MmsearchError, match=r"3 files one after the other failed on every worker.*no memory is left"):
+        build(tmp_path / "index", [tmp_path / "media"], HopelessEncoder())
+    assert len(failures_of(tmp_path / "index")) < 3
 
 
 @SLOW

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from PIL.Image import open as open_image
 
+from media import storage
 from media.containers import read_bytes
 from media.subtitles import Cue, mended, read_subtitles, subtitle_files
 from media.video import Beat, Ending, Frame, SampleConfig, VideoDecoder
@@ -80,7 +81,7 @@ def view_video(
         waiting.clear()
 
     with VideoDecoder() as decoder:
-        for event in decoder.sample(os.path.abspath(path), SampleConfig(fps=fps, min_side=_MIN_SIDE)):
+        for event in decoder.sample(storage.absolute(path), SampleConfig(fps=fps, min_side=_MIN_SIDE)):
             if isinstance(event, Frame):
                 spans.append(FrameSpan(start=event.start, end=event.end, shot=event.shot))
                 waiting.append(event.rgb)

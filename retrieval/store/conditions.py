@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from media import storage
 from retrieval.query import filter_values
 from retrieval.store.facts import Facts, SayingTexts
 from retrieval.store.pattern import Pattern, fold
@@ -101,7 +102,7 @@ class _Folder:
     def __init__(self, text: str) -> None:
         text = os.path.expanduser(text)
         self._names = _names(text)
-        self._from_top = os.path.isabs(text)
+        self._from_top = os.path.isabs(text) or storage.is_object(text)
 
     def holds(self, root: str, below: str) -> bool:
         """Whether the folder `below` a root is it, or lies in it."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from media import storage
 from media.types import below
 
 # The folder, inside an index, in which another model's index is made that shall take its place.
@@ -29,7 +30,10 @@ class Roots:
         """The roots of the index at `folder`, from what its manifest says."""
         home = _home(folder)
         return Roots(
-            written=tuple(written), paths=tuple(os.path.normpath(os.path.join(home, path)) for path in written)
+            written=tuple(written),
+            paths=tuple(
+                path if storage.is_object(path) else os.path.normpath(os.path.join(home, path)) for path in written
+            ),
         )
 
     def including(self, folder: Path, path: str) -> Roots:
