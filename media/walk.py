@@ -161,14 +161,14 @@ def moving(path: str, kind: SourceKind) -> SourceKind:
     return kind
 
 
-def _is_video(entry: os.DirEntry[str]) -> bool:
+def _is_video(entry: Entry) -> bool:
     """False for a `.ts` that holds a program's source. One that is in a cloud alone is not looked into."""
     shared = os.path.splitext(entry.name)[1].lower() in SHARED_SUFFIXES
     head = _head(entry.path) if shared and not _is_in_cloud(entry) else b""
     return not head or is_transport_stream(head) or is_program_stream(head)
 
 
-def _is_in_cloud(entry: os.DirEntry[str]) -> bool:
+def _is_in_cloud(entry: Entry) -> bool:
     try:
         return is_placeholder(entry.stat())
     except OSError:
