@@ -28,8 +28,9 @@ _LESS_GIF = 600
 _CAUTION, _GENEROUS = 0.9, 1.2
 _END_OF_IMAGE = b"\xff\xd9"
 _MOST_BYTES = 512 * 1024**2
-# An AV1 decoder refuses much of what follows a cut: so many decodings are tried, each a little shorter.
-_AVIF_TRIES, _AVIF_STEPS = 24, 64
+# An AV1 decoder refuses much of what follows a cut: so many decodings are tried, each a little shorter, and of so many pixels
+# together.
+_AVIF_TRIES, _AVIF_STEPS, _AVIF_PIXELS = 24, 64, 240_000_000
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError)
 # Adam7: where the pixels of each pass begin, and how far apart they are, across and down.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -113,7 +114,8 @@ def _decodable(data: bytes, missing: int, prepare: Callable[[ImageFile.ImageFile
     """Decodings that succeed, of ever less of an AVIF. Raises what the last one raised where none does."""
     failed: Exception | None = None
     count = 0
-    for number in range(_AVIF_TRIES):
+    wide, high = open_image(io.BytesIO(data + bytes(missing))).size
+    for number in range(min(_AVIF_TRIES, max(2, _AVIF_PIXELS // (wide * high)))):
         kept = len(data) - number // 2 * (len(data) // _AVIF_STEPS)
         fill = (b"\xff" if number % 2 else b"\0") * (missing + len(data) - kept)
         try:
