@@ -1,7 +1,5 @@
 """What a person waits for, beside a bare `import torch` in the same minute: cold queries, looking at an unchanged folder,
-adding a photo, a server's first answer, and the memory of each.
-
-    python -m benchmarks.runtime WORK --photos FOLDER --model NAME
+adding a photo, a server's first answer, and the memory of each. `python -m benchmarks.runtime WORK --photos FOLDER`
 
 Each step is the real command in a process of its own, in turn with the import, after one unmeasured round that exports the
 model's towers. Ratios are of the same round. Memory is the largest resident set of the process, without its children.

@@ -15,7 +15,7 @@ import pytest
 import mmsearch
 from retrieval.crossmodal.answer import NOTHING, Answerer, Evidence, compose, search_words
 from retrieval.errors import ModelError, QueryError
-from retrieval.ranking.relevance import LEAST, fit_calibration, from_sample
+from retrieval.ranking.relevance import LEAST, fit_calibration, from_sample, from_sigmoid
 from retrieval.types import Query, Rerank
 from tests.conftest import Command, write_photos
 
@@ -224,3 +224,17 @@ def test_ask_answers_with_evidence_or_says_that_there_is_none(
     none = command("ask", "what is the dog doing?", "--index", str(media), "--min-relevance", "1", "--answerer", name)
     assert none.stdout.strip() == NOTHING
     assert len(handler.asked) == 1
+
+
+def test_a_sigmoid_trained_model_says_how_probable_a_pair_is_and_among_fewer_more_so() -> None:
+    scale, bias = 112.7, -16.5
+    # Among as many as it was trained among, and among more, the model's own probability.
+    for count in (32_768, 1_000_000):
+        own = from_sigmoid(scale, bias, count)
+        assert float(own.relevance(0.14)) == pytest.approx(1 / (1 + np.exp(-(scale * 0.14 + bias))))
+    # Odds grow as the number of items shrinks: a hundred times the odds among a hundredth as many.
+    odds = [
+        value / (1 - value) for value in (float(from_sigmoid(scale, bias, n).relevance(0.12)) for n in (20_000, 200))
+    ]
+    assert odds[1] / odds[0] == pytest.approx(100, rel=1e-6)
+    assert from_sigmoid(scale, bias, 0) == from_sigmoid(scale, bias, 1)

@@ -109,9 +109,12 @@ def test_status_failures_models_and_doctor(samples: Path, command: Command) -> N
     assert command("failures", "--index", str(samples), "--json").stdout == ""
     models = [json.loads(line) for line in command("models", "--json").stdout.splitlines()]
     assert [list(model) for model in models] == [
-        ["name", "role", "parameters", "license", "cached", "dim", "notes"]
+        ["name", "role", "parameters", "license", "cached", "dim", "notes", "languages", "recall", "cost"]
     ] * len(models)
     assert next(model for model in models if model["name"] == "mini")["cached"]
+    table = command("models").stdout
+    assert all(f"\n{model['name']} " in table for model in models)
+    assert "47 %" in table and "about 100" in table and "1.5 GB" in table
     assert json.loads(command("doctor", "--json").stdout)["problems"] == []
     assert "items" in command("status", cwd=samples).stdout
     assert command("status", env={"MMSEARCH_INDEX": str(samples)}).returncode == 0

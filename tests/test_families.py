@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 from retrieval.engine import Engine
-from tests.conftest import Command, write_photos
+from retrieval.models.encoder import Encoder
+from retrieval.types import Query
+from tests.conftest import Command, build, write_photos
 from tests.families import FAMILIES, publish_family, repo_of
 
 TEXTS = ["A red car, parked!", "zwei Hunde laufen durch den Schnee", "собака", "a photo of 12 lemons " * 30, "犬🐕"]
@@ -81,15 +83,28 @@ def test_a_published_model_indexes_and_finds_as_open_clip_would(
         )
         assert done.returncode == 0, done.stderr
         assert ("more than the model reads" in done.stderr) == (row == LONG)
-        hits = {hit["path"]: hit for hit in map(json.loads, done.stdout.splitlines())}
+        scores = {hit["path"]: hit["score"] for hit in map(json.loads, done.stdout.splitlines())}
         for photo, wanted in zip(photos, images @ texts[row], strict=True):
-            hit = hits[str(photo)]
-            assert abs(hit["score"] - wanted) < 0.05
-            if model.logit_bias is None:
-                assert hit["relevance"] is None, "eight pictures are too few to judge by"
-            else:
-                logit = float(model.logit_scale.exp()) * hit["score"] + float(model.logit_bias) + np.log(32_768 / 8)
-                assert hit["relevance"] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-3)
+            assert abs(scores[str(photo)] - wanted) < 0.05
     done = command("search", "--image", str(photos[3]), "--index", str(index), "--json", "-k", "1")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["path"] == str(photos[3])
+
+
+def test_relevance_of_a_sigmoid_trained_model_is_by_its_own_scale_and_bias(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photos(tmp_path / "photos", 8)
+    model = publish_family("SigLIP 2", tmp_path / "published")
+    encoder = Encoder.load(f"hf-hub:{repo_of('SigLIP 2')}", "cpu", "fp32")
+    build(tmp_path / "photos", encoder)
+    # Nothing is relevant to words that are not in the vocabulary, which is made up here.
+    monkeypatch.setattr("retrieval.models.query_encoder.QueryEncoder.knows", lambda *_: True)
+    with Engine.open(tmp_path / "photos", device="cpu") as engine:
+        assert engine.model.scale == pytest.approx(float(model.logit_scale.exp()))
+        assert engine.model.bias == -10
+        hits = engine.search(Query(text=TEXTS[0], match="meaning", k=8))
+        assert len(hits) == 8
+        for hit in hits:
+            logit = float(model.logit_scale.exp()) * hit.first_stage_score - 10 + np.log(32_768 / 8)
+            assert hit.relevance == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-3)

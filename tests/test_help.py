@@ -15,7 +15,9 @@ from cli.doctor import EXTRAS
 from cli.layout import complete_command
 from cli.main import application
 from cli.options import complete_index
+from cli.parts import parts_of
 from retrieval.models.catalog import CURATED, DEFAULT, READER
+from retrieval.models.processor import may_have_cuda
 from tests.conftest import ROOT, Command, write_photos
 from tests.test_house import loaded_by
 
@@ -154,3 +156,25 @@ def test_one_model_is_recommended_wherever_pictures_are_read() -> None:
             assert "coca_ViT-L-14" not in file.read_text("utf-8"), file
     readme = (ROOT / "README.md").read_text("utf-8")
     assert f"`{READER}`" in readme and "mscoco_finetuned" not in readme
+
+
+def test_doctor_says_which_model_runtime_and_precision_each_part_uses_and_why(command: Command, tmp_path: Path) -> None:
+    write_photos(tmp_path / "m", 1)
+    assert command("index", str(tmp_path / "m"), "--model", "mini", "--device", "cpu").returncode == 0
+    done = command("doctor", "--json", "--index", str(tmp_path / "m"))
+    parts = json.loads(done.stdout)["parts"]
+    assert list(parts) == ["text queries", "image queries", "indexing", "captions"]
+    for part in parts.values():
+        assert list(part) == ["model", "runtime", "precision", "why"]
+        assert part["model"] == "mini"
+    if not may_have_cuda():
+        assert parts["text queries"]["runtime"] == "ONNX Runtime on cpu"
+        assert parts["indexing"]["runtime"] == parts["image queries"]["runtime"] == "OpenVINO on cpu"
+        assert parts["indexing"]["precision"] in ("bf16", "fp32")
+        assert "cosine" in parts["indexing"]["why"]
+    assert parts["captions"]["runtime"].startswith("torch on")
+    shown = command("doctor", "--index", str(tmp_path / "m")).stdout
+    assert "what runs what, in the index of mini" in shown
+    # A model that is not there any more is told of, and is no reason to fail.
+    lost = parts_of("local-dir:/nowhere")
+    assert all(part.runtime == "none" and "no such model folder" in part.why for part in lost)

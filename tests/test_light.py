@@ -111,6 +111,9 @@ def test_the_server_answers_without_torch(mini: Encoder, light: dict[str, str], 
                 with photos[1].open("rb") as image:
                     found = client.post("/api/search", files={"image": image}).json()
                 assert found["hits"][0]["path"] == str(photos[1])
+                described = client.post("/api/describe", json={"id": found["hits"][0]["id"]})
+                assert described.status_code == 503
+                assert "pip install torch" in described.json()["error"]
         finally:
             server.terminate()
 

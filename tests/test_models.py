@@ -258,6 +258,32 @@ def test_auto_without_a_network_takes_the_default_of_before_where_that_is_here(t
     assert found.notice is not None and f"mmsearch models pull {DEFAULT}" in found.notice
 
 
+def test_what_is_fetched_holds_the_tokenizer_and_the_text_tower_of_other_repositories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them a model could be used online alone: its libraries would ask the network for each."""
+    name = "roberta-ViT-B-32/laion2b_s12b_b32k"
+    listed = {
+        wt.hub_repo(name): ["README.md", "open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"],
+        "roberta-base": ["config.json", "merges.txt", "model.safetensors", "tokenizer.json", "vocab.json", "README.md"],
+    }  # fmt: skip
+    fetched: list[tuple[str, str]] = []
+
+    def fetch(repo: str, file: str) -> str:
+        fetched.append((repo, file))
+        return str(tmp_path / repo.replace("/", "--") / file)
+
+    monkeypatch.setattr("retrieval.models.weights.hub_answers", lambda: True)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", listed.__getitem__)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    assert wt.download(name).name == "open_clip_model.safetensors"
+    own = wt.hub_repo(name)
+    assert sorted(fetched) == sorted(
+        [(own, "open_clip_config.json"), (own, "open_clip_model.safetensors")]
+        + [("roberta-base", file) for file in ("config.json", "merges.txt", "tokenizer.json", "vocab.json")]
+    )
+
+
 def test_the_catalogue_agrees_with_open_clip_and_names_no_research_weights_by_default() -> None:
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
