@@ -55,19 +55,21 @@ def neighbours(engine: Engine, item: Item, hours: float | None, km: float | None
         raise QueryError("nothing says when this was taken: look for what is near it with km alone")
     if km is not None and (item.latitude is None or item.longitude is None):
         raise QueryError("nothing says where this was taken: look for what is near it with hours alone")
+    own = _own_paths(engine, item)
     near = Near(latitude=item.latitude, longitude=item.longitude, km=km) if km is not None else None
     if when is None:
-        hits = engine.search(Query(filter=Filter(near=near), sort="newest", k=k + 1))
-        return _ranked([hit for hit in hits if not _is_itself(hit, item)][:k])
+        hits = engine.search(Query(filter=Filter(near=near), sort="newest", k=k + len(own)))
+        return _ranked([hit for hit in hits if own.isdisjoint((hit.item.path, *hit.copies))][:k])
     first = _moved(when, -hours) if hours is not None else None
     last = _moved(when, hours) if hours is not None else None
+    most = k + len(own)
     # The item's own second is in the earlier half.
     halves = (
-        Query(filter=Filter(after=first, before=_moved(when, _SECOND), near=near), sort="newest", k=k + 1),
-        Query(filter=Filter(after=_moved(when, _SECOND), before=last, near=near), sort="oldest", k=k + 1),
+        Query(filter=Filter(after=first, before=_moved(when, _SECOND), near=near), sort="newest", k=most),
+        Query(filter=Filter(after=_moved(when, _SECOND), before=last, near=near), sort="oldest", k=most),
     )
     hits = [hit for half in halves if _spans(half.filter) for hit in engine.search(half)]
-    others = [hit for hit in hits if not _is_itself(hit, item)]
+    others = [hit for hit in hits if own.isdisjoint((hit.item.path, *hit.copies))]
     others.sort(key=lambda hit: _distance(hit.item, when))
     return _ranked(others[:k])
 
@@ -80,9 +82,11 @@ def _spans(wanted: Filter) -> bool:
     return wanted.after is None or wanted.before is None or wanted.after < wanted.before
 
 
-def _is_itself(hit: Hit, item: Item) -> bool:
-    """Whether a hit is the item, its video, or what it is a copy of."""
-    return item.path == hit.item.path or item.path in hit.copies
+def _own_paths(engine: Engine, item: Item) -> set[str]:
+    """The paths of an item and of its copies, which may have other dates than it."""
+    nearest = engine.search(Query(like=(item.id,), kind="text" if item.kind == "text" else None, k=1))
+    group = {path for hit in nearest for path in (hit.item.path, *hit.copies)}
+    return group if item.path in group else {item.path}
 
 
 def _distance(item: Item, when: datetime) -> timedelta:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -246,6 +247,19 @@ def test_neighbours_in_time_in_place_and_in_both(web: httpx.Client) -> None:
     for odd in ({"hours": "0"}, {"km": "nan"}, {"k": "201"}, {"hours": "inf"}):
         assert web.get(f"/api/neighbours/{first}", params=odd).status_code == 422
     assert web.get("/api/neighbours/nothing").status_code == 404
+
+
+def test_a_copy_of_another_date_is_no_neighbour_either(tmp_path: Path, mini: Encoder) -> None:
+    for seed, name, hour in ((1, "a.png", 0), (1, "b.png", 1), (2, "c.png", 2), (3, "d.png", -1)):
+        picture(seed).save(tmp_path / name)
+        os.utime(tmp_path / name, (1_600_000_000 + 3600 * hour,) * 2)
+    build(tmp_path, mini)
+    with serving(tmp_path / ".mmsearch") as address, httpx.Client(base_url=address, timeout=60) as web:
+        hits = web.post("/api/search", json={"sort": "newest", "copies": True}).json()["hits"]
+        ids = {Path(hit["path"]).name: hit["id"] for hit in hits}
+        for name, order in (("a.png", ["d.png", "c.png"]), ("b.png", ["c.png", "d.png"])):
+            found = web.get(f"/api/neighbours/{ids[name]}").json()["hits"]
+            assert [Path(hit["path"]).name for hit in found] == order
 
 
 def test_the_newest_come_first_without_a_query_page_by_page(web: httpx.Client) -> None:
