@@ -26,11 +26,14 @@ from retrieval.types import Answer, Filter, Hit, Item, Near, Query, Rerank, Term
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from client.connection import AsyncClient, Client
     from indexer.config import BuildReport
     from retrieval.engine import Engine
 
 __all__ = [
     "Answer",
+    "AsyncClient",
+    "Client",
     "Engine",
     "Filter",
     "Hit",
@@ -40,6 +43,8 @@ __all__ = [
     "Query",
     "Rerank",
     "Term",
+    "connect",
+    "connect_async",
     "index",
     "open",
     "open_image",
@@ -52,6 +57,10 @@ def __getattr__(name: str) -> object:
         from retrieval.engine import Engine
 
         return Engine
+    if name in ("AsyncClient", "Client"):
+        import client.connection
+
+        return getattr(client.connection, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -60,6 +69,21 @@ def open(index: str | os.PathLike[str] | None = None, *, device: str = "auto") -
     from retrieval.engine import Engine
 
     return Engine.open(index, device=device)
+
+
+def connect(url: str, *, token: str | None = None) -> Client:
+    """The index of the server at `url`, with the methods of an engine, for use in a `with` statement. `token` is what the
+    server asks for. Nothing is sent yet. Raises `QueryError` for a `url` that is none."""
+    from client.connection import Client
+
+    return Client(url, token)
+
+
+def connect_async(url: str, *, token: str | None = None) -> AsyncClient:
+    """The same for asynchronous programs, for use in an `async with` statement."""
+    from client.connection import AsyncClient
+
+    return AsyncClient(url, token)
 
 
 def index(

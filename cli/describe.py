@@ -15,8 +15,9 @@ from retrieval.models.catalog import READER
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from retrieval.crossmodal.decoder import Caption, CaptionDecoder, DecodeConfig
+    from retrieval.crossmodal.decoder import CaptionDecoder, DecodeConfig
     from retrieval.models.encoder import Encoder
+    from retrieval.results import Caption
 
     # Start and end in seconds of a moment, None for a picture, and the caption.
     Described: TypeAlias = list[tuple[float | None, float | None, Caption]]

@@ -31,6 +31,7 @@ EXTRAS = {
     "ocr": Extra(("rapidocr",), "the text in pictures becomes searchable: index --ocr"),
     "demo": Extra(("scikit-image",), "the sample photos of make demo"),
     "docs": Extra(("zensical",), "the documentation as a site: make docs"),
+    "mcp": Extra(("mcp",), "agents can search: mmsearch mcp"),
     "formats": Extra(("pillow-jxl-plugin", "rawpy", "resvg-py"), "JPEG XL, cameras' raw files and SVG"),
     "pdf": Extra(("pypdfium2",), "the first page of PDF and AI files"),
     "train": Extra(

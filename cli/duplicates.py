@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -24,22 +23,6 @@ _MOST_SHOWN = 12
 _LABELS = {"same": "equal", "near": "nearly equal", "stack": "one shot"}
 
 
-@dataclass(frozen=True)
-class _Weighed:
-    """A group with the bytes of its files, and how many of them deleting all but its best would free."""
-
-    group: CopyGroup
-    bytes: int
-    freed: int
-
-    @staticmethod
-    def of(group: CopyGroup) -> _Weighed:
-        sizes = [_file_bytes(item) or 0 for item in group.items]
-        # Raw files, films and originals are no copies that one would delete unseen.
-        freed = 0 if group.kind == "stack" else sum(sizes[1:])
-        return _Weighed(group, sum(sizes), freed)
-
-
 def duplicates_command(
     index: IndexOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a group.")] = False,
@@ -54,10 +37,10 @@ def duplicates_command(
         if as_json and sheet is None:
             write_lines(group.to_json() for group in engine.duplicates())
             return
-        groups = [_Weighed.of(group) for group in engine.duplicates()]
+        groups = list(engine.duplicates())
     if as_json:
-        write_lines(weighed.group.to_json() for weighed in groups)
-    groups.sort(key=lambda weighed: (-weighed.freed, -weighed.bytes, weighed.group.items[0].path))
+        write_lines(group.to_json() for group in groups)
+    groups.sort(key=lambda group: (-group.freed, -group.bytes, group.items[0].path))
     if sheet is not None:
         _write_sheet(sheet, groups)
         note(f"wrote {shown(str(sheet))}")
@@ -77,35 +60,35 @@ def _size(item: Item) -> str:
     return "in a container" if size is None else byte_count(size)
 
 
-def _sum(groups: Sequence[_Weighed]) -> str:
-    copies = sum(len(weighed.group.items) - 1 for weighed in groups if weighed.group.kind != "stack")
-    freed = byte_count(sum(weighed.freed for weighed in groups))
+def _sum(groups: Sequence[CopyGroup]) -> str:
+    copies = sum(len(group.items) - 1 for group in groups if group.kind != "stack")
+    freed = byte_count(sum(group.freed for group in groups))
     return (
         f"{len(groups)} group(s); deleting {copies} equal and nearly equal copies, all but the first of each group, would "
         f"free {freed}; mmsearch deletes nothing"
     )
 
 
-def _show(groups: Sequence[_Weighed]) -> None:
+def _show(groups: Sequence[CopyGroup]) -> None:
     rows = []
-    for number, weighed in enumerate(groups, 1):
-        for place, item in enumerate(weighed.group.items):
-            head = (str(number), _LABELS[weighed.group.kind], byte_count(weighed.freed)) if not place else ("", "", "")
+    for number, group in enumerate(groups, 1):
+        for place, item in enumerate(group.items):
+            head = (str(number), _LABELS[group.kind], byte_count(group.freed)) if not place else ("", "", "")
             sides = f"{item.width}×{item.height}" if item.width and item.height else ""
             rows.append((*head, _size(item), sides, shown(item.path)))
     columns(("#", "kind", "frees", "size", "pixels", "path"), rows, left=(1, 5))
     note(_sum(groups))
 
 
-def _write_sheet(file: Path, groups: Sequence[_Weighed]) -> None:
+def _write_sheet(file: Path, groups: Sequence[CopyGroup]) -> None:
     """Write the page. Raises `MmsearchError` on a bad path."""
-    from cli.sheet import page
     from media.reader import ImageReader
+    from server.sheet import page
 
     images = ImageReader(320)
     parts = [f"<p>{html.escape(_sum(groups) if groups else 'no copies')}</p>"]
     with quiet_native_stderr():
-        parts += [_section(number, weighed, images) for number, weighed in enumerate(groups[:_MOST_GROUPS], 1)]
+        parts += [_section(number, group, images) for number, group in enumerate(groups[:_MOST_GROUPS], 1)]
     if len(groups) > _MOST_GROUPS:
         parts.append(f"<p>and {len(groups) - _MOST_GROUPS} more groups: mmsearch duplicates lists them all</p>")
     try:
@@ -114,16 +97,16 @@ def _write_sheet(file: Path, groups: Sequence[_Weighed]) -> None:
         raise MmsearchError(f"cannot write {file}: {error.strerror}") from error
 
 
-def _section(number: int, weighed: _Weighed, images: ImageReader) -> str:
-    items = weighed.group.items
+def _section(number: int, group: CopyGroup, images: ImageReader) -> str:
+    items = group.items
     cards = "\n".join(_card(item, images) for item in items[:_MOST_SHOWN])
-    frees = f" · frees {byte_count(weighed.freed)}" if weighed.freed else ""
+    frees = f" · frees {byte_count(group.freed)}" if group.freed else ""
     rest = f"<p>and {len(items) - _MOST_SHOWN} more</p>" if len(items) > _MOST_SHOWN else ""
-    return f"<h2>{number} · {_LABELS[weighed.group.kind]}{frees}</h2>\n<ol>\n{cards}\n</ol>{rest}"
+    return f"<h2>{number} · {_LABELS[group.kind]}{frees}</h2>\n<ol>\n{cards}\n</ol>{rest}"
 
 
 def _card(item: Item, images: ImageReader) -> str:
-    from cli.sheet import data_url
+    from server.sheet import data_url
 
     name = html.escape(shown(item.path.rsplit("/", 1)[-1]))
     try:

@@ -28,6 +28,7 @@ _COMMANDS = {
     "index": (FIND, "cli.index", "index_command"),
     "search": (FIND, "cli.search", "search_command"),
     "serve": (FIND, "cli.serve", "serve_command"),
+    "mcp": (FIND, "cli.mcp", "mcp_command"),
     "describe": (READ, "cli.describe", "describe_command"),
     "summarize": (READ, "cli.summarize", "summarize_command"),
     "explain": (READ, "cli.explain", "explain_command"),

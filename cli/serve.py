@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 from urllib.parse import quote
 
 import typer
 
+from cli.listening import AllowHostOption, TokenOption, listen, names, qr_code, reachable, token_of
 from cli.options import DeviceOption, IndexOption, choices
 from cli.terminal import busy, note, shown
-from retrieval.errors import MmsearchError, QueryError
+from retrieval.errors import QueryError
+
+if TYPE_CHECKING:
+    from retrieval.models.encoder import Encoder
 
 
 def serve_command(
+    folder: Annotated[
+        Optional[Path],
+        typer.Argument(
+            exists=True,
+            file_okay=False,
+            help="A folder of media, whose index is made and kept up to date meanwhile; without it, one is only served.",
+            show_default=False,
+        ),
+    ] = None,
     index: IndexOption = None,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Where to listen; any but this machine itself needs a token.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    token: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="TOKEN", envvar="MMSEARCH_TOKEN", help="Ask every request for this token.", show_default=False
-        ),
-    ] = None,
-    allow_host: Annotated[
-        Optional[list[str]],
-        typer.Option(metavar="NAME", help="Another name by which the server may be called; may be repeated."),
-    ] = None,
+    token: TokenOption = None,
+    allow_host: AllowHostOption = None,
     root: Annotated[
         Optional[list[Path]],
         typer.Option(
@@ -69,40 +75,37 @@ def serve_command(
 
     if log_level not in LEVELS:
         raise typer.BadParameter(f"{log_level!r} is not one of {', '.join(LEVELS)}", param_hint="--log-level")
-    folder = find_index(index, os.environ, Path.cwd())
     roots = tuple(root or ())
+    encoder = None
+    if folder is None:
+        place = find_index(index, os.environ, Path.cwd())
+    else:
+        place, encoder = _begun(folder, index, device)
+        roots, watch = (*roots, folder.absolute()), True
     watch = watch or watch_poll is not None
-    if watch and not roots and folder.name != ".mmsearch":
+    if watch and not roots and place.name != ".mmsearch":
         raise QueryError("--watch: this index is not inside the folder that it is of; name that with --root FOLDER")
     import gc
-    import socket
 
-    from server.access import check_token, new_token
     from server.app import ServeConfig, create_app
-    from server.guard import EVERYWHERE, host_names, is_loopback
+    from server.guard import EVERYWHERE, is_loopback
     from server.run import http_server
 
     start_messages(log_level)
     log = AccessLog(None if str(access_log) == "-" else access_log) if access_log is not None else None
-    if token is not None:
-        check_token(token)
-    names = [*(allow_host or ()), *([socket.gethostname(), "localhost"] if host in EVERYWHERE else [])]
-    if token is None and not is_loopback(host):
-        token = new_token()
-    try:
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise MmsearchError(f"cannot listen on {host}:{port}: {error.strerror}; take another with --port") from error
-    with listener:
+    token = token_of(host, token)
+    with listen(host, port) as listener:
+        number = listener.getsockname()[1]
         config = ServeConfig(
-            folder=folder,
-            hosts=host_names(host, names),
+            folder=place,
+            hosts=names(host, allow_host or ()),
             token=token,
             device=device,
             roots=roots,
             watch=watch,
             watch_poll=watch_poll,
-            port=listener.getsockname()[1],
+            encoder=encoder,
+            port=number,
             access_log=log,
         )
         with busy("loading the model"):
@@ -110,19 +113,39 @@ def serve_command(
         # What is loaded now stays: the collector need not look through the models again while a request waits.
         gc.collect()
         gc.freeze()
-        name = "127.0.0.1" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
-        address = f"http://{name}:{listener.getsockname()[1]}/"
-        link = f"{address}?token={quote(token, safe='')}" if token else address
-        for line in _refused(folder):
+        query = f"?token={quote(token, safe='')}" if token else ""
+        links = [f"http://{name}:{number}/{query}" for name in reachable(host)]
+        for line in _refused(place):
             note(line)
-        note(f"{shown(str(folder))} at {link}   (Ctrl-C ends it)")
+        note(f"{shown(str(place))} at {links[0]}   (Ctrl-C ends it)")
+        for link in links[1:]:
+            note(f"also at {link}")
+        if not is_loopback(host) and sys.stderr.isatty():
+            note(qr_code(links[0]))
         if open_page:
             import webbrowser
 
-            webbrowser.open(link)
+            webbrowser.open(f"http://127.0.0.1:{number}/{query}" if host in EVERYWHERE else links[0])
         http_server(app, log_level).run(sockets=[listener])
         if log is not None:
             log.close()
+
+
+def _begun(folder: Path, index: str | None, device: str) -> tuple[Path, Encoder]:
+    """The index of a folder of media, which is begun where there is none, and its encoder. Raises `IndexNotFoundError` where
+    there is nothing to index."""
+    from indexer.roots import roots_of
+    from indexer.run import begin_index, index_folder, joins, open_encoder
+
+    roots = roots_of([folder])
+    place = index_folder(index, roots)
+    joined = joins(place, roots) if index is None else None
+    with busy("loading the model"):
+        opened = open_encoder(place, "auto", device, "auto")
+    for line in (*([joined] if joined else []), *opened.notices):
+        note(line)
+    begin_index(roots, place, opened.encoder)
+    return place, opened.encoder
 
 
 def _refused(folder: Path) -> list[str]:

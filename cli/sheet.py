@@ -1,10 +1,8 @@
-"""A contact sheet: one HTML file with the hits' images inside it, readable anywhere and without a network."""
+"""The contact sheet of a search: its hits with their scores, and why they match."""
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,26 +10,13 @@ from typing import TYPE_CHECKING
 from cli.terminal import clock, file_url, quiet_native_stderr, shown
 from retrieval.errors import MediaError, MmsearchError
 from retrieval.types import Hit, Item
+from server.sheet import data_url, page
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from media.reader import ImageReader
     from retrieval.models.loading import LoadedModel
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
-h1 { font-size: 1.25rem; font-weight: 600; }
-ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; list-style: none; padding: 0; }
-li { border: 1px solid var(--line); border-radius: .6rem; overflow: hidden; }
-img, video { display: block; width: 100%; height: 12rem; object-fit: cover; background: #8882; }
-div { padding: .5rem .75rem; overflow-wrap: anywhere; }
-small { opacity: .75; }
-blockquote { margin: .75rem; }
-details { padding: 0 .75rem .75rem; }
-details img { height: auto; }
-"""
 
 
 def write_sheet(file: Path, title: str, hits: Sequence[Hit], why: tuple[LoadedModel, str] | None = None) -> None:
@@ -46,15 +31,6 @@ def write_sheet(file: Path, title: str, hits: Sequence[Hit], why: tuple[LoadedMo
         file.write_text(page(html.escape(title), f"<ol>\n{cards}\n</ol>"), "utf-8", errors="replace")
     except OSError as error:
         raise MmsearchError(f"cannot write {file}: {error.strerror}") from error
-
-
-def page(title: str, body: str) -> str:
-    """A whole page that needs nothing from outside; both parts are HTML already."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="generator" content="mmsearch">\n'
-        f"<title>{title} – mmsearch</title>\n<style>{_STYLE}</style>\n<h1>{title}</h1>\n{body}\n</html>\n"
-    )
 
 
 def _card(hit: Hit, images: ImageReader, why: tuple[LoadedModel, str] | None) -> str:
@@ -98,12 +74,3 @@ def _explanation(rgb: Image, why: tuple[LoadedModel, str]) -> str:
     sheet = draw(rgb, explain(loaded, rgb, words), loaded.spec.resize_mode, width=160)
     alt = html.escape(f"which parts of the picture each word of {words} rests on")
     return f'<details><summary>why</summary><img alt="{alt}" src="{data_url(sheet, 1200)}"></details>'
-
-
-def data_url(rgb: Image, most: int) -> str:
-    """An image as an address that holds it, its longer side at most `most` pixels."""
-    small = rgb.copy()
-    small.thumbnail((most, most))
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=82)
-    return f"data:image/jpeg;base64,{base64.standard_b64encode(out.getvalue()).decode()}"

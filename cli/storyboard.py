@@ -6,8 +6,8 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cli.sheet import data_url, page
 from cli.terminal import clock, file_url, shown
+from server.sheet import data_url, page
 
 if TYPE_CHECKING:
     from retrieval.crossmodal.summary import Segment

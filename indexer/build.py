@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 COMMIT_ROWS = SHARD_ROWS // 2
 COMMIT_SECONDS = 600.0
+# The first publication of a run whose results somebody waits for.
+EAGER_SECONDS = 5.0
 
 
 class IndexBuild:
@@ -60,7 +62,7 @@ class IndexBuild:
     def __iter__(self) -> Iterator[Progress]:
         fresh = not (self._folder / "manifest.json").exists()
         begun = WalkConfig(sound=self._hears, excludes=self._excludes(Excludes()))
-        if fresh and not any(isinstance(entry, Source) for entry in walk(self._paths, begun)):
+        if fresh and not has_media(self._paths, begun):
             raise IndexNotFoundError(f"nothing to index in {_shown(self._paths)}: no pictures, videos or texts there")
         with IndexWriter(self._folder, self._embedder.spec) as writer:
             for path in self._paths:
@@ -167,8 +169,13 @@ class _Run:
         self._writer.journal(result)
         self._indexed += sum(line.media for line in result.lines)
         self._failed += sum(len(line.failures) for line in result.lines)
-        waited = time.monotonic() - self._published_at
-        if self._writer.pending >= COMMIT_ROWS or (self._writer.pending and waited > COMMIT_SECONDS):
+        now = time.monotonic()
+        patience = COMMIT_SECONDS
+        if self._config.eager:
+            # Ever longer apart, so that they are few however long the run is.
+            patience = min(COMMIT_SECONDS, max(EAGER_SECONDS, (now - self._began) / 4))
+        waited = now - self._published_at
+        if self._writer.pending >= COMMIT_ROWS or (self._writer.pending and waited > patience):
             self._writer.publish()
             self._published_at = time.monotonic()
 
@@ -190,6 +197,11 @@ class _Run:
 
     def _left_out(self) -> list[str]:
         return [f"{self._own} new file(s) left out: mmsearch itself wrote them"] if self._own else []
+
+
+def has_media(paths: Sequence[str], how: WalkConfig | None = None) -> bool:
+    """Whether there is anything to index below some paths."""
+    return any(isinstance(entry, Source) for entry in walk(paths, how or WalkConfig()))
 
 
 def searchable(manifest: Manifest) -> int:

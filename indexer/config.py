@@ -45,13 +45,15 @@ class BuildConfig:
     transcribed. `prune` lets a folder that is empty now lose its files. An image of more than `max_pixels` is refused.
     `exclude` are globs that the index leaves out from now on, beside those that it remembers; `default_excludes` (None: as
     before) whether it leaves out what nobody means. `reread` reads the facts of unchanged photos and videos again, whose
-    embeddings are taken from the index. With `ocr`, the text in pictures is read once all else is published.
+    embeddings are taken from the index. With `eager`, results are published within seconds, and then ever more seldom: for
+    a run that somebody watches. With `ocr`, the text in pictures is read once all else is published.
     """
 
     batch_size: int = 32
     workers: int = 0
     retry_failed: bool = False
     reread: bool = False
+    eager: bool = False
     fps: float = 1.0
     max_frames: int = 10_000
     moment_fusion: MomentFusion = "mean"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from indexer.build import IndexBuild
+from indexer.build import IndexBuild, has_media
 from indexer.config import BuildConfig, BuildReport, ocr_config
 from indexer.roots import roots_of
 from media.names import printable
-from retrieval.errors import MmsearchError, ModelError, OldFormatError, UsageError
+from retrieval.errors import IndexNotFoundError, MmsearchError, ModelError, OldFormatError, UsageError
 from retrieval.models.encoder import Encoder
 from retrieval.models.export import ensure_exported
 from retrieval.models.loading import check_choices
@@ -20,7 +20,7 @@ from retrieval.models.weights import ModelFiles, resolve, weights_sha256
 from retrieval.store.manifest import read_manifest
 from retrieval.store.migrate import bring_up_to_date
 from retrieval.store.succession import PLAN, carry_out_succession, give_up_succession, successor_model
-from retrieval.store.writer import take_lock
+from retrieval.store.writer import IndexWriter, take_lock
 from retrieval.types import ModelSpec
 
 if TYPE_CHECKING:
@@ -117,6 +117,20 @@ def open_encoder(folder: Path, model: str, device: str, precision: str, *, chang
     else:
         encoder = Encoder.load(files, device, precision)
     return OpenedEncoder(encoder=encoder, notices=tuple(notices), changes_model=changes)
+
+
+def begin_index(roots: Sequence[str], folder: Path, encoder: Encoder) -> None:
+    """Make an empty index of some folders, so that it can be searched while a build fills it; one that is there stays as it is.
+    Raises `IndexNotFoundError` where nothing in them can be indexed, and what `IndexWriter` raises."""
+    if (folder / "manifest.json").is_file():
+        return
+    if not has_media(roots):
+        raise IndexNotFoundError(
+            f"nothing to index in {', '.join(map(printable, roots))}: no pictures, videos or texts there"
+        )
+    with IndexWriter(folder, encoder.spec) as writer:
+        for root in roots:
+            writer.add_root(root if os.path.isdir(root) else os.path.dirname(root))
 
 
 def build_of(

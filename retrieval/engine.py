@@ -31,11 +31,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from media.reader import ImageSource
-    from retrieval.crossmodal.decoder import Caption
     from retrieval.models.loading import LoadedModel
-    from retrieval.store.facets import Facets
+    from retrieval.results import Caption, Facets, Failure
     from retrieval.store.points import Point
-    from retrieval.store.sources import Failure
 
 
 class Engine:

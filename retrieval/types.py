@@ -363,6 +363,17 @@ class CopyGroup:
     kind: Literal["same", "near", "stack"]
     items: tuple[Item, ...]
 
+    @property
+    def bytes(self) -> int:
+        """What the files of its items take; members of a container, which no deleting would free alone, count nothing."""
+        return sum(item.size for item in self.items if item.path == item.source)
+
+    @property
+    def freed(self) -> int:
+        """How many of these bytes deleting all but the best would free. Nothing of a stack: raw files, films and originals are
+        no copies that one would delete unseen."""
+        return 0 if self.kind == "stack" else sum(item.size for item in self.items[1:] if item.path == item.source)
+
     def to_json(self) -> dict[str, object]:
         """The contract's keys."""
         return {"kind": self.kind, "paths": [item.path for item in self.items]}

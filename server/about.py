@@ -32,7 +32,12 @@ def add_about(app: FastAPI, service: SearchService, watcher: Watcher | None, pag
     @app.get("/api/status", response_model=StatusResponse, responses=ERRORS, summary="What the index holds")
     async def status() -> StatusResponse:
         counts = await service.status()
-        state = WatchModel.model_validate(valid_json(vars(watcher.state))) if watcher is not None else None
+        now = watcher.state if watcher is not None else None
+        state = (
+            WatchModel.model_validate({**valid_json(vars(now)), "remaining": now.remaining})
+            if now is not None
+            else None
+        )
         return StatusResponse.model_validate({**counts, "reader": service.captioner, "watch": state})
 
     @app.get("/healthz", response_model=HealthResponse, responses=ERRORS, summary="Whether the index can be read")

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from retrieval.models.encoder import Encoder
 from retrieval.models.weights import cache_dir
 from server.about import add_about
 from server.access import Access
+from server.around import add_around
 from server.copies import add_copies
 from server.errors import add_errors
 from server.files import add_files
@@ -28,7 +30,9 @@ from server.openapi import complete
 from server.page import load_page
 from server.reading import add_reading
 from server.related import add_related
+from server.review import add_review
 from server.searching import add_searching
+from server.selection import add_selection
 from server.service import SearchService
 from server.uploads import Uploads
 from server.watch import Watcher
@@ -40,8 +44,8 @@ class ServeConfig:
 
     `roots` are folders that files may be served from, beside the one that holds the index; `token` None asks for none.
     `watch_poll` are the seconds between two looks at folders that report no changes, such as network drives; None relies on
-    the system's reports. No cursor leads further than `deepest` hits. `port` is where the server listens, for the documents.
-    `access_log` takes a line a request.
+    the system's reports, and `encoder` is the index's model, where it is loaded already. No cursor leads further than
+    `deepest` hits. `port` is where the server listens, for the documents. `access_log` takes a line a request.
     """
 
     folder: Path
@@ -51,6 +55,7 @@ class ServeConfig:
     roots: tuple[Path, ...] = ()
     watch: bool = False
     watch_poll: float | None = None
+    encoder: Encoder | None = None
     deepest: int = 2000
     patience: Patience = field(default_factory=Patience)
     port: int = 0
@@ -70,7 +75,7 @@ def create_app(config: ServeConfig) -> FastAPI:
     makes = Lane("thumb", metrics, threads=max(2, cores), bound=256, seconds=60)
     previews = Lane("preview", metrics, threads=1, bound=16, seconds=PREVIEW_SECONDS)
     roots = [*config.roots, *([config.folder.parent] if config.folder.name == ".mmsearch" else [])]
-    watcher = Watcher(config.folder, roots, config.device, config.watch_poll) if config.watch else None
+    watcher = Watcher(config.folder, roots, config.device, config.watch_poll, config.encoder) if config.watch else None
     service.warm()
 
     @asynccontextmanager
@@ -100,6 +105,9 @@ def create_app(config: ServeConfig) -> FastAPI:
     add_reading(app, service, files)
     add_related(app, service)
     add_files(app, service, files, reads=reads, makes=makes, previews=previews)
+    add_around(app, service)
+    add_review(app, service, watcher)
+    add_selection(app, service, files, reads=reads, makes=makes)
     add_about(app, service, watcher, load_page(), access)
     complete(app, cookie=f"mmsearch_{config.port}", token=access is not None)
     routes = sorted({str(route.path).partition("/{")[0] for route in app.routes if hasattr(route, "path")}, key=len)

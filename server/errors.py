@@ -27,6 +27,7 @@ from server.lanes import Busy, ClientGone
 from server.service import ResultsChanged
 from server.uploads import ImageNotFoundError
 
+ERROR_HEADER = "Mmsearch-Error"
 # Nobody reads it: for the counts alone.
 _GONE = 499
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
@@ -52,7 +53,8 @@ def add_errors(app: FastAPI) -> None:
 
     def answering(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
         async def answer(_: Request, error: Exception) -> Response:
-            headers = {}
+            # Which error it was, for programs that speak our language.
+            headers = {ERROR_HEADER: type(error).__name__}
             if isinstance(error, Busy):
                 headers["Retry-After"] = str(error.seconds)
             elif isinstance(error, IndexNotFoundError):

@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 FOR_EVER = "private, max-age=31536000, immutable"
 REVALIDATE = "private, no-cache"
+# Pictures and archives, which gain nothing, and files whose ranges count bytes.
+_PLAIN = ("/media/", "/thumb/", "/upload/", "/preview/", "/api/selection/zip")
 _RANGE = re.compile(r"\s*(\d*)\s*-\s*(\d*)\s*")
 
 
@@ -139,5 +141,5 @@ class Compressed:
         self._compressed = GZipMiddleware(app, minimum_size=1000, compresslevel=5)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        plain = scope["type"] != "http" or scope["path"].startswith(("/media/", "/thumb/", "/upload/"))
+        plain = scope["type"] != "http" or scope["path"].startswith(_PLAIN)
         await (self._plain if plain else self._compressed)(scope, receive, send)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -11,8 +11,12 @@ from retrieval.types import Kind, Match, Sort
 
 MOST = 200
 DEEPEST_LIST = 100_000_000
+MOST_SELECTED = 2000
+_MOST_IDS = 16
 Text = Annotated[str, Field(max_length=2000)]
 Name = Annotated[str, Field(max_length=400)]
+Identity = Annotated[str, Field(max_length=64)]
+Picture = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 def _as_list(value: object) -> object:
@@ -39,6 +43,15 @@ class Narrowed(Strict):
     near: Name | None = None
 
 
+class RerankModel(Strict):
+    """How to order the best again: how many `candidates` are read, for at most so many `milliseconds`, and how both scores are
+    joined."""
+
+    candidates: Annotated[int, Field(ge=1, le=200)] = 50
+    milliseconds: Annotated[float, Field(ge=0, le=180_000)] | None = None
+    fusion: Literal["weighted", "attention", "concat"] = "weighted"
+
+
 class SearchRequest(Narrowed):
     """What to look for. At least one of `text`, `image_id`, `picture` and an uploaded image; or filters alone, which list what
     passes them, newest first. `text` is a line that may hold filters. `region` is the part of the image that is meant, as
@@ -47,18 +60,21 @@ class SearchRequest(Narrowed):
     `picture` names an image that was uploaded before, by the hash that the answer to that search gave. `cursor` is the `next`
     of the page before, of the same search; with `offset`, the page begins after so many hits instead. `match` says what `text`
     is matched by: meaning, words, or auto, both joined; with `prefix` its last word may be the beginning of a longer word.
-    Copies of a picture are one hit, unless `copies` asks for each.
+    Copies of a picture are one hit, unless `copies` asks for each, and so are the moments of a video, unless `moments` does.
+    `rerank` may say how. With `details`, each hit has all that the index knows of it.
     """
 
-    picture: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    image_id: Annotated[str, Field(max_length=64)] | None = None
-    unlike_id: Annotated[str, Field(max_length=64)] | None = None
+    picture: Picture | Annotated[list[Picture], Field(max_length=_MOST_IDS)] | None = None
+    image_id: Identity | Annotated[list[Identity], Field(max_length=_MOST_IDS)] | None = None
+    unlike_id: Identity | Annotated[list[Identity], Field(max_length=_MOST_IDS)] | None = None
     negatives: Annotated[list[Text], Field(alias="not", max_length=16), BeforeValidator(_as_list)] = []
     region: Annotated[str, Field(max_length=128)] | tuple[float, float, float, float] | None = None
     sort: Sort = "relevance"
     k: Annotated[int, Field(ge=1, le=MOST)] = 20
-    rerank: bool = False
+    rerank: bool | RerankModel = False
     copies: bool = False
+    moments: bool = False
+    details: bool = False
     match: Match = "auto"
     prefix: bool = False
     min_relevance: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -82,12 +98,15 @@ class MomentModel(BaseModel):
 
 class ItemModel(BaseModel):
     """One item of the index. `path` is for people, with the replacement character where a name is no UTF-8, and then
-    `path_raw` are its bytes as base64; the file itself is at `media_url`."""
+    `path_raw` are its bytes as base64; the file itself is at `media_url`. `source` is the file that it is in, which is another
+    one for a member of a container and for a caption; `mtime_ns` belongs to that."""
 
     id: str
     kind: Kind
     path: str
     path_raw: str | None = None
+    source: str
+    source_raw: str | None = None
     start: float | None
     end: float | None
     text: str | None
@@ -101,9 +120,29 @@ class ItemModel(BaseModel):
     rating: int | None
     words: str | None
     date_source: str | None
+    text_kind: str | None
     size: int
+    mtime_ns: int
+    sha256: str
+    dhash: int | None
     media_url: str
     thumb_url: str
+
+
+class DetailsModel(BaseModel):
+    """A hit with its whole item, and each of its moments in the same form."""
+
+    rank: int
+    score: float
+    first_stage_score: float
+    rerank_score: float | None
+    relevance: float | None
+    item: ItemModel
+    moments: list[DetailsModel]
+    matched: list[str]
+    matched_words: list[str]
+    copies: list[str]
+    copies_raw: list[str | None] | None = None
 
 
 class HitModel(BaseModel):
@@ -135,6 +174,7 @@ class HitModel(BaseModel):
     matched_words: list[str]
     copies: list[str]
     moments: list[MomentModel]
+    details: DetailsModel | None = None
 
 
 class SearchResponse(BaseModel):
@@ -143,7 +183,9 @@ class SearchResponse(BaseModel):
     `total` is how many hits a list, a search by filters alone, has in all; null for others, which rank everything.
     `more` says whether there are others, which beyond the last page a narrower search brings; `truncated` whether the model
     read only the beginning of the words; `picture` names the uploaded image, to be asked for again without sending it. `notes`
-    are sentences about the query for whoever typed it.
+    are sentences about the query for whoever typed it. Of a search that re-ranks, `seen` candidates were read, those whose
+    image is gone or damaged are `unreadable`, each with the reason, `out_of_time` says that some were left unread, and
+    `text_cut` that the reranker reads less than all the words. The words of `unindexed` rows were not looked at.
     """
 
     hits: list[HitModel]
@@ -153,6 +195,11 @@ class SearchResponse(BaseModel):
     truncated: bool
     picture: str | None
     notes: list[str]
+    seen: int
+    unreadable: list[tuple[str, str]]
+    out_of_time: bool
+    text_cut: bool
+    unindexed: int
     milliseconds: float
     model: str
 
@@ -237,20 +284,6 @@ class CopiesResponse(BaseModel):
     items: list[ItemModel]
 
 
-class DuplicatesModel(BaseModel):
-    """A group of copies, the best first: of the same bytes, nearly the same, or a stack such as RAW beside JPEG."""
-
-    kind: str
-    items: list[ItemModel]
-
-
-class DuplicatesResponse(BaseModel):
-    """Groups of copies in index order; `next` is the cursor of the groups after these, null at the end."""
-
-    groups: list[DuplicatesModel]
-    next: str | None
-
-
 class UploadForm(Strict):
     """An image to search by."""
 
@@ -263,6 +296,12 @@ class UploadResponse(BaseModel):
     picture: str
 
 
+class SelectionRequest(Strict):
+    """The ids of the items that are selected, in their order."""
+
+    ids: Annotated[list[Identity], Field(min_length=1, max_length=MOST_SELECTED)]
+
+
 class DescribeRequest(Strict):
     """The item to describe."""
 
@@ -270,11 +309,13 @@ class DescribeRequest(Strict):
 
 
 class DescribeResponse(BaseModel):
-    """A caption of a picture, or of the middle of a moment."""
+    """A caption of a picture, or of the middle of a moment; its logarithmic probability in nats, and its tokens in the reader's
+    vocabulary."""
 
     id: str
     caption: str
     log_probability: float
+    tokens: list[int]
 
 
 class AskRequest(Strict):
@@ -282,6 +323,9 @@ class AskRequest(Strict):
 
     question: Annotated[str, Field(min_length=1, max_length=2000)]
     k: Annotated[int, Field(ge=1, le=20)] = 3
+    min_relevance: Annotated[float, Field(ge=0, le=1)] = 0.5
+    candidates: Annotated[int, Field(ge=1, le=200)] = 50
+    details: bool = False
 
 
 class EvidenceModel(BaseModel):
@@ -293,9 +337,12 @@ class EvidenceModel(BaseModel):
     start: float | None
     end: float | None
     caption: str
+    log_probability: float
+    tokens: list[int]
     score: float
     media_url: str
     thumb_url: str
+    details: DetailsModel | None = None
 
 
 class AskResponse(BaseModel):
@@ -307,11 +354,13 @@ class AskResponse(BaseModel):
 
 
 class WatchModel(BaseModel):
-    """What indexing in the background does now."""
+    """What indexing in the background does now: `remaining` files are known to be left."""
 
     state: str
     done: int
     total: int
+    remaining: int
+    failed: int
     path: str
     error: str | None
 
@@ -335,6 +384,52 @@ class StatusResponse(BaseModel):
     generation: int
     reader: str
     watch: WatchModel | None
+
+
+class FailureModel(BaseModel):
+    """A file that is not indexed, or not whole: at which stage (`read`, `decode`, `encode`) it failed, and why. `source` is the
+    file that it is in."""
+
+    path: str
+    path_raw: str | None = None
+    source: str
+    source_raw: str | None = None
+    stage: str
+    reason: str
+
+
+class FailuresResponse(BaseModel):
+    """The ledger, in the order of paths, a page at a time; `total` is its length. `skipped` counts, by suffix, files that are
+    of no kind that is indexed, null where no run of this server has looked; `advice` are sentences on what to do."""
+
+    failures: list[FailureModel]
+    total: int
+    next: str | None
+    skipped: dict[str, int] | None
+    advice: list[str]
+
+
+class CopyGroupModel(BaseModel):
+    """Copies of one picture or film, the best first: `same` in content, `near` in looks, or a `stack` of one shot. `bytes` is
+    what their files take, `frees` what deleting all but the first would free."""
+
+    kind: Literal["same", "near", "stack"]
+    bytes: int
+    frees: int
+    items: list[ItemModel]
+
+
+class DuplicatesResponse(BaseModel):
+    """Groups of copies, in index order; `next` is the cursor of the page after this one."""
+
+    groups: list[CopyGroupModel]
+    next: str | None
+
+
+class NeighboursResponse(BaseModel):
+    """What was taken near an item, in time, in place or both; the nearest in time first."""
+
+    hits: list[HitModel]
 
 
 class HealthResponse(BaseModel):

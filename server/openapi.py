@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from server.access import OPEN
-from server.models import ErrorResponse, SearchForm, SearchRequest, UploadForm
+from server.models import ErrorResponse, SearchForm, SearchRequest, SelectionRequest, UploadForm
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -46,6 +46,26 @@ PLAIN: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus's text format"},
     **ERRORS,
 }
+SELECTION: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            "application/zip": _BINARY,
+            "text/csv": {"schema": {"type": "string"}},
+            "application/json": {"schema": {"type": "array", "items": {"type": "object"}}},
+            "text/html": {"schema": {"type": "string"}},
+            "text/plain": {"schema": {"type": "string"}},
+        },
+        "description": "The file, by the form that the path names",
+    },
+    **ERRORS,
+}
+SELECTION_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": {"$ref": _REF.format(model="SelectionRequest")}},
+        "application/x-www-form-urlencoded": {"schema": {"$ref": _REF.format(model="SelectionRequest")}},
+    },
+}
 SEARCH_BODY = {
     "required": True,
     "content": {
@@ -69,7 +89,9 @@ def complete(app: FastAPI, *, cookie: str, token: bool) -> None:
         if "securitySchemes" in parts:
             return document
         _, made = models_json_schema(
-            [(kind, "validation") for kind in (SearchRequest, SearchForm, UploadForm)], ref_template=_REF, by_alias=True
+            [(kind, "validation") for kind in (SearchRequest, SearchForm, SelectionRequest, UploadForm)],
+            ref_template=_REF,
+            by_alias=True,
         )
         parts.setdefault("schemas", {}).update(made["$defs"])
         parts["securitySchemes"] = {

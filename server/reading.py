@@ -26,7 +26,7 @@ from server.models import (
     WordMapsResponse,
 )
 from server.openapi import ERRORS, binary
-from server.searching import media_url, thumb_url
+from server.searching import details_model, media_url, thumb_url
 from server.service import SearchService
 
 
@@ -35,32 +35,11 @@ def add_reading(app: FastAPI, service: SearchService, files: Files) -> None:
 
     @app.post("/api/describe", response_model=DescribeResponse, responses=ERRORS, summary="A caption of an item")
     async def describe(request: Request, asked: DescribeRequest) -> DescribeResponse:
-        item = await service.item(asked.id, request)
-        if item.kind == "text":
-            raise QueryError("a text needs no description; give the id of a picture or a moment")
-        files.place(item)
-        caption = await service.read("describe", lambda engine: engine.describe(item, service.captioner), request)
-        if caption is None:
-            raise MediaError("decode", "the picture cannot be read")
-        return DescribeResponse(id=item.id, caption=caption.text, log_probability=round(caption.log_probability, 4))
+        return await described(service, files, asked.id, request)
 
     @app.post("/api/ask", response_model=AskResponse, responses=ERRORS, summary="An answer with its evidence")
     async def ask(request: Request, asked: AskRequest) -> AskResponse:
-        if not asked.question.strip():
-            raise QueryError("the question is empty")
-        captioned = await service.read(
-            "ask", lambda engine: engine.evidence(asked.question, asked.k, captioner=service.captioner), request
-        )
-        evidence = [
-            EvidenceModel(
-                id=hit.item.id, path=valid_text(hit.item.path), path_raw=base64_name(hit.item.path),
-                start=hit.item.start, end=hit.item.end, caption=caption.text,
-                score=hit.score, media_url=media_url(hit.item), thumb_url=thumb_url(hit.item),
-            )
-            for hit, caption in captioned
-        ]  # fmt: skip
-        cited = [Evidence(path=e.path, start=e.start, end=e.end, caption=e.caption, score=e.score) for e in evidence]
-        return AskResponse(question=asked.question, answer=compose(cited), evidence=evidence)
+        return await answered(service, asked, request)
 
     @app.get(
         "/api/explain", response_class=Response, responses=binary("image/png", "The picture, once for each word"),
@@ -125,6 +104,50 @@ def _levels(grid: NDArray[np.float32]) -> list[list[float]]:
     """A map with its most as 1."""
     most = float(grid.max())
     return [[round(float(cell) / most, 3) if most > 0 else 0.0 for cell in row] for row in grid]
+
+
+async def described(
+    service: SearchService, files: Files, identity: str, request: Request | None = None
+) -> DescribeResponse:
+    """A caption of an item. Raises `QueryError` for a text, `MediaError` where it cannot be read, and `ModelError`."""
+    item = await service.item(identity, request)
+    if item.kind == "text":
+        raise QueryError("a text needs no description; give the id of a picture or a moment")
+    files.place(item)
+    caption = await service.read("describe", lambda engine: engine.describe(item, service.captioner), request)
+    if caption is None:
+        raise MediaError("decode", "the picture cannot be read")
+    return DescribeResponse(
+        id=item.id, caption=caption.text, log_probability=caption.log_probability, tokens=list(caption.ids)
+    )
+
+
+async def answered(service: SearchService, asked: AskRequest, request: Request | None = None) -> AskResponse:
+    """An answer with its evidence. Raises `QueryError` and `ModelError`."""
+    if not asked.question.strip():
+        raise QueryError("the question is empty")
+    captioned = await service.read(
+        "ask",
+        lambda engine: engine.evidence(
+            asked.question,
+            asked.k,
+            min_relevance=asked.min_relevance,
+            candidates=asked.candidates,
+            captioner=service.captioner,
+        ),
+        request,
+    )
+    evidence = [
+        EvidenceModel(
+            id=hit.item.id, path=valid_text(hit.item.path), path_raw=base64_name(hit.item.path),
+            start=hit.item.start, end=hit.item.end, caption=caption.text, log_probability=caption.log_probability,
+            tokens=list(caption.ids), score=hit.score, media_url=media_url(hit.item), thumb_url=thumb_url(hit.item),
+            details=details_model(hit) if asked.details else None,
+        )
+        for hit, caption in captioned
+    ]  # fmt: skip
+    cited = [Evidence(path=e.path, start=e.start, end=e.end, caption=e.caption, score=e.score) for e in evidence]
+    return AskResponse(question=asked.question, answer=compose(cited), evidence=evidence)
 
 
 def _explained(loaded: Any, files: Files, item: Item, text: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_SECONDS = 20.0
@@ -48,7 +48,7 @@ class _TimedProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def http_server(app: FastAPI, log_level: str = "warning") -> uvicorn.Server:
+def http_server(app: ASGIApp, log_level: str = "warning") -> uvicorn.Server:
     """A server for the application; `run(sockets=[…])` serves until it is told to end. It says on standard error what is of
     `log_level` or above."""
     config = uvicorn.Config(

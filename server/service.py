@@ -12,8 +12,8 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -26,11 +26,11 @@ from media.types import Place
 from retrieval.cancellation import Cancellation
 from retrieval.crossmodal.decoder_models import reading_model
 from retrieval.engine import Engine
-from retrieval.errors import IndexNotFoundError, MmsearchError
-from retrieval.store.facets import Facets
+from retrieval.errors import IndexNotFoundError, ItemNotFoundError, MmsearchError
+from retrieval.results import Facets
 from retrieval.store.manifest import read_manifest
 from retrieval.store.roots import Roots
-from retrieval.types import Filter, Hit, Item, Query
+from retrieval.types import Answer, Filter, Item, Query
 from server.lanes import Busy, Lane
 from server.metrics import Metrics
 
@@ -46,15 +46,13 @@ class ResultsChanged(MmsearchError):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """The hits of a search, the state of the index that they are of and its model, whether that read less than all the words,
-    notes on the query, and how many hits there are in all, None where everything is ranked."""
+    """What a search found, the state of the index that it is of and its model, and whether that read less than all the
+    words."""
 
-    hits: list[Hit]
+    answer: Answer
     state: str
     model: str
     truncated: bool
-    notes: tuple[str, ...]
-    total: int | None
 
 
 class _Stoppable:
@@ -170,21 +168,14 @@ class SearchService:
                 raise ResultsChanged("the index has changed since these results were found; search again")
             answer = engine.answer(query)
             cut = query.words is not None and not engine.reads_whole(query.words)
-            result = SearchResult(
-                hits=list(answer.hits),
-                state=now,
-                model=engine.model.name,
-                truncated=cut,
-                notes=answer.notes,
-                total=answer.total,
-            )
+            result = SearchResult(answer=answer, state=now, model=engine.model.name, truncated=cut)
             return result, stamp(self.folder)
 
         with self.metrics.stage("rerank" if query.rerank is not None else "search"):
             async with self._admitted(query):
                 result, stamped = await lane.run(work, request)
         if state_name(stamped) == result.state:
-            self._remember(stamped, [each.item for hit in result.hits for each in (hit, *hit.moments)])
+            self._remember(stamped, [each.item for hit in result.answer.hits for each in (hit, *hit.moments)])
         return result
 
     @asynccontextmanager
@@ -222,15 +213,26 @@ class SearchService:
         """As `Engine.same_file`, with the folders that the index is of."""
         return await self._lookups.run(lambda engine, _: (engine.same_file(identity), engine.manifest.roots), request)
 
+    async def items(self, identities: Sequence[str], request: Request | None = None) -> list[Item]:
+        """The items of these ids, as the index has them now, in their order; those that it has no more are left out."""
+
+        def work(engine: Engine, _: str) -> list[Item]:
+            found = []
+            for identity in identities:
+                with suppress(ItemNotFoundError):
+                    found.append(engine.item(identity))
+            return found
+
+        return await self._lookups.run(work, request)
+
+    async def look_up(self, work: Callable[[Engine, str], Result], request: Request | None = None) -> Result:
+        """Have something short read from the index, with the name of its state, on the lookup lane."""
+        return await self._lookups.run(work, request)
+
     async def facets(self, wanted: Filter, request: Request | None = None) -> Facets:
         """As `Engine.facets`."""
         with self.metrics.stage("facets"):
             return await self._lookups.run(lambda engine, _: engine.facets(wanted), request)
-
-    async def look(self, stage: str, work: Callable[[Engine, str], Result], request: Request | None = None) -> Result:
-        """Have something short looked up, with the name of the state that it is of."""
-        with self.metrics.stage(stage):
-            return await self._lookups.run(work, request)
 
     async def read(self, stage: str, work: Callable[[Engine], Result], request: Request | None = None) -> Result:
         """Have something longer done, on the reading lane."""

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,23 +37,38 @@ _MOST_PATHS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class WatchState:
-    """`state` is `watching` or `indexing`; `error` says in one line why the last run ended early, or why
-    changes cannot be watched."""
+    """`state` is `watching` or `indexing`. Of `total` files that are known to have changed, `done` are done, of which so many
+    `failed`; the total grows while the folders are still being listed. `error` says in one line why the last run ended
+    early, or why changes cannot be watched."""
 
     state: str = "watching"
     done: int = 0
     total: int = 0
+    failed: int = 0
     path: str = ""
     error: str | None = None
+
+    @property
+    def remaining(self) -> int:
+        """How many files are known to be left."""
+        return max(0, self.total - self.done)
 
 
 class Watcher:
     """Brings the index up to date once, and again after every change below the roots, on threads of its own.
 
-    With `poll`, the roots are looked through every so many seconds, for folders that report no changes.
+    With `encoder`, the index's model need not be loaded again. With `poll`, the roots are looked through every so many
+    seconds, for folders that report no changes.
     """
 
-    def __init__(self, folder: Path, roots: Sequence[Path], device: str, poll: float | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        roots: Sequence[Path],
+        device: str,
+        poll: float | None = None,
+        encoder: Encoder | None = None,
+    ) -> None:
         self._folder, self._device, self._poll = folder, device, poll
         self._roots = list(roots)
         self._hidden = _Hidden(folder, roots)
@@ -62,8 +77,11 @@ class Watcher:
         self._change = threading.Condition()
         self._listening = threading.Event()
         self._watch_error: str | None = None
-        self.state = WatchState()
-        self._encoder: Encoder | None = None
+        # The first look at everything is due.
+        self.state = WatchState(state="indexing")
+        # Files of no kind that is indexed, by suffix, as the last look at everything found them.
+        self.skipped: Mapping[str, int] | None = None
+        self._encoder = encoder
         # Where folders are reached by links, a path that changed does not tell which files it concerns.
         self._links = False
         self._threads = [
@@ -137,13 +155,17 @@ class Watcher:
         try:
             if self._encoder is None or self._encoder.spec.name != read_manifest(self._folder).model.name:
                 self._encoder = open_encoder(self._folder, "auto", self._device, "auto").encoder
-            build = IndexBuild(sorted(changed) if changed else self._roots, self._folder, self._encoder, BuildConfig())
+            paths = sorted(changed) if changed else self._roots
+            build = IndexBuild(paths, self._folder, self._encoder, BuildConfig(eager=True))
             for event in build:
-                self.state = WatchState(state="indexing", done=event.done, total=event.total, path=event.path)
+                self.state = WatchState(
+                    state="indexing", done=event.done, total=event.total, failed=event.failed, path=event.path
+                )
                 if self._stop.is_set():
                     return False
             if build.report is not None and changed is None:
                 self._links = build.report.links
+                self.skipped = build.report.skipped
             self.state = WatchState(error=self._watch_error)
             report = build.report
             if report is not None and (report.indexed or report.removed):

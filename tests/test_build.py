@@ -22,10 +22,10 @@ from media.types import Source, Unreadable
 from media.walk import walk
 from retrieval.errors import IndexNotFoundError
 from retrieval.models.encoder import Encoder
+from retrieval.results import Failure
 from retrieval.store.ledger import read_failures
 from retrieval.store.manifest import read_manifest
 from retrieval.store.shards import ShardReader
-from retrieval.store.sources import Failure
 from retrieval.types import Item
 from tests.conftest import picture, write_photos
 from tests.stores import PlainEncoder

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.documents import Page, code, command_lines, options, page, pages
 
-_SOURCES = ("media", "retrieval", "indexer", "cli", "server", "benchmarks", "training")
+_SOURCES = ("media", "retrieval", "indexer", "client", "cli", "server", "benchmarks", "training")
 # Of other programs, or of scripts of the source tree that are no commands.
 _FOREIGN = frozenset(("--epochs", "--batch", "--rate", "--help"))
 
@@ -160,8 +160,9 @@ def test_every_field_and_method_of_the_public_types_is_documented_and_no_other()
         if dataclasses.is_dataclass(public):
             fields = {field.name for field in dataclasses.fields(public)}
             assert first_column(f"mmsearch.{name}") == fields, name
-    methods = {name for name in vars(mmsearch.Engine) if not name.startswith("_")}
-    assert first_column("mmsearch.Engine") == methods
+    for kind in (mmsearch.Engine, mmsearch.Client, mmsearch.AsyncClient):
+        methods = {name for name in vars(kind) if not name.startswith("_")}
+        assert first_column(f"mmsearch.{kind.__name__}") == methods
 
 
 def test_every_error_is_documented() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from retrieval.results import Facets
 from retrieval.state import IndexState
-from retrieval.store.facets import Facets, count_facets
+from retrieval.store.facets import count_facets
 from retrieval.store.keys import facts_file
 from retrieval.store.manifest import VectorPolicy, read_manifest
 from retrieval.store.shard_facts import ShardFacts

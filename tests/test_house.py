@@ -21,6 +21,7 @@ ALLOWED = {
     "retrieval": {"retrieval", "media"},
     "indexer": {"indexer", "retrieval", "media"},
     "cli": {"cli", "indexer", "retrieval", "media", "benchmarks", "training", "server"},
+    "client": {"client", "retrieval", "media"},
     "server": {"server", "indexer", "retrieval", "media"},
     "benchmarks": {"benchmarks", "indexer", "retrieval", "media", "training"},
     "training": {"training", "benchmarks", "indexer", "retrieval", "media"},
@@ -91,9 +92,14 @@ def test_help_loads_neither_torch_nor_faiss() -> None:
 
 
 def test_importing_the_public_module_loads_no_library() -> None:
-    heavy = {"torch", "faiss", "open_clip", "onnxruntime", "pyarrow", "PIL", "numpy"}
+    heavy = {"torch", "faiss", "open_clip", "onnxruntime", "pyarrow", "PIL", "numpy", "httpx"}
     assert not loaded_by("import mmsearch") & heavy
     assert not loaded_by("import mmsearch\nmmsearch.Query(text='a dog', kind='image')") & heavy
+
+
+def test_a_client_of_a_server_needs_no_model() -> None:
+    code = "import mmsearch\nmmsearch.connect('http://127.0.0.1:9').close()"
+    assert not loaded_by(code) & {"torch", "faiss", "open_clip", "onnxruntime", "pyarrow", "PIL", "numpy", "fastapi"}
 
 
 def test_running_the_public_module_for_help_loads_no_library() -> None:
@@ -111,6 +117,8 @@ def test_public_names_are_the_documented_ones() -> None:
 
     assert sorted(mmsearch.__all__) == [
         "Answer",
+        "AsyncClient",
+        "Client",
         "Engine",
         "Filter",
         "Hit",
@@ -120,6 +128,8 @@ def test_public_names_are_the_documented_ones() -> None:
         "Query",
         "Rerank",
         "Term",
+        "connect",
+        "connect_async",
         "index",
         "open",
         "open_image",

@@ -29,6 +29,7 @@ from retrieval.crossmodal.attention import (
 from retrieval.crossmodal.likelihood import log_likelihoods
 from retrieval.errors import ModelChoiceError, QueryError
 from retrieval.models.catalog import READER
+from retrieval.results import Caption
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,16 +56,6 @@ class DecodeConfig:
     temperature: float = 1.0
     seed: int = 0
     prefix: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Caption:
-    """`log_probability` is the sum over the caption's tokens and its end mark, in nats, given the image; not of a prefix
-    that was asked for. `ids` leave out the marks of start and end."""
-
-    text: str
-    ids: tuple[int, ...]
-    log_probability: float
 
 
 class CaptionDecoder:

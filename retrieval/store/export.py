@@ -139,12 +139,12 @@ def _to_csv(batches: Iterator[_Batch], output: Path, state: Manifest, _: Precisi
             for item, row in zip(batch.items, batch.embeddings.tolist(), strict=True):
                 # Half precision has some three digits: five give each number back exactly.
                 numbers = [f"{value:.5g}" for value in row]
-                writer.writerow([*(_cell(value) for value in _written(item).values()), *numbers])
+                writer.writerow([*(harmless_cell(value) for value in _written(item).values()), *numbers])
             count += len(batch.items)
     return count, (output,)
 
 
-def _cell(value: object) -> object:
+def harmless_cell(value: object) -> object:
     """A value that no spreadsheet takes for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 

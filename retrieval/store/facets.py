@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.results import Facets
 from retrieval.store.facts import Facts
 from retrieval.store.manifest import Manifest
 from retrieval.store.selection import Selection
@@ -17,19 +17,6 @@ from retrieval.store.shard_facts import Tally
 
 # Folders, cameras and places are given up to so many, those with most items first.
 MOST = 1000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facets:
-    """Counts by name. A video counts once. `years` ("2023") and `months` ("2023-06") have the newest first, the others the
-    largest; a folder is its path below its root, and counts what lies in folders below it, too."""
-
-    years: Mapping[str, int]
-    months: Mapping[str, int]
-    folders: Mapping[str, int]
-    cameras: Mapping[str, int]
-    places: Mapping[str, int]
-    kinds: Mapping[str, int]
 
 
 def count_facets(

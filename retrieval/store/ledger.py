@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from media.names import join_name, split_name
 from retrieval.errors import FormatError
 from retrieval.files import replacing
+from retrieval.results import Failure
 from retrieval.store.manifest import Manifest
 from retrieval.store.source_keys import place_of
-from retrieval.store.sources import Failure, SourceLine, SourceTable
+from retrieval.store.sources import SourceLine, SourceTable
 
 LEDGER = "failures.parquet"
 _STAMP = b"generation"

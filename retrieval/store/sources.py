@@ -55,17 +55,6 @@ _LATER = ("sidecar", "ocr_seen", "ocr_read")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
-    """One file that could not be indexed, or not whole. `stage` is `read`, `decode` or `encode`; `path` is absolute, that of
-    the source or of a member of it."""
-
-    path: str
-    source: str
-    stage: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class RowSpan:
     """Rows of one kind that came from a source: `start` counts from the first row of that kind in the index."""
 
