@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -49,6 +50,8 @@ def mcp_command(
         server = tool_server(tools)
         tools.warm()
         if where is None:
+            if sys.stdin.isatty():
+                note("waiting for an agent on standard input, which starts this command itself; see docs/agents.md")
             asyncio.run(server.run_stdio_async())
             return
         from server.run import http_server
