@@ -30,9 +30,11 @@ let ready = texts.ready;
 let notice = "";
 let slow = 0;
 /** The result that is opened as soon as it has come. */
-let awaited = -1;
+let wanted = -1;
 /** The last of the results that was open. */
 let opened = "";
+/** What shall have the focus as soon as it is among the results. */
+let awaited = "";
 /** @type {import("./requests.js").Hit | null} Of a strip, on its way to be shown. */
 let passing = null;
 /** @type {AbortSignal | null} Of a picture that is being sent. */
@@ -69,6 +71,8 @@ const viewer = new Viewer({
     const last = viewer.hit?.id ?? "", left = leaves().some((hit) => hit?.id === last) ? last : opened;
     address.close();
     const at = leaves().findIndex((hit) => hit?.id === left);
+    // Results that are still on their way have it later.
+    awaited = at < 0 ? left : "";
     if (address.state.ask) answers.focus(Math.max(0, at));
     else if (at < 0 && !asks(address.state)) words.focus();
     else grid.focus(Math.max(0, at));
@@ -127,7 +131,12 @@ function search(anew = false) {
   results.search(state, place?.count).then(async () => {
     if (!sameSearch(state, address.state)) return;
     if (results.error?.status === 404 && state.picture) await restore(state.picture);
-    else if (place) scrollTo({ top: place.top, behavior: "instant" });
+    else if (place) {
+      scrollTo({ top: place.top, behavior: "instant" });
+      const at = results.hits.findIndex((hit) => hit?.id === awaited);
+      if (at >= 0 && !viewer.open) grid.focus(at);
+    }
+    awaited = "";
   });
 }
 
@@ -166,7 +175,7 @@ function showResults() {
       answer.truncated ? texts.truncated : "", notice].filter(Boolean).join(" · "));
   }
   showAround();
-  if (awaited >= 0 && hits[awaited]) openAt(awaited);
+  if (wanted >= 0 && hits[wanted]) openAt(wanted);
   grid.fill();
 }
 
@@ -204,7 +213,7 @@ function showSwitch() {
 /** @param {number} number */
 function openAt(number) {
   const hit = leaves()[number];
-  awaited = hit ? -1 : number;
+  wanted = hit ? -1 : number;
   if (hit) address.open(hit.id);
   else results.need(number, number + 1);
 }
