@@ -143,7 +143,7 @@ def test_the_grid_is_one_stop_of_the_tab_key(browser: Browser, address: str) -> 
         MadeUpServer(tab.page, total=40)
         page = tab.open("/?q=sea")
         expect(page.locator("#said")).to_contain_text("found")
-        page.locator("#ask").focus()
+        page.get_by_role("button", name="Save this search").focus()
         page.keyboard.press("Tab")
         expect(tiles(page).first).to_be_focused()
         page.keyboard.press("ArrowRight")

@@ -168,6 +168,7 @@ function showResults() {
     again.hidden = !error.passing && error.status !== 409;
   } else if (address.state.view) tell("");
   else if (idle(address.state)) tell(transfer && !transfer.aborted ? texts.sending : notice || ready, !hits.length);
+  else if (!asks(address.state) && transfer && !transfer.aborted) tell(texts.sending, !hits.length);
   else if (!answer) tell(transfer && !transfer.aborted ? texts.sending : notice || ready, true);
   else if (!hits.length) tell(texts.nothing, true);
   else {
