@@ -150,7 +150,7 @@ def test_the_grid_is_one_stop_of_the_tab_key(browser: Browser, address: str) -> 
         page.keyboard.press("ArrowRight")
         expect(tiles(page).nth(2)).to_be_focused()
         page.keyboard.press("Tab")
-        expect(page.get_by_role("link", name="API")).to_be_focused()
+        expect(page.get_by_role("link", name="Copies")).to_be_focused()
         page.keyboard.press("Shift+Tab")
         expect(tiles(page).nth(2)).to_be_focused()
         page.keyboard.press("End")
