@@ -68,7 +68,9 @@ def doctor_command(index: IndexOption = None, as_json: JsonOption = False) -> No
     for key, value in report.items():
         text = byte_count(value) if key.endswith("_bytes") and isinstance(value, int) else str(value)
         print(f"{key.removesuffix('_bytes').replace('_', ' '):<16} {shown(text)}")
-    print("\nwhat runs what" + (f", in the index of {shown(used.model.name)}" if used is not None else ", in a new index"))
+    print(
+        "\nwhat runs what" + (f", in the index of {shown(used.model.name)}" if used is not None else ", in a new index")
+    )
     for part in parts:
         print(f"  {part.part:<14} {shown(part.model)}: {part.runtime} {part.precision}".rstrip())
         print(f"  {'':<14} {shown(part.why)}")

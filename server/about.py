@@ -8,6 +8,7 @@ import secrets
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
 
 from media.names import valid_json
 from retrieval.errors import MmsearchError
@@ -16,7 +17,7 @@ from server.access import SIGN_IN, Access
 from server.documents import documents
 from server.guard import policy
 from server.http import FOR_EVER, REVALIDATE, etag, not_modified
-from server.models import HealthResponse, StatusResponse, WatchModel
+from server.models import StatusResponse, WatchModel
 from server.openapi import ERRORS, PLAIN
 from server.page import POLICY, Page
 from server.service import SearchService
@@ -24,6 +25,12 @@ from server.watch import Watcher
 
 _KINDS = {"image": "images", "video": "moments", "text": "texts"}
 _COUNTS = ("images", "moments", "texts", "failures")
+
+
+class HealthResponse(BaseModel):
+    """The index can be read."""
+
+    status: str
 
 
 def add_about(app: FastAPI, service: SearchService, watcher: Watcher | None, page: Page, access: Access | None) -> None:

@@ -6,16 +6,32 @@ from typing import Annotated
 
 from fastapi import FastAPI, Request
 from fastapi import Query as Parameter
+from pydantic import BaseModel
 
-from server.models import (
-    CopiesResponse,
-    Narrowed,
-    PointModel,
-    PointsResponse,
-)
+from server.models import ItemModel, Narrowed
 from server.openapi import ERRORS
 from server.searching import facets_filter, item_model
 from server.service import SearchService
+
+
+class PointModel(BaseModel):
+    """How many items were taken about a place, in degrees."""
+
+    latitude: float
+    longitude: float
+    count: int
+
+
+class PointsResponse(BaseModel):
+    """Where items were taken, the places with most first. How near are one depends on the area that all are in."""
+
+    points: list[PointModel]
+
+
+class CopiesResponse(BaseModel):
+    """An item and all its copies, the best first; the item alone where it has none."""
+
+    items: list[ItemModel]
 
 
 def add_copies(app: FastAPI, service: SearchService) -> None:

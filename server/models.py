@@ -264,26 +264,6 @@ class FacetsResponse(BaseModel):
     kinds: dict[str, int]
 
 
-class PointModel(BaseModel):
-    """How many items were taken about a place, in degrees."""
-
-    latitude: float
-    longitude: float
-    count: int
-
-
-class PointsResponse(BaseModel):
-    """Where items were taken, the places with most first. How near are one depends on the area that all are in."""
-
-    points: list[PointModel]
-
-
-class CopiesResponse(BaseModel):
-    """An item and all its copies, the best first; the item alone where it has none."""
-
-    items: list[ItemModel]
-
-
 class UploadForm(Strict):
     """An image to search by."""
 
@@ -430,12 +410,6 @@ class NeighboursResponse(BaseModel):
     """What was taken near an item, in time, in place or both; the nearest in time first."""
 
     hits: list[HitModel]
-
-
-class HealthResponse(BaseModel):
-    """The index can be read."""
-
-    status: str
 
 
 class ErrorResponse(BaseModel):

@@ -142,7 +142,7 @@ async def find(
 def facets_filter(asked: Narrowed) -> Filter:
     """What the fields of a request let pass. Raises `QueryError`."""
     line = Query.parse(asked.text or "")
-    return asked_filter(replace(line, kind=asked.kind, filter=narrow(line.filter, asked)))
+    return asked_filter(replace(line, kind=asked.kind, filter=_narrow(line.filter, asked)))
 
 
 def media_url(item: Item) -> str:
@@ -244,7 +244,7 @@ def _query(asked: SearchRequest, images: tuple[Image, ...], offset: int, reranke
         unlike=_ids(asked.unlike_id),
         region=region,
         kind=asked.kind,
-        filter=narrow(line.filter, asked),
+        filter=_narrow(line.filter, asked),
         sort=asked.sort,
         # One more than is wanted tells whether there is a next page.
         k=offset + asked.k + 1,
@@ -271,7 +271,7 @@ def _rerank(asked: bool | RerankModel, reranker: str) -> Rerank | None:
     return Rerank(reranker=reranker) if asked else None
 
 
-def narrow(wanted: Filter, asked: Narrowed) -> Filter:
+def _narrow(wanted: Filter, asked: Narrowed) -> Filter:
     """A filter with what the fields of a request say beside the line. Raises `QueryError`."""
     fields = [("after", asked.after), ("before", asked.before), ("camera", asked.camera), ("near", asked.near)]
     fields += [("in", folder) for folder in asked.folders]

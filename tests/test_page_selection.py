@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import zipfile
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Download, Page, Route, expect
 
-from tests.browsers import MadeUpServer, tab_of, tiles
+from tests.browsers import MadeUpServer, Tab, tab_of, tiles
 from tests.test_page_access import no_finding
 
 
@@ -151,3 +154,31 @@ def test_tables_and_sheets_are_saved_and_the_files_come_as_one(browser: Browser,
             page.get_by_role("button", name="Download").click()
         opened.value.wait_for_event("close") if not opened.value.is_closed() else None
         assert asked == [(form, ["sea-0", "sea-2"]) for form in ("csv", "json", "html", "zip")]
+
+
+def test_the_server_gives_the_table_and_the_files_of_what_is_selected(tab: Tab) -> None:
+    page = tab.open("/?q=a+cat")
+    expect(page.locator("#said")).to_contain_text("found")
+    names = []
+    for number in (0, 3):
+        tiles(page).nth(number).hover()
+        page.locator("#grid .check").nth(number).click()
+        names.append(
+            (page.locator("#grid .check").nth(number).get_attribute("aria-label") or "").removeprefix("Select ")
+        )
+    with page.expect_download() as started:
+        page.get_by_role("button", name="CSV", exact=True).click()
+    with started.value.path().open(encoding="utf-8", newline="") as table:
+        assert [Path(row["path"]).name for row in csv.DictReader(table)] == names
+    given: list[Download] = []
+    page.context.on("page", lambda opened: opened.on("download", given.append))
+    page.on("download", given.append)
+    page.get_by_role("button", name="Download").click()
+    for _ in range(300):
+        if given:
+            break
+        page.wait_for_timeout(100)
+    (archive,) = given
+    assert archive.suggested_filename == "selection.zip"
+    with zipfile.ZipFile(archive.path()) as files:
+        assert sorted(Path(name).name for name in files.namelist()) == sorted(names)

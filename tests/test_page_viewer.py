@@ -200,7 +200,7 @@ def test_a_part_of_a_photo_finds_what_is_like_that_part(wide: Tab) -> None:
         region = [float(side) for side in query_of(page)["region"].split(",")]
         assert region == pytest.approx([left, 0.1, right - left, 0.8], abs=0.02)
         labels = [str(tile.get_attribute("aria-label")).split(",")[0] for tile in tiles(page).all()]
-        assert name in labels[:2] and labels == found_by_part(wide.home, page)[: len(labels)]
+        assert name in labels[:2] and labels[:40] == found_by_part(wide.home, page)[: len(labels)]
         page.go_back()
         expect(page.locator("#viewer")).to_be_visible()
         expect(page.locator("#name")).to_have_text("pair.jpg")
@@ -329,13 +329,13 @@ def test_back_from_more_like_this_comes_to_the_place_in_the_grid(browser: Browse
         MadeUpServer(tab.page, total=408)
         page = tab.open("/?q=sea")
         expect(page.locator("#said")).to_contain_text("found")
+        link = page.locator("#grid > li[data-number='110'] a.tile")
         for _ in range(100):
-            page.mouse.wheel(0, 800)
+            page.mouse.wheel(0, 400)
             page.wait_for_timeout(50)
-            if tiles(page).count() > 120:
+            if link.count():
                 break
         page.wait_for_timeout(500)
-        link = tiles(page).nth(110)
         link.scroll_into_view_if_needed()
         page.wait_for_timeout(400)
         place = int(page.evaluate("Math.round(scrollY)"))
@@ -350,8 +350,8 @@ def test_back_from_more_like_this_comes_to_the_place_in_the_grid(browser: Browse
         page.go_back()
         expect(page.locator("#viewer")).not_to_be_visible()
         page.wait_for_function("(place) => Math.abs(scrollY - place) < 200", arg=place)
-        expect(tiles(page).nth(110)).to_be_in_viewport()
-        expect(tiles(page).nth(110)).to_be_focused()
+        expect(link).to_be_in_viewport()
+        expect(link).to_be_focused()
 
 
 def test_recognised_text_is_told_and_can_be_selected(browser: Browser, address: str) -> None:

@@ -71,7 +71,8 @@ export class Box {
     if (!filters.length) return;
     const tail = this.words.value.length - (this.words.selectionEnd ?? 0);
     this.words.value = rest;
-    this.words.setSelectionRange(rest.length - tail, rest.length - tail);
+    const at = Math.max(0, rest.length - tail);
+    this.words.setSelectionRange(at, at);
     for (const filter of filters) this.add(filter);
   }
 

@@ -193,6 +193,7 @@ export class Grid {
           if (item) item.replaceWith(made);
           this.#shown.set(number, item = made);
         }
+        item.setAttribute("aria-setsize", String(this.#hits.length));
         const style = item.style;
         style.transform = `translate(${row.lefts[at]}px, ${row.top}px)`;
         style.width = `${row.widths[at]}px`;
@@ -225,7 +226,6 @@ export class Grid {
   /** @param {number} number @param {Hit | undefined} hit @param {State} state @param {AbortSignal} signal */
   #item(number, hit, state, signal) {
     const item = el("li");
-    item.setAttribute("aria-setsize", String(this.#hits.length));
     item.setAttribute("aria-posinset", String(number + 1));
     item.dataset.number = String(number);
     if (!hit) return item;

@@ -6,7 +6,7 @@
 
 export const FILTERS = ["after", "before", "on", "in", "name", "kind", "camera", "near", "rating"];
 const BLANK = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
-const SPACE = new RegExp(`[${BLANK}]`), EDGES = new RegExp(`^[${BLANK}]+|[${BLANK}]+$`, "g");
+const SPACE = new RegExp(`[${BLANK}]`), EDGES = new RegExp(`^[${BLANK}]+|[${BLANK}]+$`, "g"), LEADING = new RegExp(`^[${BLANK}]+`);
 /** @type {Record<string, string>} */
 const QUOTES = { '"': '"', "“": "”", "„": "“”", "«": "»" };
 /** @type {Record<string, RegExp>} */
@@ -87,7 +87,7 @@ export function split(line, cursor = -1) {
   let rest = "", at = 0;
   for (const { start, end } of found) { rest += line.slice(at, start); at = end + 1; }
   rest += line.slice(at);
-  return { filters: found.map(({ name, value }) => ({ name, value })), rest: typing ? rest : rest.replace(EDGES, "") };
+  return { filters: found.map(({ name, value }) => ({ name, value })), rest: typing ? rest.replace(LEADING, "") : rest.replace(EDGES, "") };
 }
 
 /** The line of filters and other words. @param {Filter[]} filters @param {string} rest */

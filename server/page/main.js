@@ -30,11 +30,11 @@ let ready = texts.ready;
 let notice = "";
 let slow = 0;
 /** The result that is opened as soon as it has come. */
-let awaited = -1;
+let wanted = -1;
 /** The last of the results that was open. */
 let opened = "";
 /** What shall have the focus as soon as it is among the results. */
-let returning = "";
+let awaited = "";
 /** @type {import("./requests.js").Hit | null} Of a strip, on its way to be shown. */
 let passing = null;
 /** @type {AbortSignal | null} Of a picture that is being sent. */
@@ -72,7 +72,7 @@ const viewer = new Viewer({
     address.close();
     const at = leaves().findIndex((hit) => hit?.id === left);
     // Results that are still on their way have it later.
-    returning = at < 0 ? left : "";
+    awaited = at < 0 ? left : "";
     if (address.state.ask) answers.focus(Math.max(0, at));
     else if (at < 0 && !asks(address.state)) words.focus();
     else grid.focus(Math.max(0, at));
@@ -81,8 +81,7 @@ const viewer = new Viewer({
   unlike: (id) => address.go({ unlike: id }),
   open: (hit) => { passing = hit; address.open(hit.id, true); },
   search: (text) => address.go({ ...NOTHING, text }),
-  // Whoever points at a part means that, and not the words that led here.
-  part: (id, region) => address.go({ ...NOTHING, like: id, region }),
+  part: (id, region) => address.go({ like: id, unlike: "", picture: "", region }),
 });
 
 // ---- what the address says, shown ----
@@ -134,10 +133,10 @@ function search(anew = false) {
     if (results.error?.status === 404 && state.picture) await restore(state.picture);
     else if (place) {
       scrollTo({ top: place.top, behavior: "instant" });
-      const at = results.hits.findIndex((hit) => hit?.id === returning);
+      const at = results.hits.findIndex((hit) => hit?.id === awaited);
       if (at >= 0 && !viewer.open) grid.focus(at);
     }
-    returning = "";
+    awaited = "";
   });
 }
 
@@ -169,6 +168,7 @@ function showResults() {
     again.hidden = !error.passing && error.status !== 409;
   } else if (address.state.view) tell("");
   else if (idle(address.state)) tell(transfer && !transfer.aborted ? texts.sending : notice || ready, !hits.length);
+  else if (!asks(address.state) && transfer && !transfer.aborted) tell(texts.sending, !hits.length);
   else if (!answer) tell(transfer && !transfer.aborted ? texts.sending : notice || ready, true);
   else if (!hits.length) tell(texts.nothing, true);
   else {
@@ -176,7 +176,7 @@ function showResults() {
       answer.truncated ? texts.truncated : "", notice].filter(Boolean).join(" · "));
   }
   showAround();
-  if (awaited >= 0 && hits[awaited]) openAt(awaited);
+  if (wanted >= 0 && hits[wanted]) openAt(wanted);
   grid.fill();
 }
 
@@ -214,7 +214,7 @@ function showSwitch() {
 /** @param {number} number */
 function openAt(number) {
   const hit = leaves()[number];
-  awaited = hit ? -1 : number;
+  wanted = hit ? -1 : number;
   if (hit) address.open(hit.id);
   else results.need(number, number + 1);
 }

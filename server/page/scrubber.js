@@ -10,6 +10,7 @@ export class Scrubber {
   #grid;
   #hits;
   #key = "";
+  #target = -1;
   /** @type {{month: string, from: number}[]} Months in the order of the list, with how many of 1 come before each. */
   #months = [];
 
@@ -33,6 +34,7 @@ export class Scrubber {
     const key = total ? JSON.stringify([total, state.text, state.kind, state.sort]) : "";
     if (key === this.#key) { this.#follow(); return; }
     this.#key = key;
+    this.#target = -1;
     this.#box.hidden = true;
     if (total < 60) return;
     facets().then(({ months }) => {
@@ -65,7 +67,7 @@ export class Scrubber {
   /** @param {PointerEvent} event */
   #point(event) {
     const { top, height } = this.#box.getBoundingClientRect(), part = Math.max(0, Math.min(0.9999, (event.clientY - top) / height));
-    this.#grid.scrollTo(Math.floor(part * this.#grid.length), true);
+    this.#lead(part);
     this.#say(this.#months.findLastIndex(({ from }) => from <= part), part);
   }
 
@@ -76,14 +78,24 @@ export class Scrubber {
     if (to === undefined) return;
     event.preventDefault();
     const at = Math.max(0, Math.min(last, to)), from = this.#months[at]?.from ?? 0;
-    this.#grid.scrollTo(Math.ceil(from * this.#grid.length), true);
+    this.#lead(from);
     this.#say(at, from);
+  }
+
+  /** @param {number} part of the list */
+  #lead(part) {
+    this.#target = Math.min(this.#grid.length - 1, Math.ceil(part * this.#grid.length));
+    this.#grid.scrollTo(this.#target, true);
   }
 
   /** Say which month is in view. */
   #follow() {
     if (this.#box.hidden || !this.#months.length) return;
-    const { seen } = this.#grid, part = seen / Math.max(1, this.#grid.length);
+    const { seen, view: [first = 0, last = 0] } = this.#grid;
+    // Where somebody was led to is what is meant, as long as it can be seen.
+    if (this.#target >= first && this.#target < last) return;
+    this.#target = -1;
+    const part = seen / Math.max(1, this.#grid.length);
     const taken = this.#hits()[seen]?.taken_at?.slice(0, 7), at = this.#months.findIndex(({ month }) => month === taken);
     this.#say(at >= 0 ? at : this.#months.findLastIndex(({ from }) => from <= part), part);
   }
