@@ -403,7 +403,7 @@ def test_the_document_describes_what_is_answered(address: str) -> None:
         @given(case=operation.as_strategy())
         def probe(case: schemathesis.Case[Any]) -> None:
             # What a schema allows may still make no sense, such as nothing to look for: that is a 400.
-            case.call_and_validate(excluded_checks=[positive_data_acceptance], timeout=60)
+            case.call_and_validate(excluded_checks=[positive_data_acceptance], timeout=180)
 
         probe()
         counts += 1
