@@ -171,8 +171,12 @@ def test_the_server_gives_the_table_and_the_files_of_what_is_selected(tab: Tab) 
     with started.value.path().open(encoding="utf-8", newline="") as table:
         assert [Path(row["path"]).name for row in csv.DictReader(table)] == names
     given: list[Download] = []
-    page.context.on("page", lambda opened: opened.on("download", given.append))
-    page.on("download", given.append)
+
+    def hear(download: Download) -> None:
+        given.append(download)
+
+    page.context.on("page", lambda opened: opened.on("download", hear))
+    page.on("download", hear)
     page.get_by_role("button", name="Download").click()
     for _ in range(300):
         if given:
