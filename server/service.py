@@ -230,6 +230,11 @@ class SearchService:
         with self.metrics.stage("facets"):
             return await self._lookups.run(lambda engine, _: engine.facets(wanted), request)
 
+    async def look(self, stage: str, work: Callable[[Engine, str], Result], request: Request | None = None) -> Result:
+        """Have something short looked up, with the name of the state that it is of."""
+        with self.metrics.stage(stage):
+            return await self._lookups.run(work, request)
+
     async def read(self, stage: str, work: Callable[[Engine], Result], request: Request | None = None) -> Result:
         """Have something longer done, on the reading lane."""
         with self.metrics.stage(stage):
