@@ -139,6 +139,7 @@ def _pages(body: Mapping[str, object], wanted: int) -> Conversation[Answer | Non
         out_of_time=page["out_of_time"],
         text_cut=page["text_cut"],
         notes=tuple(page["notes"]),
+        total=page["total"],
     )
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -221,3 +222,12 @@ def command(tmp_path: Path, preloaded: tuple[str, dict[str, str]]) -> Command:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def ray_token() -> Iterator[None]:
+    """A token of the tests' own, in place of one in the home folder. Ray reads it once in each process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", uuid.uuid4().hex * 2)
+        yield

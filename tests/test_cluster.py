@@ -65,13 +65,7 @@ from tests.test_kill import check_whole
 SLOW = pytest.mark.timeout(300)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def token() -> Iterator[None]:
-    """A token of the tests' own, in place of one in the home folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", uuid.uuid4().hex * 2)
-        yield
+pytestmark = pytest.mark.usefixtures("ray_token")
 
 
 @pytest.fixture

@@ -101,10 +101,10 @@ def test_relevance_of_a_sigmoid_trained_model_is_by_its_own_scale_and_bias(
     # Nothing is relevant to words that are not in the vocabulary, which is made up here.
     monkeypatch.setattr("retrieval.models.query_encoder.QueryEncoder.knows", lambda *_: True)
     with Engine.open(tmp_path / "photos", device="cpu") as engine:
-        assert engine.model.scale == pytest.approx(float(model.logit_scale.exp()))
+        assert engine.model.scale == pytest.approx(float(model.logit_scale.detach().exp()))
         assert engine.model.bias == -10
         hits = engine.search(Query(text=TEXTS[0], match="meaning", k=8))
         assert len(hits) == 8
         for hit in hits:
-            logit = float(model.logit_scale.exp()) * hit.first_stage_score - 10 + np.log(32_768 / 8)
+            logit = float(model.logit_scale.detach().exp()) * hit.first_stage_score - 10 + np.log(32_768 / 8)
             assert hit.relevance == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-3)

@@ -309,6 +309,7 @@ def test_the_command_finds_objects_and_the_server_shows_them(
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("ray_token")
 def test_a_cluster_reads_a_bucket_as_one_process_does(
     tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,7 +81,8 @@ const viewer = new Viewer({
   unlike: (id) => address.go({ unlike: id }),
   open: (hit) => { passing = hit; address.open(hit.id, true); },
   search: (text) => address.go({ ...NOTHING, text }),
-  part: (id, region) => address.go({ like: id, unlike: "", picture: "", region }),
+  // Whoever points at a part means that, and not the words that led here.
+  part: (id, region) => address.go({ ...NOTHING, like: id, region }),
 });
 
 // ---- what the address says, shown ----
