@@ -95,7 +95,9 @@ def test_a_handful_of_pictures_is_learnt_by_heart(
     log = entries(tmp_path)
     assert float(str(log[-1]["loss"])) < 0.6 * float(str(log[0]["loss"]))
     for part in ("caption", "language", "classes"):
-        assert float(str(log[-1][part])) < 0.7 * float(str(log[0][part])), part
+        # An epoch is one batch of few pictures, whose loss jumps about.
+        first, last = (np.mean([float(str(entry[part])) for entry in some]) for some in (log[:10], log[-30:]))
+        assert last < 0.7 * first, part
     plot_log(tmp_path / "log.jsonl", tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
