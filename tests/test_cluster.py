@@ -344,13 +344,17 @@ def free_ports(count: int) -> list[str]:
     return ports
 
 
+# Ray gives up on the process that serves a client after half a minute, which a busy machine may need.
+_PATIENT = {"RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120"}
+
+
 @contextmanager
 def node(mark: str, *arguments: str, home: str = str(ROOT)) -> Iterator[None]:
     """A node of Ray with one CPU, whose processes have `mark` in their environment and all end with this."""
     bounds = ["--num-cpus", "1", "--memory", str(1 << 30), "--object-store-memory", str(100 << 20)]
     process = subprocess.Popen(
         [str(Path(sys.executable).with_name("ray")), "start", *arguments, *bounds, "--disable-usage-stats", "--block"],
-        env={**os.environ, "PYTHONPATH": home, "TEST_MARK": mark}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": home, "TEST_MARK": mark, **_PATIENT}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         yield
