@@ -354,7 +354,8 @@ def node(mark: str, *arguments: str, home: str = str(ROOT)) -> Iterator[None]:
     bounds = ["--num-cpus", "1", "--memory", str(1 << 30), "--object-store-memory", str(100 << 20)]
     process = subprocess.Popen(
         [str(Path(sys.executable).with_name("ray")), "start", *arguments, *bounds, "--disable-usage-stats", "--block"],
-        env={**os.environ, "PYTHONPATH": home, "TEST_MARK": mark, **_PATIENT}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": home, "TEST_MARK": mark, **_PATIENT},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         yield
