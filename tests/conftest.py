@@ -231,3 +231,11 @@ def ray_token() -> Iterator[None]:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", uuid.uuid4().hex * 2)
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A browser and a cluster are programs of others, with timers of their own, that a busy machine lets wait: what fails there
+    is tried once more. A fault of ours fails twice."""
+    for item in items:
+        if item.path.name.startswith("test_page") or item.path.name in ("test_cluster.py", "test_storage.py"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
