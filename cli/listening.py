@@ -7,6 +7,7 @@ import io
 import ipaddress
 import socket
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -22,6 +23,15 @@ TokenOption = Annotated[
 AllowHostOption = Annotated[
     Optional[list[str]],
     typer.Option(metavar="NAME", help="Another name by which the server may be called; may be repeated."),
+]
+RootOption = Annotated[
+    Optional[list[Path]],
+    typer.Option(
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+        help="A folder to serve files from, beside those that are indexed; may be repeated.",
+    ),
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cli.listening import AllowHostOption, TokenOption, listen, names, reachable, split_address, token_of
+from cli.listening import AllowHostOption, RootOption, TokenOption, listen, names, reachable, split_address, token_of
 from cli.options import DeviceOption, IndexOption
 from cli.terminal import note, shown
 
@@ -26,15 +26,7 @@ def mcp_command(
     ] = None,
     token: TokenOption = None,
     allow_host: AllowHostOption = None,
-    root: Annotated[
-        Optional[list[Path]],
-        typer.Option(
-            metavar="DIR",
-            exists=True,
-            file_okay=False,
-            help="A folder to show pictures from, beside those that are indexed; may be repeated.",
-        ),
-    ] = None,
+    root: RootOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Let agents search, look and ask: tools of the Model Context Protocol that only read."""

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import typer
 
-from cli.listening import AllowHostOption, TokenOption, listen, names, qr_code, reachable, token_of
+from cli.listening import AllowHostOption, RootOption, TokenOption, listen, names, qr_code, reachable, token_of
 from cli.options import DeviceOption, IndexOption, choices
 from cli.terminal import busy, note, shown
 from retrieval.errors import QueryError
@@ -36,15 +36,7 @@ def serve_command(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     token: TokenOption = None,
     allow_host: AllowHostOption = None,
-    root: Annotated[
-        Optional[list[Path]],
-        typer.Option(
-            metavar="DIR",
-            exists=True,
-            file_okay=False,
-            help="A folder to serve files from, beside those that are indexed; may be repeated.",
-        ),
-    ] = None,
+    root: RootOption = None,
     watch: Annotated[bool, typer.Option("--watch", help="Index new and changed files while it runs.")] = False,
     watch_poll: Annotated[
         Optional[float],

@@ -28,7 +28,7 @@ from server.guard import Guard, Patience
 from server.lanes import Lane
 from server.media import Files, has_image
 from server.metrics import Metrics
-from server.models import AskRequest, HitModel, MomentModel, Narrowed, SearchRequest
+from server.models import AskRequest, FacetsResponse, HitModel, MomentModel, Narrowed, SearchRequest
 from server.reading import answered, described
 from server.searching import facets_filter, find
 from server.service import SearchService
@@ -93,15 +93,8 @@ class FoundPage(BaseModel):
     notes: list[str]
 
 
-class CountedFacets(BaseModel):
+class CountedFacets(FacetsResponse):
     """How many items there are by name, the largest first, years and months the newest first; at most forty of each."""
-
-    years: dict[str, int]
-    months: dict[str, int]
-    folders: dict[str, int]
-    cameras: dict[str, int]
-    places: dict[str, int]
-    kinds: dict[str, int]
 
 
 class DescribedItem(BaseModel):

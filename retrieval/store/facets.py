@@ -19,13 +19,32 @@ from retrieval.store.shard_facts import Tally
 MOST = 1000
 
 
+class VideosOnce:
+    """Keeps one row of each video, while shards are gone through one after the other. `videos` gives the number of each row's
+    video, `(rows,)`, for each shard of moments."""
+
+    def __init__(self, videos: Mapping[int, NDArray[np.int64]]) -> None:
+        self._videos = videos
+        self._seen = np.empty(0, np.int64)
+
+    def take(self, shard: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of some rows of a shard, `(n,)`, the first of each video that no shard before had."""
+        numbers = self._videos[shard][rows]
+        firsts = np.unique(numbers, return_index=True)[1]
+        rows, numbers = rows[firsts], numbers[firsts]
+        # The moments of a video may lie in two shards.
+        rows = rows[~np.isin(numbers, self._seen)]
+        self._seen = np.union1d(self._seen, numbers)
+        return rows
+
+
 def count_facets(
     manifest: Manifest, facts: Facts, selection: Selection, videos: Mapping[int, NDArray[np.int64]]
 ) -> Facets:
     """The facets of a selection. `videos` gives the number of each row's video, `(rows,)`, for each shard of moments."""
     total = Tally()
     kinds: Counter[str] = Counter()
-    seen = np.empty(0, np.int64)
+    videos_once = VideosOnce(videos)
     for shard, entry in enumerate(manifest.shards):
         if not selection.counts[shard]:
             continue
@@ -38,12 +57,7 @@ def count_facets(
             continue
         rows = selection.rows(shard)
         if entry.kind == "video":
-            numbers = videos[shard][rows]
-            firsts = np.unique(numbers, return_index=True)[1]
-            rows, numbers = rows[firsts], numbers[firsts]
-            # The moments of a video may lie in two shards.
-            rows = rows[~np.isin(numbers, seen)]
-            seen = np.union1d(seen, numbers)
+            rows = videos_once.take(shard, rows)
         kinds[entry.kind] += len(rows)
         total.add(facts.tally(shard, rows))
     months = {month: count for month, count in total.months.items() if count}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.store.facets import VideosOnce
 from retrieval.store.facts import Facts
 from retrieval.store.manifest import Manifest
 from retrieval.store.selection import Selection
@@ -32,17 +33,13 @@ def count_points(
     """One point for each cell of the smallest area that holds all, the largest first, then by place. A video counts once.
     `videos` gives the number of each row's video, `(rows,)`, for each shard of moments."""
     parts = [np.empty((0, 2))]
-    seen = np.empty(0, np.int64)
+    videos_once = VideosOnce(videos)
     for shard, entry in enumerate(manifest.shards):
         if not selection.counts[shard]:
             continue
         rows = selection.rows(shard)
         if entry.kind == "video":
-            numbers = videos[shard][rows]
-            firsts = np.unique(numbers, return_index=True)[1]
-            rows, numbers = rows[firsts], numbers[firsts]
-            rows = rows[~np.isin(numbers, seen)]
-            seen = np.union1d(seen, numbers)
+            rows = videos_once.take(shard, rows)
         parts.append(facts.points(shard)[rows])
     points = np.concatenate(parts)
     points = points[~np.isnan(points[:, 0])]

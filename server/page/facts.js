@@ -4,17 +4,12 @@
 import { format, NOTHING } from "./address.js";
 import { el, nameOf, opensElsewhere, times } from "./dom.js";
 import { relevanceOf } from "./grid.js";
+import { write } from "./line.js";
 import { texts } from "./texts.js";
 
 /** @typedef {import("./requests.js").Hit} Hit */
 /** @typedef {import("./requests.js").HeldFile} HeldFile */
 /** @typedef {(text: string) => void} Search */
-
-/** A filter as the query line has it. @param {string} name @param {string} value */
-export const filter = (name, value) => `${name}:${quoted(value)}`;
-
-/** @param {string} value */
-const quoted = (value) => (/^[\w./-]+$/.test(value) ? value : `"${value.replace(/[\\"]/g, "\\$&")}"`);
 
 /** The day that an item was taken on; nothing where only its file's time is known. @param {Hit} hit */
 export const dayOf = (hit) => (hit.taken_at && hit.date_source && hit.date_source !== "file" ? hit.taken_at.slice(0, 10) : "");
@@ -53,9 +48,9 @@ export function factRows(hit, file, search) {
   if (hit.width) row(texts.size, `${hit.width} × ${hit.height}`);
   if (hit.taken_at) {
     const source = texts.dateSource[hit.date_source ?? ""], [day = "", hour = ""] = hit.taken_at.split("T");
-    row(texts.taken, link(filter("on", day), day), ` ${hour}${source ? ` (${source})` : ""}`);
+    row(texts.taken, link(write({ name: "on", value: day }), day), ` ${hour}${source ? ` (${source})` : ""}`);
   }
-  if (hit.camera) row(texts.camera, link(filter("camera", hit.camera), hit.camera));
+  if (hit.camera) row(texts.camera, link(write({ name: "camera", value: hit.camera }), hit.camera));
   const near = nearOf(hit, 5);
   if (near) {
     const position = `${hit.latitude?.toFixed(4)}, ${hit.longitude?.toFixed(4)}`;
@@ -65,7 +60,7 @@ export function factRows(hit, file, search) {
   if (hit.words) {
     row(texts.words, ...hit.words.split("\n").filter(Boolean).flatMap((word, at) => [at ? " · " : "", link(`"${word.replace(/[\\"]/g, "\\$&")}"`, word)]));
   }
-  if (file?.folder) row(texts.folder, link(filter("in", file.folder), file.folder));
+  if (file?.folder) row(texts.folder, link(write({ name: "in", value: file.folder }), file.folder));
   row(texts.file, file ? file.place.slice(file.folder.length).replace(/^\//, "") : nameOf(hit));
   // The server's own folders are nobody's business here: a copy is named as its picture is, below what was indexed.
   const root = file && hit.path.endsWith(file.place) ? hit.path.slice(0, hit.path.length - file.place.length) : null;
